@@ -1,0 +1,175 @@
+"""Sizing: the sums that DESIGN and the documentation quote, and that they hang together."""
+
+from __future__ import annotations
+
+import math
+import random
+from dataclasses import replace
+
+import pytest
+
+from loadtest import sizing
+from loadtest.machine import Machine
+from loadtest.sizing import Plan
+
+GB = 10**9
+
+
+def machine(**changes: object) -> Machine:
+    """The 2-core, 24 GiB machine of the reference figures."""
+    reference = Machine(
+        cpu_count=2,
+        cpu_model="EPYC",
+        virtual=True,
+        kernel="6.18",
+        memory_total_bytes=24 * 2**30,
+        memory_available_bytes=23 * 2**30,
+        swap_free_bytes=0,
+        nofile_soft=1024,
+        nofile_hard=20_000,
+        nr_open=1 << 20,
+        file_max=2_466_183,
+        file_nr=400,
+        port_range=(32768, 60999),
+        reserved_ports=(),
+        somaxconn=4096,
+        tcp_max_syn_backlog=2048,
+        page_bytes=4096,
+        tcp_mem_pages=(287_901, 383_869, 575_802),
+        tcp_rmem_bytes=(4096, 131072, 6291456),
+        tcp_wmem_bytes=(4096, 16384, 4194304),
+        conntrack_max=None,
+        conntrack_count=None,
+    )
+    return replace(reference, **changes)  # type: ignore[arg-type]
+
+
+def test_400_000_connections_take_22_processes_on_each_side_at_20_000_descriptors() -> None:
+    assert sizing.client_workers(400_000, 20_000, 2) == 22
+    assert sizing.server_workers(400_000, 20_000, 2) == 22
+
+
+@pytest.mark.parametrize(
+    ("connections", "workers"), [(1, 1), (2_000, 1), (2_001, 2), (10_000, 5), (90_000, 8)]
+)
+def test_small_runs_take_few_client_processes_and_larger_ones_up_to_a_core_each(
+    connections: int, workers: int
+) -> None:
+    assert sizing.client_workers(connections, 1 << 20, 8) == workers
+
+
+@pytest.mark.parametrize(
+    "connections", [1, 1_000, 2_001, 19_500, 20_000, 39_000, 100_000, 400_000, 1_500_000]
+)
+@pytest.mark.parametrize("nofile", [1_024, 4_096, 20_000, 1 << 20])
+def test_no_process_needs_more_descriptors_than_it_may_have(connections: int, nofile: int) -> None:
+    clients = sizing.client_workers(connections, nofile, 2)
+    assert -(-connections // clients) + sizing.CLIENT_DESCRIPTORS_RESERVED <= nofile
+    servers = sizing.server_workers(connections, nofile, 2)
+    assert sizing.server_share(connections, servers) + sizing.SERVER_DESCRIPTORS_RESERVED <= nofile
+
+
+@pytest.mark.parametrize("connections", [2_001, 20_000, 39_000, 400_000])
+def test_the_users_of_a_lost_client_process_find_room_in_the_others(connections: int) -> None:
+    rest = sizing.client_workers(connections, 20_000, 2) - 1
+    assert connections <= rest * (20_000 - sizing.CLIENT_DESCRIPTORS_RESERVED)
+
+
+def test_a_descriptor_limit_below_the_reserve_ends_in_a_number_not_in_a_loop() -> None:
+    assert sizing.client_workers(5_000, 256, 2) == 5_001
+    assert sizing.server_workers(5_000_000, 100, 2) == 5_000_000
+
+
+def test_the_shares_of_a_hash_stay_below_the_share_that_is_planned_for() -> None:
+    chance = random.Random(1)
+    shares = [0] * 10
+    for _ in range(50_000):
+        shares[chance.randrange(10)] += 1
+    assert max(shares) <= sizing.server_share(50_000, 10) < 1.1 * 5_000
+    assert sizing.server_share(50_000, 1) == 50_000
+
+
+def test_addresses_follow_from_the_ports_of_the_range() -> None:
+    everything = machine(port_range=(1024, 65535))
+    assert everything.usable_ports == 64_512
+    assert sizing.addresses_needed(400_000, everything.usable_ports) == 7
+    assert sizing.addresses_needed(400_000, machine().usable_ports) == 15
+    assert sizing.addresses_needed(19_500, machine().usable_ports) == 1
+    assert sizing.addresses_needed(28_232, 28_232) == 1
+    assert sizing.addresses_needed(28_233, 28_232) == 2
+
+
+def test_the_estimate_agrees_with_the_measured_pair_at_400_000() -> None:
+    need = sizing.estimate(Plan(400_000), machine())
+    assert need.requests_per_s == 8_000
+    assert need.kernel_bytes == pytest.approx(4.0 * GB, rel=0.1)
+    assert need.client_bytes == pytest.approx(3.7 * GB, rel=0.1)
+    assert need.server_bytes == pytest.approx(0.3 * GB, rel=0.1)
+    assert need.cores == pytest.approx(0.8 + 0.65 + 0.18, rel=0.05)
+    assert need.files >= 800_000
+    assert need.received_bytes_per_s == pytest.approx(8_000 * 5_800, rel=0.01)
+
+
+def test_the_estimate_agrees_with_the_measured_million() -> None:
+    need = sizing.estimate(Plan(1_000_000, think_s=(30, 270)), machine())
+    assert need.client_bytes == pytest.approx(9.2 * GB, rel=0.1)
+    assert need.kernel_bytes == pytest.approx(9.9 * GB, rel=0.1)
+
+
+def test_a_remote_server_costs_nothing_here_and_halves_the_kernels_share() -> None:
+    near = sizing.estimate(Plan(50_000), machine())
+    far = sizing.estimate(Plan(50_000, local_server=False), machine())
+    assert (far.server_bytes, far.server_cores) == (0, 0)
+    assert far.kernel_bytes * 2 == near.kernel_bytes
+    assert Plan(50_000, local_server=False).on(machine()).server_workers == 0
+
+
+def test_process_counts_that_were_asked_for_are_kept() -> None:
+    plan = Plan(50_000, client_workers=7, server_workers=9).on(machine())
+    assert (plan.client_workers, plan.server_workers) == (7, 9)
+
+
+def test_the_reference_machine_fits_what_auto_stops_at() -> None:
+    assert sizing.largest_that_fits(machine(), Plan(0)).connections == 400_000
+
+
+@pytest.mark.parametrize(
+    ("changes", "plan", "bottleneck"),
+    [
+        ({"memory_available_bytes": 4 * 2**30}, Plan(0), "memory"),
+        ({"cpu_count": 1}, Plan(0), "CPU"),
+        ({}, Plan(0, think_s=(1, 3)), "CPU"),
+        ({"file_max": 100_000}, Plan(0), "open files"),
+        ({"conntrack_max": 65_536, "conntrack_count": 12}, Plan(0), "connection tracking"),
+        ({"nofile_hard": 1 << 20}, Plan(0, source_addresses=1, local_server=False), "local ports"),
+    ],
+)
+def test_auto_names_what_gives_way_first_and_stays_just_below_it(
+    changes: dict[str, object], plan: Plan, bottleneck: str
+) -> None:
+    fit = sizing.largest_that_fits(machine(**changes), plan)
+    assert fit.bottleneck.startswith(bottleneck)
+    assert 1_000 < fit.connections < 400_000
+    more = sizing.largest_that_fits(machine(**changes), plan, limit=fit.connections)
+    assert more.connections == fit.connections  # the answer itself fits
+
+
+def test_one_address_shared_by_several_processes_carries_what_its_ports_allow() -> None:
+    fit = sizing.largest_that_fits(machine(), Plan(0, source_addresses=1, local_server=False))
+    assert fit.connections == 28_000
+
+
+def test_users_without_a_think_time_are_not_bound_by_cpu() -> None:
+    plan = Plan(0, think_s=(0, 0))
+    assert sizing.estimate(replace(plan, connections=10), machine()).requests_per_s == math.inf
+    assert sizing.largest_that_fits(machine(), plan).connections == 400_000
+
+
+def test_an_idle_connection_tracking_table_is_no_bound() -> None:
+    idle = machine(conntrack_max=65_536, conntrack_count=0)
+    assert sizing.largest_that_fits(idle, Plan(0)).connections == 400_000
+
+
+def test_a_machine_without_memory_fits_nothing_and_says_so() -> None:
+    fit = sizing.largest_that_fits(machine(memory_available_bytes=10 * 2**20), Plan(0))
+    assert (fit.connections, fit.bottleneck) == (0, "memory")

@@ -15,9 +15,9 @@ GIB = 1 << 30
 
 FILES = {
     "meminfo": "MemTotal:  16777216 kB\nMemAvailable:  8388608 kB\nHugePages_Total: 3\nSwapFree: 1024 kB\n",
-    "cpuinfo": "processor : 0\nmodel name : Fast CPU\nflags : fpu hypervisor\n\nprocessor : 1\nmodel name : X\n",
+    "cpuinfo": "processor : 0\nmodel name : Fast CPU\nflags : fpu hypervisor\n\nprocessor : 1\nflags :\n",
     "self/status": "Name:\tx\nCpus_allowed_list:\t0-2,5\n",
-    "self/limits": "Limit  Soft Hard Units\nMax open files            1024                 20000        files     \n",
+    "self/limits": "Limit  Soft Hard Units\nMax open files  1024   20000   files  \n",
     "self/cgroup": "0::/a/b\n",
     "sys/kernel/osrelease": "6.1.0-test\n",
     "sys/fs/file-nr": "512\t0\t1000000\n",

@@ -1,0 +1,488 @@
+"""What stands in a run's way on this machine, said before the run and with the command that mends it.
+
+`check` compares a plan's needs (`loadtest.sizing`) with the machine's limits (`loadtest.machine`),
+`plan_lines` shows the plan, and `probe_host` finds out what answers at the host.
+
+A finding that "blocks" is a run that cannot reach its connections; one that "warns" may still pass.
+What only looks like a limit is not reported: the default port range has 28,232 ports an address, but each
+client process has an address of its own and never more users than descriptors.
+"""
+
+from __future__ import annotations
+
+import errno
+import math
+import os
+import re
+import socket
+import ssl
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+from urllib.parse import urlsplit
+
+from loadtest import sizing
+from loadtest.machine import Machine, format_port_ranges
+from loadtest.sizing import Plan
+
+#: Connections that wait in one listener's queue while its worker is busy for this long in the ramp.
+ACCEPT_STALL_S = 0.5
+
+#: The widest range of local ports: those below 1024 belong to services.
+WIDEST_PORT_RANGE = (1024, 65535)
+
+#: Bytes of response head that the probe reads before it says "not HTTP".
+PROBE_HEAD_MAX_BYTES = 64 * 1024
+
+#: Above this share of what is free, an estimate that fits is worth a warning.
+MEMORY_WARN_SHARE = sizing.MEMORY_SHARE
+
+Severity = Literal["blocks", "warns"]
+ProbeKind = Literal[
+    "ok", "bad_url", "does_not_resolve", "refused", "unreachable", "timeout", "tls_error", "not_http"
+]
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One setting that does not suit the plan."""
+
+    severity: Severity
+    setting: str
+    found: str
+    needed: str
+    why: str  #: what happens if the run is started all the same
+    fix: str  #: a command, or what to ask for instead
+
+    def __str__(self) -> str:
+        return f"{self.setting} is {self.found}, needs {self.needed}: {self.why}; fix: {self.fix}"
+
+
+def check(machine: Machine, plan: Plan) -> list[Finding]:
+    """Everything that is too low for `plan` on `machine`, what blocks first.
+
+    Opens and closes a listening socket on each port that the run will listen on; changes nothing else.
+    """
+    plan = plan.on(machine)
+    need = sizing.estimate(plan, machine)
+    findings = [
+        *_descriptors(machine, plan),
+        *_open_files(machine, plan, need),
+        *_ports(machine, plan),
+        *_memory(machine, need),
+        *_conntrack(machine, plan, need),
+        *_busy_ports(plan),
+        *_results(plan.results),
+        *_reserved_ports(machine, plan),
+        *_tcp_memory(machine, plan, need),
+        *_backlog(machine, plan),
+        *_cpu(machine, plan, need),
+    ]
+    return sorted(findings, key=lambda finding: finding.severity != "blocks")
+
+
+def _descriptors(machine: Machine, plan: Plan) -> Iterator[Finding]:
+    """The hard limit counts: our processes raise their own soft limit to it."""
+    sides = [
+        (
+            "client",
+            plan.client_workers,
+            sizing.users_of_a_worker(plan) + sizing.CLIENT_DESCRIPTORS_RESERVED,
+        )
+    ]
+    if plan.local_server and plan.start_server:  # a server that runs already has limits of its own
+        share = sizing.server_share(plan.connections, plan.server_workers)
+        sides.append(("server", plan.server_workers, share + sizing.SERVER_DESCRIPTORS_RESERVED))
+    for side, workers, needed in sides:
+        if needed > machine.nofile_hard:
+            beyond = machine.nr_open is not None and needed > machine.nr_open
+            raise_first = f"sudo sysctl -w fs.nr_open={needed}, then " if beyond else ""
+            yield Finding(
+                "blocks",
+                "RLIMIT_NOFILE (hard)",
+                f"{machine.nofile_hard:,}",
+                f"{needed:,} in each of {_count(workers, f'{side} process')}",
+                "connections fail with EMFILE, too many open files",
+                f"{raise_first}ulimit -Hn {needed} as root (lasting: nofile in /etc/security/limits.conf),"
+                f" or more {side} processes",
+            )
+
+
+def _open_files(machine: Machine, plan: Plan, need: sizing.Estimate) -> Iterator[Finding]:
+    if machine.file_max is None:
+        return
+    needed = need.files + (machine.file_nr or 0)
+    if needed > machine.file_max:
+        yield Finding(
+            "blocks",
+            "fs.file-max",
+            f"{machine.file_max:,}",
+            f"{needed:,}",
+            "every process of the machine gets ENFILE, also those that are not ours",
+            f"sudo sysctl -w fs.file-max={needed}",
+        )
+
+
+def _ports(machine: Machine, plan: Plan) -> Iterator[Finding]:
+    room = machine.usable_ports * plan.source_addresses
+    if plan.connections <= room:
+        return
+    first, last = WIDEST_PORT_RANGE
+    addresses = sizing.addresses_needed(plan.connections, last - first + 1)
+    commands = [] if machine.port_range == WIDEST_PORT_RANGE else [
+        f'sudo sysctl -w net.ipv4.ip_local_port_range="{first} {last}"'
+    ]  # fmt: skip
+    if addresses > plan.source_addresses:
+        commands.append(f"sudo sysconfig/addresses add DEV CIDR for {addresses} addresses in all")
+    yield Finding(
+        "blocks",
+        "local ports x source addresses",
+        f"{machine.usable_ports:,} x {plan.source_addresses:,} = {room:,}",
+        f"{plan.connections:,}",
+        "connect() fails with EADDRNOTAVAIL once all ports to the server are taken",
+        ", and ".join(commands) or "release net.ipv4.ip_local_reserved_ports",
+    )
+
+
+def _memory(machine: Machine, need: sizing.Estimate) -> Iterator[Finding]:
+    available = machine.memory_available_bytes
+    if need.memory_bytes <= available * MEMORY_WARN_SHARE:
+        return
+    blocks = need.memory_bytes > available
+    yield Finding(
+        "blocks" if blocks else "warns",
+        "available memory",
+        _size(available),
+        f"about {_size(need.memory_bytes)}",
+        "the kernel ends processes when memory runs out (OOM killer)"
+        if blocks
+        else f"less than {1 - MEMORY_WARN_SHARE:.0%} is left for everything else",
+        "fewer connections (-c), more memory, or the server on another machine (--host)",
+    )
+
+
+def _tcp_memory(machine: Machine, plan: Plan, need: sizing.Estimate) -> Iterator[Finding]:
+    if machine.tcp_mem_pages is None:
+        return
+    _, pressure, _ = machine.tcp_mem_pages
+    if need.tcp_pages > pressure:
+        yield Finding(
+            "warns",
+            "net.ipv4.tcp_mem (pressure)",
+            f"{pressure:,} pages",
+            f"{need.tcp_pages:,} pages",
+            f"if one side stalls for {sizing.STALL_S:.0f} s, the kernel shrinks windows and drops segments",
+            f"sudo sysconfig/apply -c {plan.connections}",
+        )
+
+
+def _conntrack(machine: Machine, plan: Plan, need: sizing.Estimate) -> Iterator[Finding]:
+    """A table in use blocks; an empty one is worth a word, since a firewall rule may start tracking."""
+    if machine.conntrack_max is None:
+        return
+    tracking = bool(machine.conntrack_count)
+    needed = need.tracked_connections + (machine.conntrack_count or 0)
+    if needed > machine.conntrack_max:
+        yield Finding(
+            "blocks" if tracking else "warns",
+            "net.netfilter.nf_conntrack_max",
+            f"{machine.conntrack_max:,}",
+            f"{needed:,}",
+            "connections are tracked here, and a full table drops packets"
+            if tracking
+            else "nothing is tracked now; if a firewall rule starts it, a full table drops packets",
+            f"sudo sysctl -w net.netfilter.nf_conntrack_max={needed}",
+        )
+
+
+def _listening(plan: Plan) -> list[tuple[str, str, int]]:
+    """(flag, host, port) of each port that this run listens on."""
+    ports = []
+    if plan.local_server and plan.start_server:
+        ports.append(("--host", plan.host, plan.port))
+    if plan.master_port:
+        ports.append(("--master-port", "", plan.master_port))
+    if plan.web_port:
+        ports.append(("--web-port", "", plan.web_port))
+    return ports
+
+
+def _busy_ports(plan: Plan) -> Iterator[Finding]:
+    for flag, host, port in _listening(plan):
+        try:
+            family, _, _, _, address = socket.getaddrinfo(
+                host or None, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+            )[0]
+            with socket.socket(family, socket.SOCK_STREAM) as listener:
+                listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+                listener.bind(address)
+                listener.listen(1)
+        except OSError as error:
+            if error.errno not in (errno.EADDRINUSE, errno.EACCES):
+                continue  # the host is not an address of ours, or does not resolve: the probe says that
+            busy = error.errno == errno.EADDRINUSE
+            yield Finding(
+                "blocks",
+                f"port {port}",
+                "in use" if busy else "not permitted",
+                "free",
+                "the run cannot listen on it",
+                f"another {flag}, or see who has it: sudo ss -Hltnp 'sport = :{port}'" if busy
+                else f"another {flag}, or sudo sysctl -w net.ipv4.ip_unprivileged_port_start={port}",
+            )  # fmt: skip
+
+
+def _reserved_ports(machine: Machine, plan: Plan) -> Iterator[Finding]:
+    """A listening port that connect() may choose is lost to the next start, or connects to itself."""
+    ports = {port for _, _, port in _listening(plan)} | ({plan.port} if plan.local_server else set())
+    open_ports = sorted(port for port in ports if machine.may_take_port(port))
+    if open_ports:
+        together = tuple(sorted({*machine.reserved_ports, *((port, port) for port in open_ports)}))
+        yield Finding(
+            "warns",
+            "net.ipv4.ip_local_reserved_ports",
+            format_port_ranges(machine.reserved_ports) or "empty",
+            format_port_ranges(together),
+            f"a client connection may take {_list(open_ports)} as its own, then nothing can listen there",
+            f'sudo sysctl -w net.ipv4.ip_local_reserved_ports="{format_port_ranges(together)}"',
+        )
+
+
+def _backlog(machine: Machine, plan: Plan) -> Iterator[Finding]:
+    if machine.somaxconn is None or not plan.local_server:
+        return
+    needed = math.ceil(min(plan.connections, plan.spawn_per_s * ACCEPT_STALL_S) / plan.server_workers)
+    if needed > machine.somaxconn:
+        yield Finding(
+            "warns",
+            "net.core.somaxconn",
+            f"{machine.somaxconn:,}",
+            f"{needed:,}",
+            f"a worker that is busy for {ACCEPT_STALL_S} s in the ramp overflows its queue; each dropped"
+            " SYN costs its client a second",
+            f"sudo sysctl -w net.core.somaxconn={max(4096, needed)}",
+        )
+
+
+def _cpu(machine: Machine, plan: Plan, need: sizing.Estimate) -> Iterator[Finding]:
+    if math.isinf(need.cores) or need.cores <= machine.cpu_count:
+        return
+    yield Finding(
+        "warns",
+        "CPU cores",
+        str(machine.cpu_count),
+        f"about {need.cores:.1f} for {need.requests_per_s:,.0f} requests/s",
+        "the rate will stay below what is offered, and latency grows",
+        f"longer thinking (--think), e.g. {_think_that_fits(machine, plan, need)}, or fewer connections",
+    )
+
+
+def _think_that_fits(machine: Machine, plan: Plan, need: sizing.Estimate) -> str:
+    factor = math.ceil(need.cores / (machine.cpu_count * sizing.CPU_SHARE) * 10) / 10
+    return ":".join(f"{seconds * factor:g}" for seconds in plan.think_s)
+
+
+def _results(folder: Path) -> Iterator[Finding]:
+    nearest = folder.absolute()
+    while not nearest.exists() and nearest != nearest.parent:
+        nearest = nearest.parent
+    if nearest.is_dir() and os.access(nearest, os.W_OK | os.X_OK):
+        return
+    yield Finding(
+        "blocks",
+        "results folder",
+        f"{nearest} is {'not writable' if nearest.is_dir() else 'no directory'}",
+        "a writable directory",
+        "nothing of the run could be kept",
+        "another --results",
+    )
+
+
+def plan_lines(machine: Machine, plan: Plan) -> list[str]:
+    """The plan for the terminal, one aligned line a fact."""
+    plan = plan.on(machine)
+    need = sizing.estimate(plan, machine)
+    connections = f"{plan.connections:,} to {_host_port(plan)}, opened at {plan.spawn_per_s:,.0f}/s,"
+    connections += f" held for {plan.hold_s:,.0f} s"
+    if math.isinf(need.requests_per_s):
+        requests = "as fast as they are answered"
+    else:
+        mib = need.received_bytes_per_s / sizing.MIB
+        requests = f"{need.requests_per_s:,.0f}/s offered ({mib:,.1f} MiB/s received)"
+    requests += f", think {_range(plan.think_s)} s, body {_range(plan.body_bytes)} bytes"
+    here = "here" if plan.start_server else "already running"
+    processes = f"{_count(plan.server_workers, 'server worker')} ({here}), " if plan.local_server else ""
+    processes += f"{_count(plan.client_workers, 'client process')} and a master,"
+    processes += f" {machine.nofile_hard:,} descriptors each"
+    each = sizing.users_of_a_worker(plan)
+    per_process = sizing.addresses_needed(each, machine.usable_ports)
+    used = min(plan.source_addresses, per_process * plan.client_workers)
+    addresses = f"{_count(used, 'source address')} of {machine.usable_ports:,} ports,"
+    addresses += f" {each:,} connections a client process"
+    memory = f"about {_size(need.memory_bytes)} of {_size(machine.memory_available_bytes)} available:"
+    memory += f" kernel {_size(need.kernel_bytes)}, client {_size(need.client_bytes)}"
+    cores = _count(machine.cpu_count, "core")
+    if math.isinf(need.cores):
+        cpu = f"all of {cores}"
+    else:
+        cpu = f"about {need.cores:.2f} of {cores}: kernel {need.kernel_cores:.2f},"
+        cpu += f" client {need.client_cores:.2f}"
+    if plan.local_server:
+        memory += f", server {_size(need.server_bytes)}"
+        cpu += "" if math.isinf(need.cores) else f", server {need.server_cores:.2f}"
+    rows = {
+        "connections": connections,
+        "requests": requests,
+        "processes": processes,
+        "addresses": addresses,
+        "memory": memory,
+        "CPU": cpu,
+    }
+    width = max(map(len, rows))
+    return [f"{name:<{width}}  {text}" for name, text in rows.items()]
+
+
+def _host_port(plan: Plan) -> str:
+    return f"[{plan.host}]:{plan.port}" if ":" in plan.host else f"{plan.host}:{plan.port}"
+
+
+def _count(number: int, noun: str) -> str:
+    plural = noun + ("es" if noun.endswith("s") else "s")
+    return f"{number:,} {noun if number == 1 else plural}"
+
+
+def _range(ends: tuple[float, float]) -> str:
+    return "-".join(f"{end:,g}" if end < 1e5 else f"{end:,.0f}" for end in dict.fromkeys(ends))
+
+
+def _list(numbers: list[int]) -> str:
+    return " or ".join(map(str, numbers))
+
+
+def _size(size_bytes: float) -> str:
+    if size_bytes >= 1024 * sizing.MIB:
+        return f"{size_bytes / (1024 * sizing.MIB):.1f} GiB"
+    return f"{size_bytes / sizing.MIB:.0f} MiB"
+
+
+@dataclass(frozen=True)
+class Probe:
+    """What answered at a URL."""
+
+    kind: ProbeKind
+    detail: str  #: one sentence for the terminal
+    status: int | None = None  #: of the response, if there was one
+    server: str | None = None  #: its Server field
+    address: tuple[str, int] | None = None  #: the one that answered or was tried last
+
+    @property
+    def ok(self) -> bool:
+        return self.kind == "ok"
+
+
+#: RFC 9112, section 4: a status line; its reason may be empty.
+_STATUS_LINE = re.compile(rb"HTTP/1\.[01] (\d{3})(?: [^\r\n]*)?\r?\n")
+_SERVER_FIELD = re.compile(rb"^server:[ \t]*([^\r\n]*?)[ \t]*\r?$", re.IGNORECASE | re.MULTILINE)
+
+
+def probe_host(url: str, timeout_s: float = 5.0) -> Probe:
+    """Send one GET to `url` and say what is there; `timeout_s` bounds connect, TLS and response together.
+
+    Resolving a name has the resolver's own time limit.  Certificates are not verified: a load test meets
+    self-signed ones, and Locust's FastHttpUser does not verify them either.
+    """
+    try:
+        parts = urlsplit(url)
+        host, port = parts.hostname, parts.port
+    except ValueError as error:
+        return Probe("bad_url", f"{url!r} is no URL: {error}")
+    if parts.scheme not in ("http", "https") or not host:
+        return Probe("bad_url", f"{url!r} is no URL of the form http://HOST[:PORT]")
+    tls = parts.scheme == "https"
+    port = port if port is not None else 443 if tls else 80
+    try:
+        found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+    except (socket.gaierror, UnicodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else str(error)
+        return Probe("does_not_resolve", f"{host} does not resolve: {reason}")
+    deadline = time.monotonic() + timeout_s
+    failure = Probe("unreachable", f"{host} has no address")
+    for _, _, _, _, address in found:  # as create_connection does: localhost is ::1 and 127.0.0.1
+        peer = (str(address[0]), port)
+        try:
+            sock = socket.create_connection(peer, timeout=_left(deadline))
+        except ConnectionRefusedError:
+            failure = Probe("refused", f"nothing listens at {host}:{port}: connection refused", address=peer)
+        except TimeoutError:
+            detail = f"{host}:{port} did not accept a connection within {timeout_s:g} s"
+            return Probe("timeout", detail, address=peer)
+        except OSError as error:
+            failure = Probe("unreachable", f"{host}:{port} is out of reach: {error.strerror}", address=peer)
+        else:
+            target = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
+            with sock:
+                return _ask(sock, tls, host, parts.netloc.rpartition("@")[2], target, peer, deadline)
+    return failure
+
+
+def _left(deadline: float) -> float:
+    """Seconds until `deadline`, as a socket timeout (0 would mean non-blocking)."""
+    return max(0.001, deadline - time.monotonic())
+
+
+def _ask(
+    sock: socket.socket,
+    tls: bool,
+    host: str,
+    authority: str,
+    target: str,
+    peer: tuple[str, int],
+    deadline: float,
+) -> Probe:
+    """One request over a connection; closed by its end."""
+    where = f"{host}:{peer[1]}"
+    if tls:
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+        context.check_hostname = False
+        context.verify_mode = ssl.CERT_NONE
+        try:
+            sock.settimeout(_left(deadline))
+            sock = context.wrap_socket(sock, server_hostname=host)
+        except TimeoutError:
+            return Probe("timeout", f"{where} accepts but does not answer the TLS handshake", address=peer)
+        except OSError as error:  # SSLError is one
+            reason = getattr(error, "reason", None) or error.strerror or str(error)
+            return Probe("tls_error", f"{where} does not speak TLS: {reason}", address=peer)
+    with sock:
+        head = b""
+        try:
+            sock.settimeout(_left(deadline))
+            sock.sendall(
+                f"GET {target} HTTP/1.1\r\nHost: {authority}\r\nUser-Agent: preflight\r\n"
+                "Accept: */*\r\nConnection: close\r\n\r\n".encode()
+            )
+            while len(head) < PROBE_HEAD_MAX_BYTES and b"\r\n\r\n" not in head:
+                if time.monotonic() >= deadline:  # a peer that drips must not hold us
+                    raise TimeoutError
+                sock.settimeout(_left(deadline))
+                if not (data := sock.recv(8192)):
+                    break
+                head += data
+        except TimeoutError:
+            if not head:
+                return Probe("timeout", f"{where} accepts connections but does not answer", address=peer)
+        except OSError as error:
+            if not head:
+                return Probe("not_http", f"{where} ended the connection: {error.strerror}", address=peer)
+    if not head:
+        return Probe("not_http", f"{where} closed the connection without an answer", address=peer)
+    if (line := _STATUS_LINE.match(head)) is None:
+        start = head[:40].decode("ascii", "backslashreplace")
+        return Probe("not_http", f"{where} does not speak HTTP/1: it answered {start!r}", address=peer)
+    fields = head.partition(b"\r\n\r\n")[0]
+    field = _SERVER_FIELD.search(fields)
+    server = field[1].decode("latin-1") if field else None
+    status = int(line[1])
+    return Probe("ok", f"{where} answers {status}" + (f", {server}" if server else ""), status, server, peer)

@@ -1,0 +1,368 @@
+"""Preflight: each limit that is too low is found once, and nothing is found where all is well."""
+
+from __future__ import annotations
+
+import shutil
+import socket
+import ssl
+import subprocess
+import threading
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from loadtest import preflight
+from loadtest.machine import Machine
+from loadtest.preflight import Finding, check, plan_lines, probe_host
+from loadtest.sizing import Plan, estimate
+
+#: As many ports as the kernel's default range has, below those that these tests listen on.
+CLIENT_PORTS = (1024, 29255)
+
+
+def machine(**changes: object) -> Machine:
+    """A machine on which the reference run finds nothing to complain about."""
+    good = replace(
+        Machine.read(),
+        cpu_count=2,
+        memory_available_bytes=23 * 2**30,
+        nofile_soft=1024,
+        nofile_hard=20_000,
+        nr_open=1 << 20,
+        file_max=2_466_183,
+        file_nr=400,
+        port_range=CLIENT_PORTS,
+        reserved_ports=(),
+        somaxconn=4096,
+        tcp_mem_pages=(287_901, 383_869, 575_802),
+        conntrack_max=None,
+        conntrack_count=None,
+    )
+    return replace(good, **changes)  # type: ignore[arg-type]
+
+
+@pytest.fixture
+def plan(tmp_path: Path) -> Plan:
+    return Plan(100_000, port=_free_port(), master_port=None, results=tmp_path / "results")
+
+
+def _listener() -> socket.socket:
+    for _ in range(100):
+        listener = socket.create_server(("127.0.0.1", 0))
+        if listener.getsockname()[1] > CLIENT_PORTS[1]:
+            return listener
+        listener.close()
+    raise AssertionError(f"no free port above {CLIENT_PORTS[1]}")
+
+
+def _free_port() -> int:
+    with _listener() as listener:
+        return int(listener.getsockname()[1])
+
+
+def _only(findings: list[Finding]) -> Finding:
+    assert len(findings) == 1, "\n".join(map(str, findings))
+    return findings[0]
+
+
+def test_the_default_limits_suffice_for_100_000_so_nothing_is_found(plan: Plan) -> None:
+    assert check(machine(), plan) == []
+
+
+def test_400_000_fit_the_default_port_range_since_each_process_has_its_own_address(plan: Plan) -> None:
+    assert check(machine(), replace(plan, connections=400_000)) == []
+
+
+@pytest.mark.parametrize(
+    ("limits", "asked", "severity", "setting", "fix"),
+    [
+        ({}, {"client_workers": 2}, "blocks", "RLIMIT_NOFILE (hard)", "ulimit -Hn 50500"),
+        ({}, {"server_workers": 3}, "blocks", "RLIMIT_NOFILE (hard)", "more server processes"),
+        ({"nr_open": 20_000}, {"client_workers": 2}, "blocks", "RLIMIT_NOFILE (hard)", "fs.nr_open=50500"),
+        ({"file_max": 150_000}, {}, "blocks", "fs.file-max", "sysctl -w fs.file-max=20"),
+        ({"memory_available_bytes": 2**30}, {}, "blocks", "available memory", "-c"),
+        (
+            {"tcp_mem_pages": (1, 2, 3)},
+            {},
+            "warns",
+            "net.ipv4.tcp_mem (pressure)",
+            "sysconfig/apply -c 100000",
+        ),
+        (
+            {"conntrack_max": 65_536, "conntrack_count": 7},
+            {},
+            "blocks",
+            "net.netfilter.nf_conntrack_max",
+            "nf_conntrack_max=100007",
+        ),
+        (
+            {"conntrack_max": 65_536, "conntrack_count": 0},
+            {},
+            "warns",
+            "net.netfilter.nf_conntrack_max",
+            "nf_conntrack_max=100000",
+        ),
+        ({"somaxconn": 128}, {}, "warns", "net.core.somaxconn", "somaxconn=4096"),
+        ({}, {"think_s": (1.0, 3.0)}, "warns", "CPU cores", "--think"),
+        (
+            {},
+            {"source_addresses": 1, "local_server": False},
+            "blocks",
+            "local ports x source addresses",
+            'ip_local_port_range="1024 65535", and sudo sysconfig/addresses add DEV CIDR for 2 addresses',
+        ),
+        (
+            {},
+            {"source_addresses": 2, "local_server": False},
+            "blocks",
+            "local ports x source addresses",
+            'ip_local_port_range="1024 65535"',
+        ),
+    ],
+)
+def test_a_limit_that_is_too_low_is_found_with_the_command_that_mends_it(
+    plan: Plan, limits: dict[str, object], asked: dict[str, object], severity: str, setting: str, fix: str
+) -> None:
+    found = _only(check(machine(**limits), replace(plan, **asked)))  # type: ignore[arg-type]
+    assert (found.severity, found.setting) == (severity, setting)
+    assert fix in found.fix
+    assert found.found in str(found)
+    assert found.needed in str(found)
+
+
+def test_memory_that_hardly_suffices_is_a_warning(plan: Plan) -> None:
+    need = estimate(plan, machine()).memory_bytes
+    assert check(machine(memory_available_bytes=need * 2), plan) == []
+    found = _only(check(machine(memory_available_bytes=need * 105 // 100), plan))
+    assert (found.severity, found.setting) == ("warns", "available memory")
+
+
+def test_what_blocks_comes_first(plan: Plan) -> None:
+    findings = check(machine(somaxconn=128, tcp_mem_pages=(1, 2, 3), file_max=10), plan)
+    assert [finding.severity for finding in findings] == ["blocks", "warns", "warns"]
+
+
+def test_a_low_soft_limit_is_no_finding_since_processes_raise_their_own(plan: Plan) -> None:
+    assert check(machine(nofile_soft=256), plan) == []
+
+
+def test_a_port_that_a_client_may_take_is_to_be_reserved_beside_those_that_are(plan: Plan) -> None:
+    port = _free_port()
+    wide = machine(port_range=(1024, 65535), reserved_ports=((8089, 8090),))
+    found = _only(check(wide, replace(plan, web_port=port)))
+    assert found.severity == "warns"
+    numbers = ",".join(map(str, sorted([plan.port, port])))
+    assert f'ip_local_reserved_ports="8089-8090,{numbers}"' in found.fix
+    reserved = replace(wide, reserved_ports=((port, port), (plan.port, plan.port)))
+    assert check(reserved, replace(plan, web_port=port)) == []
+
+
+@pytest.mark.parametrize("which", ["port", "master_port", "web_port"])
+def test_a_busy_port_blocks_and_a_free_one_does_not(plan: Plan, which: str) -> None:
+    with _listener() as listener:
+        port = listener.getsockname()[1]
+        found = _only(check(machine(), _at(plan, which, port)))
+        assert (found.severity, found.setting, found.found) == ("blocks", f"port {port}", "in use")
+    assert check(machine(), _at(plan, which, port)) == []
+
+
+def _at(plan: Plan, which: str, port: int) -> Plan:
+    return replace(plan, connections=100, **{which: port})  # type: ignore[arg-type]
+
+
+def test_the_port_of_a_server_that_runs_already_may_be_in_use(plan: Plan) -> None:
+    with _listener() as listener:
+        running = replace(plan, port=listener.getsockname()[1], start_server=False)
+        assert check(machine(), running) == []
+
+
+def test_a_results_folder_below_a_file_blocks(plan: Plan, tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    found = _only(check(machine(), replace(plan, results=tmp_path / "file" / "results")))
+    assert (found.severity, found.setting) == ("blocks", "results folder")
+
+
+def test_the_plan_is_aligned_and_names_its_figures(plan: Plan) -> None:
+    lines = plan_lines(machine(), replace(plan, port=8000))
+    columns = {len(line) - len(line.partition("  ")[2].lstrip()) for line in lines}
+    assert len(columns) == 1
+    text = "\n".join(lines)
+    for part in ("100,000 to 127.0.0.1:8000", "2,000/s offered", "think 10-90 s", "7 client processes"):
+        assert part in text
+    assert max(map(len, lines)) <= 110
+
+
+def test_the_plan_of_a_remote_server_leaves_the_server_out() -> None:
+    text = "\n".join(plan_lines(machine(), Plan(1_000, local_server=False, host="::1", port=80)))
+    assert "server" not in text
+    assert "[::1]:80" in text
+
+
+def test_a_plan_without_think_time_has_no_figure_for_the_rate() -> None:
+    text = "\n".join(plan_lines(machine(), Plan(1_000, think_s=(0, 0))))
+    assert "as fast as they are answered" in text
+    assert "inf" not in text
+    assert "all of 2 cores" in text
+
+
+Serve = Callable[[Callable[[socket.socket], None]], str]
+
+
+@pytest.fixture
+def serve() -> Iterator[Serve]:
+    """Start a peer that treats one connection as told; the value is its host:port."""
+    listeners: list[socket.socket] = []
+    threads: list[threading.Thread] = []
+
+    def start(treat: Callable[[socket.socket], None]) -> str:
+        listener = socket.create_server(("127.0.0.1", 0))
+        listeners.append(listener)
+
+        def accept() -> None:
+            connection, _ = listener.accept()
+            with connection:
+                connection.settimeout(5)
+                treat(connection)
+
+        thread = threading.Thread(target=accept, daemon=True)
+        thread.start()
+        threads.append(thread)
+        return f"127.0.0.1:{listener.getsockname()[1]}"
+
+    yield start
+    for thread in threads:
+        thread.join(5)
+    for listener in listeners:
+        listener.close()
+
+
+def _answer(response: bytes) -> Callable[[socket.socket], None]:
+    def treat(connection: socket.socket) -> None:
+        request = connection.recv(65536)
+        assert request.startswith(b"GET /x?y=1 HTTP/1.1\r\nHost: 127.0.0.1:"), request
+        connection.sendall(response)
+
+    return treat
+
+
+def test_a_probe_tells_status_and_server_field(serve: Serve) -> None:
+    host = serve(_answer(b"HTTP/1.1 404 Not Found\r\nDate: x\r\nserver:  thing/1 \r\n\r\nServer: no"))
+    probe = probe_host(f"http://{host}/x?y=1")
+    assert (probe.kind, probe.ok, probe.status, probe.server) == ("ok", True, 404, "thing/1")
+
+
+def test_a_probe_reads_a_response_that_comes_byte_by_byte(serve: Serve) -> None:
+    def drip(connection: socket.socket) -> None:
+        connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        connection.recv(65536)
+        for byte in b"HTTP/1.0 200\r\nServer: slow\r\n\r\n":
+            connection.sendall(bytes([byte]))
+
+    probe = probe_host(f"http://{serve(drip)}/")
+    assert (probe.status, probe.server) == (200, "slow")
+
+
+def _close(connection: socket.socket) -> None:
+    connection.recv(65536)
+
+
+def _until_the_end(connection: socket.socket) -> None:
+    while connection.recv(65536):
+        pass
+
+
+@pytest.mark.parametrize("answer", [b"SSH-2.0-OpenSSH_9\r\n", b"HTTP/2 200\r\n\r\n", b"\x15\x03\x01"])
+def test_another_protocol_is_not_http(serve: Serve, answer: bytes) -> None:
+    assert probe_host(f"http://{serve(_answer(answer))}/x?y=1").kind == "not_http"
+
+
+def test_a_connection_that_is_closed_without_an_answer_is_not_http(serve: Serve) -> None:
+    assert probe_host(f"http://{serve(_close)}/").kind == "not_http"
+
+
+def test_a_peer_that_never_answers_is_a_timeout_within_its_bound(serve: Serve) -> None:
+    started = time.monotonic()
+    assert probe_host(f"http://{serve(_until_the_end)}/", timeout_s=0.2).kind == "timeout"
+    assert time.monotonic() - started < 2
+
+
+def test_a_peer_that_drips_for_ever_is_cut_off(serve: Serve) -> None:
+    def drip(connection: socket.socket) -> None:
+        try:
+            while True:
+                connection.sendall(b"x")
+                time.sleep(0.01)
+        except OSError:  # the probe has gone
+            pass
+
+    started = time.monotonic()
+    assert probe_host(f"http://{serve(drip)}/", timeout_s=0.3).kind == "not_http"
+    assert time.monotonic() - started < 2
+
+
+def test_nobody_listening_is_refused() -> None:
+    assert probe_host(f"http://127.0.0.1:{_free_port()}/").kind == "refused"
+
+
+def test_a_full_backlog_is_a_timeout() -> None:
+    with socket.socket() as listener:  # a backlog of 0 takes one connection that nobody accepts
+        listener.bind(("127.0.0.1", 0))
+        listener.listen(0)
+        with socket.create_connection(listener.getsockname()):
+            port = listener.getsockname()[1]
+            assert probe_host(f"http://127.0.0.1:{port}/", timeout_s=0.2).kind == "timeout"
+
+
+def test_an_address_that_takes_no_connections_is_unreachable() -> None:
+    # The broadcast address of the loopback network: connect() refuses it without sending anything.
+    assert probe_host("http://127.255.255.255:80/").kind == "unreachable"
+
+
+def test_a_name_that_does_not_resolve_is_told_apart(monkeypatch: pytest.MonkeyPatch) -> None:
+    def unknown(*args: object, **options: object) -> None:
+        raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
+
+    monkeypatch.setattr(preflight.socket, "getaddrinfo", unknown)
+    probe = probe_host("http://no.such.host/")
+    assert probe.kind == "does_not_resolve"
+    assert "no.such.host does not resolve" in probe.detail
+
+
+@pytest.mark.parametrize(
+    "url", ["127.0.0.1:80", "ftp://127.0.0.1", "http://", "http://h:99999", "http://h:x", "http://[::1"]
+)
+def test_what_is_no_url_is_told_without_a_connection(url: str) -> None:
+    assert probe_host(url).kind == "bad_url"
+
+
+def test_plain_http_behind_https_is_a_tls_error(serve: Serve) -> None:
+    def plain(connection: socket.socket) -> None:
+        connection.recv(65536)
+        connection.sendall(b"HTTP/1.1 400 Bad Request\r\n\r\n")
+
+    assert probe_host(f"https://{serve(plain)}/").kind == "tls_error"
+
+
+@pytest.mark.skipif(shutil.which("openssl") is None, reason="needs openssl to make a certificate")
+def test_a_self_signed_certificate_is_good_enough(serve: Serve, tmp_path: Path) -> None:
+    key, certificate = tmp_path / "key.pem", tmp_path / "cert.pem"
+    subprocess.run(
+        "openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -days 1"
+        f" -subj /CN=localhost -keyout {key} -out {certificate}".split(),
+        check=True,
+        capture_output=True,
+        timeout=20,
+    )
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    context.load_cert_chain(certificate, key)
+
+    def secure(connection: socket.socket) -> None:
+        with context.wrap_socket(connection, server_side=True) as tls:
+            tls.recv(65536)
+            tls.sendall(b"HTTP/1.1 200 OK\r\nServer: tls\r\n\r\n")
+
+    probe = probe_host(f"https://{serve(secure)}/")
+    assert (probe.kind, probe.server) == ("ok", "tls")

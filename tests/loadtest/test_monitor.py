@@ -313,13 +313,22 @@ def test_an_overflowing_listen_queue_shows_as_a_difference_from_the_start(
             return (sample.listen_overflows or 0) > 0 and (sample.listen_drops or 0) > 0
 
         eventually(overflowed)
+        later = Monitor(client.pid, None).sample().listen_overflows
+        total = monitor.sample().listen_overflows
+        assert later is not None
+        assert total is not None
+        assert later < total
         for sock in attempts:
             sock.close()
 
 
 def test_a_sample_of_fifty_processes_takes_a_few_milliseconds(client: subprocess.Popen[bytes]) -> None:
     crowd = subprocess.Popen(
-        [sys.executable, "-c", "import os\nfor _ in range(49):\n if os.fork() == 0: break\ninput()"],
+        [
+            sys.executable,
+            "-c",
+            "import os, sys\nfor _ in range(49):\n if os.fork() == 0: break\nsys.stdin.read()",
+        ],
         stdin=subprocess.PIPE,
     )
     try:

@@ -1,0 +1,120 @@
+"""`./run_test`: preflight, server if none runs, Locust, results."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import shlex
+import sys
+import time
+from pathlib import Path
+
+from loadtest import options, run
+from loadtest.machine import Machine
+
+EPILOG = """\
+exit codes
+  0  pass
+  1  fail: the run is complete, summary.json gives the reasons
+  2  an option is wrong
+  3  this machine's limits are too low for -c (--force tries anyway)
+  4  the host does not resolve, refuses, or is no HTTP server
+  5  the server or Locust could not be started, or ended before the run did
+  6  the results folder cannot be written
+  130  interrupted; what was measured is in the results folder
+
+environment
+  KEEPALIVE_SOURCE  addresses that this host's connections start from, such as 10.0.0.16/28
+                    (default on loopback: 127.1.0.0/16; elsewhere the kernel's choice)
+  KEEPALIVE_VENV    where the Python environment is kept (default: .venv)
+"""
+
+
+def parser() -> argparse.ArgumentParser:
+    made = argparse.ArgumentParser(
+        prog="run_test",
+        description="Hold many keep-alive HTTP connections, one request each every 10-90 s, and report.",
+        epilog=EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    made.add_argument(
+        "-c",
+        "--connections",
+        default="auto",
+        type=lambda text: text if text == "auto" else options.count(text),
+        metavar="N|auto",
+        help="connections to hold; auto: what this machine's limits allow, 400,000 at most (default: auto)",
+    )
+    made.add_argument(
+        "-r",
+        "--spawn-rate",
+        default="auto",
+        type=lambda text: text if text == "auto" else options.count(text),
+        metavar="R|auto",
+        help="connections opened a second (default: auto)",
+    )
+    made.add_argument(
+        "--hold",
+        default="60s",
+        type=options.checked(options.duration),
+        metavar="DURATION",
+        help="how long to hold, counted from when all are established: 30s, 5m (default: 60s)",
+    )
+    made.add_argument(
+        "--think",
+        default="10:90",
+        type=options.checked(options.think_time),
+        metavar="MIN:MAX",
+        help="seconds between a response and the next request, drawn evenly (default: 10:90)",
+    )
+    made.add_argument(
+        "--length",
+        default="1024:10240",
+        type=options.checked(options.length),
+        metavar="MIN:MAX",
+        help="characters of a response, drawn evenly and checked (default: 1024:10240)",
+    )
+    made.add_argument(
+        "--host",
+        default="http://127.0.0.1:8000",
+        metavar="URL",
+        help="server to test; run_server is started if it is a local address and nothing answers "
+        "(default: http://127.0.0.1:8000)",
+    )
+    made.add_argument(
+        "-f", "--locustfile", default=None, type=Path, metavar="FILE", help="a locustfile (default: loadtest/keepalive.py)"
+    )
+    made.add_argument(
+        "--processes", default=0, type=options.count, metavar="N", help="Locust workers (default: what -c asks for)"
+    )
+    made.add_argument("--web", action="store_true", help="start the test from Locust's web UI instead of at once")
+    made.add_argument("--web-port", default=8089, type=_port, metavar="PORT", help="port of the web UI (default: 8089)")
+    made.add_argument(
+        "--master-port", default=5557, type=_port, metavar="PORT", help="port for Locust's workers (default: 5557)"
+    )
+    made.add_argument(
+        "--results",
+        default=None,
+        type=Path,
+        metavar="DIR",
+        help="folder for the results (default: results/<UTC time>-<connections>)",
+    )
+    made.add_argument("--force", action="store_true", help="run although the limits look too low")
+    return made
+
+
+def _port(text: str) -> int:
+    if not text.isdigit() or not 1 <= int(text) <= 65535:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a port, 1-65535")
+    return int(text)
+
+
+def main(arguments: list[str] | None = None) -> int:
+    words = sys.argv[1:] if arguments is None else arguments
+    chosen = parser().parse_args(words)
+    command = shlex.join([os.environ.get("KEEPALIVE_PROGRAM", "./run_test"), *words])
+    return run.run(run.Settings.of(chosen, Machine.read(), command, time.time()))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,241 @@
+"""One TCP (or TLS) connection of a user.
+
+A raw non-blocking `_socket.socket`: gevent's socket object with its two watchers costs several times the memory, and
+its waiting starts and stops a watcher a request. Waiting is :mod:`loadtest.readiness`'s.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import ssl
+from _socket import (
+    AF_INET6,
+    IPPROTO_IP,
+    IPPROTO_TCP,
+    SO_ERROR,
+    SOCK_CLOEXEC,
+    SOCK_NONBLOCK,
+    SOCK_STREAM,
+    SOL_SOCKET,
+    TCP_NODELAY,
+    socket,
+)
+from typing import TYPE_CHECKING, Any
+
+from loadtest.errors import ClosedByPeer, ConnectFailed, ReceiveFailed, SendFailed, TimedOut
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from loadtest.readiness import Readiness
+    from loadtest.source_address import SourceAddresses
+
+#: linux/in.h; not in Python's socket module before 3.12. Leaves the choice of the port to connect(), which knows the
+#: destination and so can use a port again that is taken towards another one. ip(7), Linux 4.2.
+IP_BIND_ADDRESS_NO_PORT = 24
+
+#: Bytes asked for in one receive. A short read means that the socket is drained for now.
+RECEIVE_BYTES = 65536
+
+
+class Connection:
+    """An open connection. Create with :meth:`open`.
+
+    :ivar hung_up: the peer has closed its sending side; what is buffered can still be read, nothing more will come.
+    """
+
+    __slots__ = ("_on_lost", "_readiness", "_sock", "fd", "hung_up", "ready", "tls", "waiter")
+
+    def __init__(self, sock: socket, readiness: Readiness, on_lost: Callable[[Connection], None]) -> None:
+        self._sock = sock
+        self._readiness = readiness
+        self._on_lost = on_lost
+        self.fd = sock.fileno()
+        self.waiter: Any = None
+        self.ready = False
+        self.hung_up = False
+        self.tls: TlsLayer | None = None
+
+    @classmethod
+    def open(
+        cls,
+        family: int,
+        address: tuple[Any, ...],
+        *,
+        readiness: Readiness,
+        sources: SourceAddresses | None,
+        timeout_s: float,
+        on_lost: Callable[[Connection], None],
+        tls_context: ssl.SSLContext | None = None,
+        server_hostname: str | None = None,
+    ) -> Connection:
+        """Connect, and shake hands if a TLS context is given.
+
+        `on_lost` is called, in the hub, when the peer closes the connection while nobody waits on it.
+        Raises :class:`ConnectFailed` or :class:`TimedOut`.
+        """
+        try:
+            sock = socket(family, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC)
+        except OSError as error:
+            raise ConnectFailed(f"socket: {os.strerror(error.errno or 0)}") from None
+        connection = None
+        try:
+            sock.setsockopt(IPPROTO_TCP, TCP_NODELAY, 1)
+            if sources is not None:
+                sock.setsockopt(IPPROTO_IP, IP_BIND_ADDRESS_NO_PORT, 1)
+                sock.bind((sources.next(), 0))
+            error_number = sock.connect_ex(address)
+            if error_number not in (0, errno.EINPROGRESS):
+                raise ConnectFailed(os.strerror(error_number))
+            connection = cls(sock, readiness, on_lost)
+            readiness.register(connection)
+            if error_number == errno.EINPROGRESS:
+                readiness.wait(connection, timeout_s)
+                if error_number := sock.getsockopt(SOL_SOCKET, SO_ERROR):
+                    raise ConnectFailed(os.strerror(error_number))
+            if tls_context is not None:
+                connection.tls = TlsLayer(tls_context, server_hostname)
+                connection.tls.handshake(connection, timeout_s)
+        except BaseException as error:
+            if connection is None:
+                sock.close()
+            else:
+                connection.close()
+            if isinstance(error, ssl.SSLError):
+                raise ConnectFailed(f"TLS: {error.reason or error}") from None
+            if isinstance(error, TimedOut):
+                raise TimedOut("connecting took too long") from None
+            if isinstance(error, OSError) and not isinstance(error, ConnectFailed):
+                raise ConnectFailed(str(error.strerror or error)) from None
+            raise
+        return connection
+
+    @property
+    def source(self) -> str:
+        """The local address, for reports."""
+        host = self._sock.getsockname()[0]
+        return f"[{host}]" if self._sock.family == AF_INET6 else str(host)
+
+    def close(self) -> None:
+        """Close; the peer sees an orderly end. Idempotent."""
+        if self.fd >= 0:
+            self._readiness.unregister(self)
+            self.fd = -1
+            self._sock.close()
+
+    def close_lost(self) -> None:
+        """The peer closed while nobody waited: free the descriptor now, tell the owner."""
+        self.close()
+        self._on_lost(self)
+
+    @property
+    def closed(self) -> bool:
+        return self.fd < 0
+
+    def send(self, data: bytes, timeout_s: float) -> None:
+        """Hand all of `data` to the kernel. Raises :class:`SendFailed` or :class:`TimedOut`."""
+        if self.tls is not None:
+            data = self.tls.encrypt(data)
+        self.send_raw(data, timeout_s)
+
+    def receive(self, timeout_s: float) -> bytes:
+        """Some bytes, at least one. Raises :class:`ClosedByPeer`, :class:`ReceiveFailed` or :class:`TimedOut`."""
+        if self.tls is not None:
+            return self.tls.receive(self, timeout_s)
+        return self.receive_raw(timeout_s)
+
+    def send_raw(self, data: bytes, timeout_s: float) -> None:
+        try:
+            sent = self._sock.send(data)
+            if sent == len(data):
+                return
+        except BlockingIOError:
+            sent = 0
+        except OSError as error:
+            raise _broken(error, SendFailed) from None
+        view = memoryview(data)
+        while sent < len(data):
+            self._readiness.wait(self, timeout_s)
+            try:
+                sent += self._sock.send(view[sent:])
+            except BlockingIOError:
+                continue
+            except OSError as error:
+                raise _broken(error, SendFailed) from None
+
+    def receive_raw(self, timeout_s: float) -> bytes:
+        # The answer to a request that was just sent is never there yet: wait first, and save the receive that would
+        # say so. Nothing is missed, since an event that came before is kept in `ready`.
+        while True:
+            if not self.hung_up:
+                self._readiness.wait(self, timeout_s)
+            try:
+                data = self._sock.recv(RECEIVE_BYTES)
+            except BlockingIOError:
+                if self.hung_up:
+                    raise ClosedByPeer("closed by the server") from None
+                continue
+            except OSError as error:
+                raise _broken(error, ReceiveFailed) from None
+            if not data:
+                raise ClosedByPeer("closed by the server")
+            if len(data) == RECEIVE_BYTES:
+                self.ready = True  # not drained, and no further event will say so
+            return data
+
+
+def _broken(error: OSError, failure: type[ReceiveFailed | SendFailed]) -> Exception:
+    if error.errno in (errno.ECONNRESET, errno.EPIPE):
+        return ClosedByPeer("reset by the server")
+    return failure(os.strerror(error.errno or 0))
+
+
+class TlsLayer:
+    """TLS over memory buffers, so that the socket beneath stays the same raw one.
+
+    A TLS record may hold more than was asked for: what is left stays in `_incoming` and is handed out first.
+    """
+
+    __slots__ = ("_incoming", "_object", "_outgoing")
+
+    def __init__(self, context: ssl.SSLContext, server_hostname: str | None) -> None:
+        self._incoming = ssl.MemoryBIO()
+        self._outgoing = ssl.MemoryBIO()
+        self._object = context.wrap_bio(self._incoming, self._outgoing, server_hostname=server_hostname)
+
+    def handshake(self, connection: Connection, timeout_s: float) -> None:
+        while True:
+            try:
+                self._object.do_handshake()
+            except ssl.SSLWantReadError:
+                self._flush(connection, timeout_s)
+                self._incoming.write(connection.receive_raw(timeout_s))
+            else:
+                self._flush(connection, timeout_s)
+                return
+
+    def _flush(self, connection: Connection, timeout_s: float) -> None:
+        if self._outgoing.pending:
+            connection.send_raw(self._outgoing.read(), timeout_s)
+
+    def encrypt(self, data: bytes) -> bytes:
+        self._object.write(data)
+        return self._outgoing.read()
+
+    def receive(self, connection: Connection, timeout_s: float) -> bytes:
+        while True:
+            try:
+                data = self._object.read(RECEIVE_BYTES)
+            except ssl.SSLWantReadError:
+                # A key update or session ticket may ask for an answer; it leaves before the wait.
+                self._flush(connection, timeout_s)
+                self._incoming.write(connection.receive_raw(timeout_s))
+                continue
+            except ssl.SSLZeroReturnError:
+                data = b""
+            except ssl.SSLError as error:
+                raise ReceiveFailed(f"TLS: {error.reason or error}") from None
+            if not data:
+                raise ClosedByPeer("closed by the server")
+            return data

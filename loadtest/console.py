@@ -1,0 +1,28 @@
+"""The line a second, in the form of the original's log, so that old and new logs compare.
+
+    time 104s, concurrency: 400000, total requests: 646431, throughput: 31.26M/s, 6205.60 requests/seconds
+
+Throughput and rate are averages since the start, as there. Behind ` | ` stands what the last second showed.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+MIB = 1024 * 1024
+
+
+def line(row: dict[str, Any]) -> str:
+    """The line for a row of samples.csv. `concurrency` is connections that are established, never users."""
+    elapsed_s = max(float(row["time_s"]), 0.001)
+    now = [f"{row['phase']} {row['connections'] * 100 // max(row['connections_wanted'], 1)}%"]
+    now.append(f"{row['requests']} requests")
+    if "latency_p50_ms" in row:
+        now.append(f"p50/p99 {row['latency_p50_ms']:.0f}/{row['latency_p99_ms']:.0f} ms")
+    now.append(f"{row['failures']} failures")
+    now.append(f"{row['reconnects']} reconnects")
+    return (
+        f"time {elapsed_s:.0f}s, concurrency: {row['connections']}, total requests: {row['requests_total']}, "
+        f"throughput: {row['received_bytes_total'] / MIB / elapsed_s:.2f}M/s, "
+        f"{row['requests_total'] / elapsed_s:.2f} requests/seconds | {', '.join(now)}"
+    )

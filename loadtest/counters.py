@@ -1,0 +1,107 @@
+"""What one process has counted, and the samples it sends to the master.
+
+Everything in a sample is cumulative, except the gauges, the maxima and the latencies since the sample before. A late
+or lost sample therefore costs resolution, never a count.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from typing import TYPE_CHECKING, Any
+
+from hdrh.histogram import HdrHistogram
+
+from loadtest.errors import KINDS, kind_of
+
+if TYPE_CHECKING:
+    from loadtest.think import ThinkTimer
+
+#: Range of latencies in microseconds and significant digits. An answer that takes longer than the range has long
+#: been a timeout.
+HISTOGRAM_RANGE_US = (1, 3_600_000_000)
+HISTOGRAM_DIGITS = 3
+#: A request that leaves this much after it was due is counted as late: the client, not the server, was slow.
+LATE_SEND_S = 0.1
+#: Requests a second are counted in this many parts, so that bursts within a second show.
+PARTS_A_SECOND = 100
+
+
+def new_histogram() -> Any:
+    """An empty histogram of latencies in microseconds; all of them can be merged without loss."""
+    return HdrHistogram(*HISTOGRAM_RANGE_US, HISTOGRAM_DIGITS)
+
+
+class Counters:
+    """Counts of one process."""
+
+    def __init__(self) -> None:
+        self.connections = self.connections_min = 0
+        self.opened = self.reconnects = self.closed_by_peer = 0
+        self.requests = self.failures = self.late_sends = 0
+        self.received_bytes = self.sent_bytes = 0
+        self.failures_by_kind = dict.fromkeys(KINDS, 0)
+        self.latencies_ms: list[float] = []
+        self._sends = [0] * PARTS_A_SECOND
+
+    def connection_opened(self, again: bool) -> None:
+        self.connections += 1
+        self.opened += 1
+        if again:
+            self.reconnects += 1
+
+    def connection_closed(self, by_peer: bool = False) -> None:
+        self.connections -= 1
+        self.connections_min = min(self.connections_min, self.connections)
+        if by_peer:
+            self.closed_by_peer += 1
+
+    def request_sent(self, size_bytes: int) -> None:
+        self.sent_bytes += size_bytes
+        self._sends[int(time.time() * PARTS_A_SECOND) % PARTS_A_SECOND] += 1
+
+    def sent_late(self, seconds: float) -> None:
+        """Note how long after its due time a request leaves."""
+        if seconds > LATE_SEND_S:
+            self.late_sends += 1
+
+    def request_done(self, latency_ms: float, received_bytes: int, failure: BaseException | str | None) -> None:
+        self.requests += 1
+        self.received_bytes += received_bytes
+        self.latencies_ms.append(latency_ms)
+        if failure is not None:
+            self.failures += 1
+            self.failures_by_kind[kind_of(failure)] += 1
+
+    def sample(self, timer: ThinkTimer[Any], source: str, users: int) -> dict[str, Any]:
+        """The state now, as a message (see the module's docstring)."""
+        histogram = new_histogram()
+        for latency_ms in self.latencies_ms:
+            histogram.record_value(max(1, round(latency_ms * 1000)))
+        cpu = os.times()
+        message = {
+            "unix_time_s": time.time(),
+            "pid": os.getpid(),
+            "source": source,
+            "users": users,
+            "connections": self.connections,
+            "connections_min": self.connections_min,
+            "opened": self.opened,
+            "reconnects": self.reconnects,
+            "closed_by_peer": self.closed_by_peer,
+            "requests": self.requests,
+            "failures": self.failures,
+            "failures_by_kind": {kind: count for kind, count in self.failures_by_kind.items() if count},
+            "late_sends": self.late_sends,
+            "received_bytes": self.received_bytes,
+            "sent_bytes": self.sent_bytes,
+            "cpu_s": cpu.user + cpu.system,
+            "loop_lag_max_s": timer.lag_max_s,
+            "sends": self._sends,
+            "latencies": histogram.encode() if self.latencies_ms else b"",
+        }
+        self.latencies_ms = []
+        self._sends = [0] * PARTS_A_SECOND
+        self.connections_min = self.connections
+        timer.lag_max_s = 0.0
+        return message

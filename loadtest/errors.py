@@ -1,0 +1,85 @@
+"""Failures by kind.
+
+Every failed request carries exactly one kind, counted separately to the end. `docs/errors.md` gives each one's
+usual cause and remedy. The texts hold no port, time or length, so that Locust, which groups errors by their text,
+keeps one row a kind instead of one a request.
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+
+class RequestFailure(ConnectionError):
+    """A request that brought no usable response. `kind` is the key in samples and reports."""
+
+    kind: ClassVar[str] = "other"
+
+
+class ConnectFailed(RequestFailure):
+    """The connection could not be opened: refused, unreachable, no local port or descriptor left."""
+
+    kind = "connect"
+
+
+class SendFailed(RequestFailure):
+    """The request could not be handed to the kernel."""
+
+    kind = "send"
+
+
+class ReceiveFailed(RequestFailure):
+    """The connection broke while the response was awaited or read."""
+
+    kind = "receive"
+
+
+class ClosedByPeer(RequestFailure):
+    """The server closed the connection before the response was complete."""
+
+    kind = "closed_by_peer"
+
+
+class TimedOut(RequestFailure):
+    """No answer within `connection_timeout` or `network_timeout` seconds."""
+
+    kind = "timeout"
+
+
+class BadResponse(RequestFailure):
+    """The bytes that came are not an HTTP/1 response, or came without a request."""
+
+    kind = "protocol"
+
+
+class BadStatus(RequestFailure):
+    """A complete response whose status says failure (400 and above)."""
+
+    kind = "status"
+
+
+class WrongLength(RequestFailure):
+    """A complete response whose body has not the length that was asked for."""
+
+    kind = "body_length"
+
+
+KINDS = tuple(
+    failure.kind
+    for failure in (
+        ConnectFailed,
+        SendFailed,
+        ReceiveFailed,
+        ClosedByPeer,
+        TimedOut,
+        BadResponse,
+        BadStatus,
+        WrongLength,
+        RequestFailure,
+    )
+)
+
+
+def kind_of(exception: BaseException | str) -> str:
+    """The kind of any failure, also of those that a user's own task reports."""
+    return exception.kind if isinstance(exception, RequestFailure) else RequestFailure.kind

@@ -1,0 +1,138 @@
+"""The workers as the master sees them: their samples added up, second by second."""
+
+from __future__ import annotations
+
+import dataclasses
+import socket
+import time
+from pathlib import Path
+from typing import Any
+
+from loadtest.counters import PARTS_A_SECOND, new_histogram
+
+#: Counters of a sample that only grow.
+CUMULATIVE = (
+    "opened",
+    "reconnects",
+    "closed_by_peer",
+    "requests",
+    "failures",
+    "late_sends",
+    "received_bytes",
+    "sent_bytes",
+    "cpu_s",
+)
+#: Seconds without a sample after which a worker on this machine is looked up in /proc, and after which one on
+#: another machine counts as lost.
+SILENT_S = 3.0
+LOST_S = 30.0
+
+
+@dataclasses.dataclass
+class Worker:
+    """One worker: its last sample and when it came (monotonic)."""
+
+    name: str
+    sample: dict[str, Any]
+    heard: float
+    lost: bool = False
+
+
+@dataclasses.dataclass
+class Second:
+    """All workers together: totals since the start, and what came since the second before."""
+
+    users: int
+    connections: int
+    connections_min: int
+    totals: dict[str, float]
+    failures_by_kind: dict[str, int]
+    latencies: Any
+    burst_10ms_max: int
+    loop_lag_max_s: float
+
+
+class Fleet:
+    """Takes samples, gives seconds."""
+
+    def __init__(self) -> None:
+        self.workers: dict[str, Worker] = {}
+        self._latencies = new_histogram()
+        self._sends = [0] * PARTS_A_SECOND
+        self._lag_max_s = 0.0
+        self._connections_min: dict[str, int] = {}
+
+    def take(self, name: str, sample: dict[str, Any]) -> None:
+        """A worker's sample has come."""
+        self.workers[name] = Worker(name, sample, time.monotonic())
+        if sample["latencies"]:
+            self._latencies.decode_and_add(sample["latencies"])
+        for part, sends in enumerate(sample["sends"]):
+            self._sends[part] += sends
+        self._lag_max_s = max(self._lag_max_s, sample["loop_lag_max_s"])
+        least = self._connections_min.get(name, sample["connections_min"])
+        self._connections_min[name] = min(least, sample["connections_min"])
+
+    @property
+    def server_software(self) -> str:
+        """What the server calls itself in its responses (RFC 9110, 10.2.4); "" if it does not say."""
+        return next((name for worker in self.workers.values() if (name := worker.sample["server"])), "")
+
+    def lose_silent(self) -> list[Worker]:
+        """Workers that have ended since the last call. What they had counted stays, their connections are gone."""
+        lost = []
+        now = time.monotonic()
+        for worker in self.workers.values():
+            silent_s = now - worker.heard
+            if not worker.lost and silent_s > SILENT_S and not _may_be_alive(worker, silent_s):
+                worker.lost = True
+                lost.append(worker)
+        return lost
+
+    def second(self) -> Second:
+        """Everything known now; latencies, bursts and minima begin anew."""
+        alive = [worker for worker in self.workers.values() if not worker.lost]
+        failures_by_kind: dict[str, int] = {}
+        for worker in self.workers.values():
+            for kind, count in worker.sample["failures_by_kind"].items():
+                failures_by_kind[kind] = failures_by_kind.get(kind, 0) + count
+        connections = sum(worker.sample["connections"] for worker in alive)
+        second = Second(
+            users=sum(worker.sample["users"] for worker in alive),
+            connections=connections,
+            connections_min=min(
+                sum(
+                    self._connections_min.get(worker.name, worker.sample["connections"]) for worker in alive
+                ),
+                connections,
+            ),
+            totals={name: sum(worker.sample[name] for worker in self.workers.values()) for name in CUMULATIVE},
+            failures_by_kind=failures_by_kind,
+            latencies=self._latencies,
+            burst_10ms_max=max(self._sends),
+            loop_lag_max_s=self._lag_max_s,
+        )
+        self._latencies = new_histogram()
+        self._sends = [0] * PARTS_A_SECOND
+        self._lag_max_s = 0.0
+        self._connections_min = {}
+        return second
+
+    def table(self) -> list[dict[str, Any]]:
+        """A row a worker, for the results."""
+        kept = ("pid", "source", "users", "connections", *CUMULATIVE)
+        return [
+            {"worker": number, "name": worker.name, "lost": worker.lost} | {key: worker.sample[key] for key in kept}
+            for number, worker in enumerate(self.workers.values())
+        ]
+
+
+def _may_be_alive(worker: Worker, silent_s: float) -> bool:
+    # Locust names a worker after its host: HOST_UUID.
+    if worker.name.rpartition("_")[0] not in (socket.gethostname(), "") and worker.name != "local":
+        return silent_s < LOST_S
+    try:
+        state = Path(f"/proc/{worker.sample['pid']}/stat").read_text().rpartition(")")[2].split()[0]
+    except OSError:
+        return False
+    return state not in "ZX"

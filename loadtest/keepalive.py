@@ -1,0 +1,50 @@
+"""The locustfile: keep-alive connections that think for 10-90 s and ask for 1,024-10,240 characters.
+
+    locust -f loadtest/keepalive.py --headless                      # one process, 1,000 connections
+    locust -f loadtest/keepalive.py                                 # the same from the web UI
+    locust -f loadtest/keepalive.py --headless --processes 22 -u 400000 -r 2500 --hold 5m --results results/mine
+
+A test of your own needs no more than what is here: a subclass of KeepAliveUser with tasks.
+"""
+
+import random
+import sys
+from pathlib import Path
+from typing import Any, ClassVar
+
+# Locust puts the locustfile's folder on the path, not the project's.
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from locust import events, task
+
+from loadtest import locust_scale, options, recorder
+from loadtest.errors import WrongLength
+from loadtest.user import KeepAliveUser
+
+locust_scale.apply()
+recorder.attach(events)
+
+
+@events.init_command_line_parser.add_listener
+def _add_options(parser: Any) -> None:
+    options.add_locust_options(parser)
+
+
+@events.test_start.add_listener
+def _take_options(environment: Any) -> None:
+    chosen = environment.parsed_options
+    KeepAliveConnection.think_time = options.think_time(chosen.think)
+    KeepAliveConnection.length = options.length(chosen.length)
+
+
+class KeepAliveConnection(KeepAliveUser):
+    """Asks for a text of random length, and checks that it gets it."""
+
+    length: ClassVar[tuple[int, int]] = (1024, 10240)
+
+    @task
+    def text(self) -> None:
+        length = random.randint(*self.length)
+        with self.client.get(f"/?length={length}", name="/?length=N", catch_response=True) as response:
+            if response.ok and len(response.content or b"") != length:
+                response.failure(WrongLength("body has not the length that was asked for"))

@@ -1,0 +1,165 @@
+"""Every adjustment to Locust, each with its reason and the upstream code it answers.
+
+Written for the Locust version below. :func:`apply` refuses any other, and refuses when one of the functions that it
+stands in for has changed, since then nobody has looked whether the reason still holds. It is idempotent.
+"""
+
+from __future__ import annotations
+
+import functools
+import gc
+import hashlib
+import inspect
+import resource
+from typing import TYPE_CHECKING, Any
+
+import gevent
+import locust
+from locust import argument_parser, runners
+from locust.runners import Runner
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from locust.env import Environment
+
+#: The version these adjustments were written for.
+LOCUST_VERSION = "2.47.0"
+
+#: First characters of the SHA-256 of each upstream function's source, to notice a change.
+UPSTREAM: dict[str, tuple[Callable[..., Any] | property, str]] = {
+    "argument_parser.default_args_dict": (argument_parser.default_args_dict, "e2bb0dc3de63"),
+    "Runner.user_classes_count": (Runner.user_classes_count, "7fe2f3bab5fc"),
+    "Runner.stop_users": (Runner.stop_users, "7c825b785ff3"),
+    "Runner.spawn_users": (Runner.spawn_users, "3a06b59898b6"),
+    "WorkerRunner.handle_message": (runners.WorkerRunner.handle_message, "35cce2c6ddaa"),
+    "MasterRunner.heartbeat_worker": (runners.MasterRunner.heartbeat_worker, "40826c648165"),
+}
+
+#: Heartbeats (of one second) that may stay out before a worker counts as missing. Upstream: 3. In a ramp a worker is
+#: busy for longer than that, and calling it missing moves its users to the others, which are then busy for longer.
+HEARTBEAT_LIVENESS = 60
+
+#: Users stopped between two looks at the event loop: each closes a socket, about 20 us.
+STOP_BATCH = 200
+
+
+class UpstreamChanged(RuntimeError):
+    """Locust is not the one that the adjustments were written for."""
+
+
+def fingerprint(function: Callable[..., Any] | property) -> str:
+    code = function.fget if isinstance(function, property) else function
+    return hashlib.sha256(inspect.getsource(inspect.unwrap(code)).encode()).hexdigest()[:12]  # type: ignore[arg-type]
+
+
+def check_upstream() -> None:
+    """Raise :class:`UpstreamChanged` unless Locust is as it was when this module was written."""
+    if locust.__version__ != LOCUST_VERSION:
+        raise UpstreamChanged(
+            f"loadtest/locust_scale.py was written for Locust {LOCUST_VERSION}, this is {locust.__version__}: "
+            "install the version of requirements.txt"
+        )
+    changed = [name for name, (function, known) in UPSTREAM.items() if fingerprint(function) != known]
+    if changed:
+        raise UpstreamChanged(f"Locust {LOCUST_VERSION} differs in {', '.join(changed)}: review loadtest/locust_scale.py")
+
+
+@functools.cache
+def apply() -> None:
+    """Make the adjustments."""
+    check_upstream()
+    raise_descriptor_limit()
+    gevent.config.track_greenlet_tree = False
+    cache_default_arguments()
+    count_users_without_walking()
+    stop_users_without_greenlets()
+    runners.HEARTBEAT_LIVENESS = HEARTBEAT_LIVENESS
+    locust.events.spawning_complete.add_listener(freeze_users)
+
+
+def raise_descriptor_limit() -> None:
+    """Raise the soft descriptor limit to the hard one.
+
+    Upstream: `locust/main.py`, `minimum_open_file_limit = 10000`, which raises it to 10,000 only.
+    """
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+
+
+def cache_default_arguments() -> None:
+    """Build Locust's argument parser once, not once an option and spawn message.
+
+    Upstream: `WorkerRunner.handle_message`, case "spawn", calls `argument_parser.default_args_dict()` in the condition
+    of a comprehension over all options. Unpatched it takes half of a worker's CPU in a ramp.
+    """
+    argument_parser.default_args_dict = functools.cache(argument_parser.default_args_dict)  # type: ignore[assignment]
+
+
+def count_users_without_walking() -> None:
+    """Know the number of users a class from a count, not from a walk over all users.
+
+    Upstream: `Runner.user_classes_count`, called about six times a spawn message and once a report, each time over
+    every user of the worker. Users that are not KeepAliveUsers are counted as upstream does.
+    """
+    walk = Runner.user_classes_count.fget  # type: ignore[attr-defined]
+
+    def user_classes_count(runner: Runner) -> dict[str, int]:
+        from loadtest.user import KeepAliveUser
+
+        if not all(issubclass(user_class, KeepAliveUser) for user_class in runner.user_classes):
+            return walk(runner)  # type: ignore[no-any-return]
+        process = getattr(runner.environment, "keepalive_process", None)
+        return {
+            user_class.__name__: process.users[user_class.__name__] if process else 0
+            for user_class in runner.user_classes
+        }
+
+    Runner.user_classes_count = property(user_classes_count)  # type: ignore[assignment,method-assign]
+
+
+def stop_users_without_greenlets() -> None:
+    """Stop users at rest directly.
+
+    Upstream: `Runner.stop_users` spawns a greenlet a user to stop it, and another switch to join it. A KeepAliveUser at
+    rest has nothing to interrupt: closing its connection is all. The rest is left to upstream.
+    """
+    upstream = Runner.stop_users
+
+    def stop_users(runner: Runner, user_classes_stop_count: dict[str, int]) -> None:
+        from loadtest.turns import UserHandle
+
+        left = dict(user_classes_stop_count)
+        stopped = 0
+        for handle in list(runner.user_greenlets):
+            name = type(handle.args[0]).__name__ if isinstance(handle, UserHandle) else ""
+            if left.get(name, 0) > 0 and not handle.dead and handle.turn is None:
+                left[name] -= 1
+                handle.kill(block=False)
+                stopped += 1
+                if stopped % STOP_BATCH == 0:
+                    gevent.sleep(0)
+        _let_own_turn_end(runner, left)
+        upstream(runner, {name: count for name, count in left.items() if count > 0})
+
+    Runner.stop_users = stop_users  # type: ignore[method-assign]
+
+
+def _let_own_turn_end(runner: Runner, left: dict[str, int]) -> None:
+    """A task that called `runner.quit()` is not killed by itself: it ends after its turn.
+
+    Upstream compares `user.greenlet` with the current greenlet; a KeepAliveUser's is a handle.
+    """
+    current = gevent.getcurrent()
+    for handle in list(runner.user_greenlets):
+        if getattr(handle, "turn", None) is current:
+            user = handle.args[0]
+            if left.get(type(user).__name__, 0) > 0:
+                left[type(user).__name__] -= 1
+                user._state = "stopping"
+
+
+def freeze_users(**_: Any) -> None:
+    """Keep the garbage collector from walking the users, once they are all there (Python docs, gc.freeze)."""
+    gc.collect()
+    gc.freeze()

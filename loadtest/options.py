@@ -1,0 +1,107 @@
+"""Values that options take, parsed and checked in one place, and the options that the locustfile adds to Locust's."""
+
+from __future__ import annotations
+
+import argparse
+import re
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+#: Longest body that the built-in server sends (characters); another server may send more.
+MAX_LENGTH = 1_000_000_000
+#: Longest think time, seconds: a day.
+MAX_THINK_S = 86_400.0
+MAX_DURATION_S = 7 * 86_400
+
+
+def think_time(text: str) -> tuple[float, float]:
+    """`MIN:MAX` or one number, in seconds."""
+    return _span(text, float, 0.0, MAX_THINK_S, "seconds, such as 10:90")
+
+
+def length(text: str) -> tuple[int, int]:
+    """`MIN:MAX` or one number, in characters."""
+    return _span(text, int, 1, MAX_LENGTH, "whole characters, such as 1024:10240")
+
+
+def _span(text: str, convert: Callable[[str], Any], least: Any, most: Any, wanted: str) -> tuple[Any, Any]:
+    first, colon, last = text.partition(":")
+    try:
+        low = convert(first)
+        high = convert(last) if colon else low
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is not MIN:MAX in {wanted}") from None
+    if not least <= low <= high <= most:
+        raise argparse.ArgumentTypeError(f"{text!r}: needed is {least} <= MIN <= MAX <= {most}, in {wanted}")
+    return low, high
+
+
+def duration(text: str) -> int:
+    """Seconds in a duration such as 30, 30s, 5m or 1h30m (the form of Locust's --run-time)."""
+    matched = re.fullmatch(r"(?:(\d+)h)?(?:(\d+)m)?(?:(\d+)s?)?", text)
+    if not text or not matched:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a duration such as 30s, 5m or 1h30m")
+    hours, minutes, rest = (int(part or 0) for part in matched.groups())
+    seconds = 3600 * hours + 60 * minutes + rest
+    if not 1 <= seconds <= MAX_DURATION_S:
+        raise argparse.ArgumentTypeError(f"{text!r}: needed is 1 second to 7 days")
+    return seconds
+
+
+def count(text: str) -> int:
+    """A positive whole number; `400k` and `1M` are understood."""
+    matched = re.fullmatch(r"([0-9]+(?:\.[0-9]+)?)([kKmM]?)", text.strip().replace(",", "").replace("_", ""))
+    value = float(matched[1]) * {"": 1, "k": 1_000, "m": 1_000_000}[matched[2].lower()] if matched else 0
+    if value < 1 or value != int(value):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a positive whole number such as 20000, 400k or 1M")
+    return int(value)
+
+
+def checked(parse: Callable[[str], Any]) -> Callable[[str], str]:
+    """Check a value but keep its text, which is what Locust's web form shows and what workers are sent."""
+
+    def check(text: str) -> str:
+        parse(text)
+        return text
+
+    check.__name__ = parse.__name__
+    return check
+
+
+def add_locust_options(parser: argparse.ArgumentParser) -> None:
+    """The locustfile's own options, and defaults for Locust's so that it runs without any."""
+    parser.set_defaults(host="http://127.0.0.1:8000", num_users=1000, spawn_rate=200, run_time="2m")
+    # Not in a group of their own: only the parser itself knows Locust's `include_in_web_ui`.
+    parser.add_argument(
+        "--think",
+        type=checked(think_time),
+        default="10:90",
+        metavar="MIN:MAX",
+        env_var="KEEPALIVE_THINK",  # type: ignore[call-arg] # configargparse
+        help="seconds between a response and the next request of a connection, drawn evenly (default 10:90)",
+    )
+    parser.add_argument(
+        "--length",
+        type=checked(length),
+        default="1024:10240",
+        metavar="MIN:MAX",
+        env_var="KEEPALIVE_LENGTH",  # type: ignore[call-arg]
+        help="characters of a response, drawn evenly and checked (default 1024:10240)",
+    )
+    parser.add_argument(
+        "--hold",
+        type=checked(duration),
+        default=None,
+        metavar="DURATION",
+        include_in_web_ui=False,  # type: ignore[call-arg]
+        help="end the test this long after all connections are established, such as 5m (default: --run-time decides)",
+    )
+    parser.add_argument(
+        "--results",
+        default=None,
+        metavar="DIR",
+        include_in_web_ui=False,  # type: ignore[call-arg]
+        help="write samples, log, summary and plots to this folder, and a line a second to the terminal",
+    )

@@ -1,0 +1,182 @@
+"""What all users of a Locust process share.
+
+One of each in a worker (or in a Locust that runs without workers): the epoll set, the think timer, the turn greenlets,
+the counters, the statistics, and per server address what its connections have in common.
+"""
+
+from __future__ import annotations
+
+import gc
+import socket
+import ssl
+from collections import Counter
+from typing import TYPE_CHECKING, Any
+from urllib.parse import unquote, urlsplit
+
+import gevent
+
+from loadtest.counters import Counters
+from loadtest.readiness import Readiness
+from loadtest.source_address import SourceAddresses
+from loadtest.statistics import FOLD_S, BatchedStatistics
+from loadtest.think import ThinkTimer
+from loadtest.turns import TurnPool
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+
+    from locust.env import Environment
+
+    from loadtest.response import KeepAliveResponse
+    from loadtest.user import KeepAliveUser
+
+#: Seconds between two samples for the master.
+SAMPLE_S = 1.0
+#: Name of the message that carries a sample.
+SAMPLE_MESSAGE = "keepalive_sample"
+
+#: Allocations between two collections of the youngest generation, and collections of one generation per collection of
+#: the next. Users at rest are live objects by the ten thousand that no collection will ever free; Python's defaults
+#: (700, 10, 10) would walk them all again and again in a ramp. Requests make no cycles, so little waits to be collected.
+GC_THRESHOLDS = (100_000, 50, 1_000)
+
+
+class Origin:
+    """A scheme, host and port, resolved once, with the header fields that all requests to it share.
+
+    :ivar url: scheme and authority, without credentials.
+    :ivar tail: what follows the path in a GET without fields of its own.
+    """
+
+    def __init__(self, url: str, default_headers: Mapping[str, str], insecure: bool, worker_index: int) -> None:
+        parts = urlsplit(url)
+        if parts.scheme not in ("http", "https") or not parts.hostname:
+            raise ValueError(f"host {url!r} is not an http:// or https:// URL")
+        authority = parts.netloc.rpartition("@")[2]
+        self.url = f"{parts.scheme}://{authority}"
+        self.hostname = parts.hostname
+        self.tls_context = _tls_context(insecure) if parts.scheme == "https" else None
+        port = parts.port or (443 if self.tls_context else 80)
+        self.family, _, _, _, self.address = socket.getaddrinfo(parts.hostname, port, type=socket.SOCK_STREAM)[0]
+        self.sources = SourceAddresses.of_worker(str(self.address[0]), worker_index)
+        self._fields = {"Host": authority, "User-Agent": "locust-keepalive", "Accept-Encoding": "gzip, deflate"}
+        if parts.username is not None:
+            from loadtest.session import basic_authorization
+
+            credentials = unquote(parts.username), unquote(parts.password or "")
+            self._fields["Authorization"] = basic_authorization(*credentials)
+        for name, value in default_headers.items():
+            self._fields = {known: kept for known, kept in self._fields.items() if known.lower() != name.lower()}
+            self._fields[name] = value
+        self.tail = self.tail_beside(())
+
+    def tail_beside(self, names: Iterable[str]) -> bytes:
+        """Version and shared fields, less those that a request brings itself."""
+        brought = {name.lower() for name in names}
+        fields = "".join(f"{name}: {value}\r\n" for name, value in self._fields.items() if name.lower() not in brought)
+        return b" HTTP/1.1\r\n" + fields.encode("latin-1")
+
+
+def _tls_context(insecure: bool) -> ssl.SSLContext:
+    context = ssl.create_default_context()
+    if insecure:
+        context.check_hostname = False
+        context.verify_mode = ssl.CERT_NONE
+    return context
+
+
+class Process:
+    """Made with the first user of a process, after any fork. Get it with :meth:`of`."""
+
+    def __init__(self, environment: Environment) -> None:
+        self._environment = environment
+        self.hub = gevent.get_hub()
+        self.counters = Counters()
+        self.readiness = Readiness()
+        self.turns = TurnPool()
+        self.timer: ThinkTimer[KeepAliveUser] = ThinkTimer(lambda user, due: user.wake(due))
+        self.statistics = BatchedStatistics(environment)
+        #: Running users by class name.
+        self.users: Counter[str] = Counter()
+        #: The Server field of the first response.
+        self.server_software = ""
+        self._origins: dict[tuple[str, type[KeepAliveUser]], Origin] = {}
+        environment.events.test_stop.add_listener(self._test_stopped)
+        gc.set_threshold(*GC_THRESHOLDS)
+        gevent.spawn(self._report)
+
+    @classmethod
+    def of(cls, environment: Environment) -> Process:
+        process: Process | None = getattr(environment, "keepalive_process", None)
+        if process is None:
+            process = environment.keepalive_process = cls(environment)  # type: ignore[attr-defined]
+        return process
+
+    def origin(self, url: str, user: KeepAliveUser) -> Origin:
+        key = url, type(user)
+        origin = self._origins.get(key)
+        if origin is None:
+            worker_index = getattr(self._environment.runner, "worker_index", 0)
+            origin = Origin(url, user.default_headers or {}, user.insecure, worker_index)
+            self._origins[key] = origin
+        return origin
+
+    def user_started(self, class_name: str) -> None:
+        self.users[class_name] += 1
+
+    def user_ended(self, class_name: str) -> None:
+        self.users[class_name] -= 1
+
+    def request_done(
+        self,
+        user: KeepAliveUser,
+        method: str,
+        name: str,
+        response_time_ms: float,
+        length_bytes: int,
+        received_bytes: int,
+        failure: Exception | None,
+        response: KeepAliveResponse | None,
+        wall_start: float,
+        context: Mapping[str, Any] | None,
+    ) -> None:
+        """Count a request that has ended, here and in Locust."""
+        self.counters.request_done(response_time_ms, received_bytes, failure)
+        if response is not None and not self.server_software:
+            self.server_software = response.headers.get("server") or "unnamed"
+        if self.statistics.only_locust_listens:
+            self.statistics.log(method, name, response_time_ms, length_bytes, failure)
+        else:
+            self._environment.events.request.fire(
+                request_type=method,
+                name=name,
+                response_time=response_time_ms,
+                response_length=length_bytes,
+                response=response,
+                context={**user.context(), **(context or {})},
+                exception=failure,
+                start_time=wall_start,
+                url=response.url if response else "",
+            )
+
+    def send_sample(self) -> None:
+        runner = self._environment.runner
+        if runner is not None:
+            source = next((origin.sources.used for origin in self._origins.values() if origin.sources), "")
+            sample = self.counters.sample(self.timer, source, self.users.total())
+            runner.send_message(SAMPLE_MESSAGE, sample | {"server": self.server_software})
+
+    def _report(self) -> None:
+        """Fold the statistics and send samples, each second as near to its end as the loop allows."""
+        loop = self.hub.loop
+        next_sample = loop.now()
+        while True:
+            gevent.sleep(FOLD_S)
+            self.statistics.fold()
+            if loop.now() >= next_sample:
+                next_sample = max(next_sample + SAMPLE_S, loop.now() - SAMPLE_S)
+                self.send_sample()
+
+    def _test_stopped(self, **_: Any) -> None:
+        self.statistics.fold()
+        self.send_sample()

@@ -1,0 +1,119 @@
+"""One epoll set for all of a process's connections.
+
+A connection is registered once, for both directions and edge-triggered, and never touched again: a request costs no
+`epoll_ctl` and no gevent watcher. gevent's own loop sees a single descriptor, that of the epoll set; when it becomes
+readable, each event switches directly to the greenlet that waits for it.
+
+Edge-triggered means that an event comes once. One that arrives while nobody waits is kept in `ready`, and whoever
+waits next returns at once and tries again; a wake-up is a hint, never a promise.
+"""
+
+from __future__ import annotations
+
+import select
+import time
+from typing import TYPE_CHECKING, Any
+
+import gevent
+from gevent import monkey
+
+from loadtest.errors import TimedOut
+
+if TYPE_CHECKING:
+    from loadtest.connection import Connection
+
+#: monkey-patching takes `epoll` out of `select`, since it would block the loop; here it is never asked to block.
+_epoll = monkey.get_original("select", "epoll")
+
+BOTH_WAYS = select.EPOLLIN | select.EPOLLOUT | select.EPOLLRDHUP | select.EPOLLET
+GONE = select.EPOLLRDHUP | select.EPOLLHUP | select.EPOLLERR
+
+#: Events taken a call. More only delays the ticks of the think timers.
+EVENTS_A_POLL = 512
+#: Seconds between two looks at the deadlines: what a timeout may come late.
+SWEEP_S = 0.5
+
+
+class Readiness:
+    """Wakes greenlets when their connections have something for them."""
+
+    def __init__(self) -> None:
+        self._hub = gevent.get_hub()
+        self._epoll = _epoll()
+        self._connections: dict[int, Connection] = {}
+        # Waiting connections by timeout. All entries of one inner dict have the same timeout, so insertion order is
+        # the order of their deadlines and a sweep looks at the expired ones only.
+        self._deadlines: dict[float, dict[Connection, float]] = {}
+        self._watcher = self._hub.loop.io(self._epoll.fileno(), 1)
+        self._watcher.start(self._dispatch)
+        self._sweeper = self._hub.loop.timer(SWEEP_S, SWEEP_S)
+        self._sweeper.start(self._sweep)
+
+    def close(self) -> None:
+        """Stop watching. The connections stay open and are their owners' to close."""
+        self._watcher.stop()
+        self._watcher.close()
+        self._sweeper.stop()
+        self._sweeper.close()
+        self._epoll.close()
+
+    def register(self, connection: Connection) -> None:
+        self._connections[connection.fd] = connection
+        self._epoll.register(connection.fd, BOTH_WAYS)
+
+    def unregister(self, connection: Connection) -> None:
+        """Forget a connection that is about to close; the kernel drops the descriptor from the set by itself."""
+        del self._connections[connection.fd]
+
+    @property
+    def waiting(self) -> int:
+        """Connections on which a greenlet waits, which is the number of requests in flight."""
+        return sum(map(len, self._deadlines.values()))
+
+    def wait(self, connection: Connection, timeout_s: float) -> None:
+        """Give up the processor until something happened on the connection.
+
+        Raises :class:`TimedOut` after `timeout_s` seconds, counted from this call.
+        """
+        if connection.ready:
+            connection.ready = False
+            return
+        deadlines = self._deadlines.get(timeout_s)
+        if deadlines is None:
+            deadlines = self._deadlines[timeout_s] = {}
+        deadlines[connection] = time.perf_counter() + timeout_s
+        connection.waiter = gevent.getcurrent()
+        try:
+            self._hub.switch()
+        finally:
+            connection.waiter = None
+            del deadlines[connection]
+
+    def _dispatch(self) -> None:
+        connections = self._connections
+        for fd, events in self._epoll.poll(0, EVENTS_A_POLL):
+            connection = connections.get(fd)
+            if connection is None:
+                continue  # closed by a greenlet that an earlier event of this batch woke
+            if events & GONE:
+                connection.hung_up = True
+            waiter: Any = connection.waiter
+            if waiter is not None:
+                waiter.switch()
+            elif events & GONE:
+                connection.close_lost()
+            else:
+                connection.ready = True
+
+    def _sweep(self) -> None:
+        now = time.perf_counter()
+        for deadlines in self._deadlines.values():
+            expired = []
+            for connection, deadline in deadlines.items():
+                if deadline > now:
+                    break
+                expired.append(connection)
+            for connection in expired:
+                waiter: Any = connection.waiter
+                if waiter is not None:
+                    waiter.throw(TimedOut("no answer in time"))

@@ -1,0 +1,399 @@
+"""Follows a run from the Locust master (or from a Locust without workers) and writes it down as it happens.
+
+Once a second: what the workers counted (:mod:`loadtest.fleet`) and what outside witnesses saw
+(:mod:`loadtest.monitor`) become a row of `samples.csv` and a line of `logfile`. It also tells the phases apart
+
+    ramp    from the start until all connections are established
+    hold    from then on; ends after --hold, or when Locust ends the test
+    stop    users are being stopped
+
+and writes `run.json`, the facts from which :mod:`loadtest.report` makes the summary, every few seconds anew: whatever
+becomes of the master, what was measured stays.
+"""
+
+from __future__ import annotations
+
+import base64
+import csv
+import importlib.metadata
+import json
+import logging
+import os
+import platform
+import shlex
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import IO, TYPE_CHECKING, Any
+from urllib.parse import urlsplit
+
+import gevent
+from locust.runners import STATE_MISSING, STATE_RUNNING, STATE_SPAWNING, MasterRunner, WorkerRunner
+
+from loadtest import console, options
+from loadtest.counters import new_histogram
+from loadtest.fleet import Fleet, Second
+from loadtest.machine import Machine
+from loadtest.monitor import MachineSample, Monitor
+from loadtest.process import SAMPLE_MESSAGE
+
+if TYPE_CHECKING:
+    from locust.env import Environment
+    from locust.event import Events
+
+logger = logging.getLogger(__name__)
+
+#: Columns of samples.csv that come from the workers; MACHINE_COLUMNS come from the monitor. Units are in the names,
+#: *_total are since the start, `requests`, `failures`, `reconnects` and `received_bytes` are of the row's second.
+FLEET_COLUMNS = (
+    "time_s",
+    "unix_time_s",
+    "phase",
+    "users",
+    "connections_wanted",
+    "connections",
+    "connections_min",
+    "opened_total",
+    "reconnects_total",
+    "requests_total",
+    "failures_total",
+    "late_sends_total",
+    "received_bytes_total",
+    "requests",
+    "failures",
+    "reconnects",
+    "received_bytes",
+    "latency_p50_ms",
+    "latency_p90_ms",
+    "latency_p99_ms",
+    "latency_max_ms",
+    "burst_10ms_max",
+    "loop_lag_max_ms",
+)
+MACHINE_COLUMNS = (
+    "server_cores",
+    "client_cores",
+    "kernel_cores",
+    "busy_cores",
+    "server_pss_bytes",
+    "client_pss_bytes",
+    "slab_bytes",
+    "memory_available_bytes",
+    "sockstat_tcp_inuse",
+    "sockstat_tcp_tw",
+    "sockstat_tcp_mem_bytes",
+    "listen_overflows",
+    "listen_drops",
+    "retrans_segs",
+    "server_processes",
+    "client_processes",
+)
+
+#: Seconds between two writings of run.json.
+FACTS_S = 5
+#: Seconds without one more connection after which a ramp counts as stalled and the test ends.
+STALLED_S = 60
+#: Set by run_test, which makes the report itself when Locust has ended.
+REPORT_VARIABLE = "KEEPALIVE_REPORT"
+#: The command line that the user gave, where that is not Locust's own.
+COMMAND_VARIABLE = "KEEPALIVE_COMMAND"
+#: Packages whose versions belong to a result.
+PACKAGES = ("locust", "gevent", "greenlet", "falcon", "httptools", "hdrhistogram")
+
+
+def attach(events: Events) -> None:
+    """Let every Locust process that runs this locustfile find its part."""
+
+    @events.init.add_listener
+    def on_init(environment: Environment, **_: Any) -> None:
+        if not isinstance(environment.runner, WorkerRunner):
+            Recorder(environment)
+
+
+class Recorder:
+    """One run after the other: a web UI may start several."""
+
+    def __init__(self, environment: Environment) -> None:
+        assert environment.runner is not None
+        self._environment = environment
+        self._runner = environment.runner
+        self._fleet = Fleet()
+        self._run: Run | None = None
+        self._runner.register_message(SAMPLE_MESSAGE, self._take)
+        environment.events.test_start.add_listener(self._test_started)
+        environment.events.test_stopping.add_listener(self._test_stopping)
+        environment.events.test_stop.add_listener(self._test_stopped)
+        environment.events.quit.add_listener(self._quitting)
+
+    def _take(self, msg: Any, **_: Any) -> None:
+        self._fleet.take(msg.node_id, msg.data)
+
+    def _test_started(self, **_: Any) -> None:
+        self._fleet = Fleet()
+        self._run = Run(self._environment, self._fleet)
+        gevent.spawn(self._follow, self._run)
+
+    def _follow(self, run: Run) -> None:
+        started = time.monotonic()
+        for second in range(1, sys.maxsize):
+            gevent.sleep(max(0.0, started + second - time.monotonic()))
+            if run.ended:
+                return
+            try:
+                run.second()
+            except OSError as error:  # a full disk must not end a run that goes well otherwise
+                run.cannot_write(error)
+            if run.over:
+                logger.info(run.over)
+                gevent.spawn(self._end)
+                run.over = ""
+
+    def _end(self) -> None:
+        options_ = self._environment.parsed_options
+        if options_ is not None and options_.headless:
+            self._runner.quit()
+        else:
+            self._runner.stop()
+
+    def _test_stopping(self, **_: Any) -> None:
+        if self._run is not None:
+            self._run.stopping()
+
+    def _test_stopped(self, **_: Any) -> None:
+        if self._run is not None:
+            self._run.end()
+
+    def _quitting(self, **_: Any) -> None:
+        run = self._run
+        if run is not None and run.folder is not None:
+            run.end()
+            if not os.environ.get(REPORT_VARIABLE):
+                # A process of its own: the plots' library is large, and this process is monkey-patched.
+                subprocess.run([sys.executable, "-m", "loadtest.report", str(run.folder)], env=_with_path(), check=False)
+
+
+class Run:
+    """One run's phases, rows and facts."""
+
+    def __init__(self, environment: Environment, fleet: Fleet) -> None:
+        chosen = environment.parsed_options
+        assert environment.runner is not None
+        assert chosen is not None
+        self._runner = environment.runner
+        self._fleet = fleet
+        self._chosen = chosen
+        self._host = environment.host or ""
+        self._hold_s = options.duration(chosen.hold) if chosen.hold else None
+        self.folder = Path(chosen.results) if chosen.results else None
+        self.ended = False
+        #: Why the test is to end, once it is.
+        self.over = ""
+        self._phase = "ramp"
+        self._started = time.monotonic()
+        self._started_unix = time.time()
+        self._notes: list[str] = []
+        self._previous: dict[str, float] = {}
+        self._failures_by_kind: dict[str, int] = {}
+        self._peak = self._progress_at = 0.0
+        self._hold_began = self._hold_ended = 0.0
+        self._hold_first: dict[str, float] = {}
+        self._hold_last: dict[str, float] = {}
+        self._hold_min: int | None = None
+        self._hold_latencies = new_histogram()
+        self._bursts = 0
+        self._cpu_first = self._cpu_last = (0.0, 0.0)
+        self._files: list[IO[str]] = []
+        self._rows: Any = None
+        self._log: IO[str] | None = None
+        self._monitor: Monitor | None = None
+        if self.folder is not None:
+            self._open(self.folder)
+
+    def _open(self, folder: Path) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        samples = (folder / "samples.csv").open("w", newline="", buffering=1)
+        self._log = (folder / "logfile").open("w", buffering=1)
+        self._files = [samples, self._log]
+        self._rows = csv.DictWriter(samples, FLEET_COLUMNS + MACHINE_COLUMNS)
+        self._rows.writeheader()
+        target = urlsplit(self._host)
+        port = target.port or (443 if target.scheme == "https" else 80)
+        self._monitor = Monitor(os.getpid(), port)
+        self._server_is_local = bool(self._monitor.sample().server_processes)
+        self._machine = Machine.read().as_dict()
+
+    @property
+    def _target(self) -> int:
+        return self._runner.target_user_count
+
+    def second(self) -> None:
+        """Look at everything, write it down, and decide on the phase."""
+        for worker in self._fleet.lose_silent():
+            at_s = time.monotonic() - self._started
+            self.note(
+                f"Locust worker pid {worker.sample['pid']} ended at {at_s:.0f} s "
+                f"with {worker.sample['connections']:,} connections"
+            )
+            self._forget(worker.name)
+        second = self._fleet.second()
+        machine = self._monitor.sample() if self._monitor is not None else None
+        for process in machine.lost if machine is not None else ():
+            if process.side == "server":
+                self.note(f"server process {process.pid} ended at {time.monotonic() - self._started:.0f} s")
+        phase = self._phase
+        self._decide(second, machine)
+        self._write(phase, second, machine)
+
+    def _decide(self, second: Second, machine: MachineSample | None) -> None:
+        now = time.monotonic()
+        if second.connections > self._peak:
+            self._peak, self._progress_at = second.connections, now
+        cpu = (machine.server_cpu_seconds, machine.client_cpu_seconds) if machine else (0.0, 0.0)
+        if self._phase == "ramp":
+            if self._target and second.connections >= self._target and self._runner.state == STATE_RUNNING:
+                self._phase, self._hold_began = "hold", now
+                self._hold_first = self._hold_last = second.totals
+                self._hold_min = second.connections
+                self._cpu_first = self._cpu_last = cpu
+            elif self._runner.state == STATE_RUNNING and now - (self._progress_at or self._started) > STALLED_S:
+                self.note(f"the ramp stalled at {second.connections:,} of {self._target:,} connections")
+                self.over = "ramp stalled: no new connection for a minute, ending the test"
+        elif self._phase == "hold":
+            self._hold_ended = now
+            self._hold_last, self._cpu_last = second.totals, cpu
+            self._hold_min = min(self._hold_min or 0, second.connections_min)
+            self._hold_latencies.add(second.latencies)
+            self._bursts = max(self._bursts, second.burst_10ms_max)
+            if self._hold_s is not None and now - self._hold_began >= self._hold_s:
+                self.over = f"held for {now - self._hold_began:.0f} s, ending the test"
+
+    def _write(self, phase: str, second: Second, machine: MachineSample | None) -> None:
+        totals, previous = second.totals, self._previous
+        self._previous, self._failures_by_kind = totals, second.failures_by_kind
+        since = {name: totals[name] - previous.get(name, 0) for name in totals}
+        latencies = second.latencies
+        known = latencies.get_total_count() > 0
+        elapsed_s = time.monotonic() - self._started
+        row: dict[str, Any] = {
+            "time_s": round(elapsed_s, 1),
+            "unix_time_s": round(time.time(), 1),
+            "phase": phase,
+            "users": second.users,
+            "connections_wanted": self._target,
+            "connections": second.connections,
+            "connections_min": second.connections_min,
+            "opened_total": totals["opened"],
+            "reconnects_total": totals["reconnects"],
+            "requests_total": totals["requests"],
+            "failures_total": totals["failures"],
+            "late_sends_total": totals["late_sends"],
+            "received_bytes_total": totals["received_bytes"],
+            "requests": since["requests"],
+            "failures": since["failures"],
+            "reconnects": since["reconnects"],
+            "received_bytes": since["received_bytes"],
+            "burst_10ms_max": second.burst_10ms_max,
+            "loop_lag_max_ms": round(second.loop_lag_max_s * 1000, 1),
+        }
+        if known:
+            for name, percentile in (("p50", 50), ("p90", 90), ("p99", 99), ("max", 100)):
+                row[f"latency_{name}_ms"] = round(latencies.get_value_at_percentile(percentile) / 1000, 3)
+        if machine is not None:
+            row |= {name: _rounded(getattr(machine, name)) for name in MACHINE_COLUMNS}
+        if self._log is None:
+            return
+        line = console.line(row)
+        print(line, flush=True)
+        self._log.write(line + "\n")
+        self._rows.writerow(row)
+        if int(elapsed_s) % FACTS_S == 0:
+            self._write_facts()
+
+    def note(self, text: str) -> None:
+        """Something that a reader of the results has to know."""
+        logger.warning(text)
+        self._notes.append(text)
+
+    def cannot_write(self, error: OSError) -> None:
+        if self._rows is not None:
+            self._rows = self._log = None
+            self.note(f"results: {error.strerror} ({error.filename or self.folder}); the run goes on unrecorded")
+
+    def _forget(self, name: str) -> None:
+        """Have Locust see at its next heartbeat that a worker is gone; it would wait for a minute by itself."""
+        if isinstance(self._runner, MasterRunner):
+            node = self._runner.clients.get(name)
+            if node is not None and node.state != STATE_MISSING:
+                node.heartbeat = -1
+
+    def stopping(self) -> None:
+        """Locust begins to stop the users."""
+        if self._phase == "ramp" and self._runner.state in (STATE_SPAWNING, STATE_RUNNING):
+            self.note("ended before all connections were established")
+        self._phase = "stop"
+
+    def end(self) -> None:
+        """The last worker has stopped: write the last row and the facts."""
+        if self.ended:
+            return
+        self.ended = True
+        self._phase = "stop"
+        if self.folder is None:
+            return
+        try:
+            self.second()
+            self._write_facts()
+        except OSError as error:
+            self.cannot_write(error)
+        for file in self._files:
+            file.close()
+
+    def _write_facts(self) -> None:
+        if self.folder is None:
+            return
+        hold_s = max(0.0, self._hold_ended - self._hold_began)
+        facts = {
+            "host": self._host,
+            "target_connections": self._target,
+            "started_unix_s": self._started_unix,
+            "think_s": options.think_time(self._chosen.think),
+            "length": options.length(self._chosen.length),
+            "hold_asked_s": self._hold_s,
+            "ramp_s": (self._hold_began or time.monotonic()) - self._started,
+            "hold_s": hold_s,
+            "peak_connections": self._peak,
+            "min_connections_in_hold": self._hold_min,
+            "totals": self._previous,
+            "hold": {name: self._hold_last[name] - first for name, first in self._hold_first.items()},
+            "hold_cpu_s": {
+                "server": self._cpu_last[0] - self._cpu_first[0],
+                "client": self._cpu_last[1] - self._cpu_first[1],
+            },
+            "burst_10ms_max": self._bursts,
+            "failures_by_kind": self._failures_by_kind,
+            "workers": self._fleet.table(),
+            "server_software": self._fleet.server_software,
+            "server_is_local": self._server_is_local,
+            "machine": self._machine,
+            "versions": _versions(),
+            "command": os.environ.get(COMMAND_VARIABLE) or " ".join(map(shlex.quote, sys.argv)),
+            "notes": self._notes,
+            "hold_latencies": base64.b64encode(self._hold_latencies.encode()).decode(),
+        }
+        partial = self.folder / "run.json.partial"
+        partial.write_text(json.dumps(facts, indent=1))
+        partial.replace(self.folder / "run.json")
+
+
+def _rounded(value: Any) -> Any:
+    return round(value, 3) if isinstance(value, float) else value
+
+
+def _versions() -> dict[str, str]:
+    return {"python": platform.python_version()} | {name: importlib.metadata.version(name) for name in PACKAGES}
+
+
+def _with_path() -> dict[str, str]:
+    project = str(Path(__file__).resolve().parent.parent)
+    return os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, (project, os.environ.get("PYTHONPATH"))))}

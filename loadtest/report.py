@@ -1,0 +1,225 @@
+"""From a run's folder to its verdict: `summary.json` and the plots.
+
+    python -m loadtest.report results/20261123T010000Z-20000
+
+Reads what :mod:`loadtest.recorder` wrote, `run.json` and `samples.csv`, and nothing else, so it can be made again at
+any time, also for a run whose master was killed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import base64
+import csv
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+from loadtest.counters import new_histogram
+
+#: The share of the offered request rate that a passing run reaches, at least. Offered are (connections / mean think
+#: time); a rate below means that the machine did not keep up.
+RATE_SHARE = 0.95
+#: Of the connections that the clients count, the share of sockets that the kernel must have seen.
+WITNESS_SHARE = 0.999
+#: Names that a failed run's reasons are cut to in the terminal.
+PERCENTILES = {"p50": 50.0, "p90": 90.0, "p99": 99.0, "p999": 99.9, "max": 100.0}
+
+MIB = 1024 * 1024
+
+
+class NoRun(Exception):
+    """The folder holds no run."""
+
+
+def summarise(folder: Path) -> dict[str, Any]:
+    """The content of summary.json. Raises :class:`NoRun`."""
+    try:
+        facts = json.loads((folder / "run.json").read_text())
+        with (folder / "samples.csv").open(newline="") as file:
+            rows = list(csv.DictReader(file))
+    except (OSError, ValueError) as error:
+        raise NoRun(f"{folder}: no run that a report could be made of ({error})") from None
+    latencies = new_histogram()
+    latencies.decode_and_add(facts["hold_latencies"].encode())
+    hold_s, totals, hold = facts["hold_s"], facts["totals"], facts["hold"]
+    known = latencies.get_total_count() > 0
+    mean_think_s = sum(facts["think_s"]) / 2
+    summary: dict[str, Any] = {
+        "verdict": "",
+        "reasons": [],
+        "notes": facts["notes"],
+        "target_connections": facts["target_connections"],
+        "peak_connections": int(facts["peak_connections"]),
+        "min_connections_in_hold": facts["min_connections_in_hold"] or 0,
+        "ramp_seconds": round(facts["ramp_s"], 1),
+        "hold_seconds": round(hold_s, 1),
+        "hold_asked_seconds": facts["hold_asked_s"],
+        "requests": totals.get("requests", 0),
+        "failures": totals.get("failures", 0),
+        "failures_by_kind": facts["failures_by_kind"],
+        "reconnects": totals.get("reconnects", 0),
+        "connections_closed_by_server": totals.get("closed_by_peer", 0),
+        "late_sends": totals.get("late_sends", 0),
+        "offered_rps": round(facts["target_connections"] / mean_think_s, 2) if mean_think_s else None,
+        "hold_requests": hold.get("requests", 0),
+        "hold_rps": round(hold["requests"] / hold_s, 2) if hold_s else 0.0,
+        "hold_mib_per_second": round(hold["received_bytes"] / MIB / hold_s, 2) if hold_s else 0.0,
+        "latency_ms": {
+            name: round(latencies.get_value_at_percentile(percent) / 1000, 3) if known else None
+            for name, percent in PERCENTILES.items()
+        },
+        "burst_10ms_max": facts["burst_10ms_max"],
+        "server": {
+            "software": facts["server_software"],
+            "processes": _peak(rows, "server_processes"),
+            "pss_peak_bytes": _peak(rows, "server_pss_bytes"),
+            "cpu_seconds_in_hold": round(facts["hold_cpu_s"]["server"], 2),
+        },
+        "client": {
+            "processes": _peak(rows, "client_processes"),
+            "pss_peak_bytes": _peak(rows, "client_pss_bytes"),
+            "cpu_seconds_in_hold": round(facts["hold_cpu_s"]["client"], 2),
+        },
+        "kernel": {
+            "slab_peak_bytes": _peak(rows, "slab_bytes"),
+            "sockstat_tcp_inuse_peak": _peak(rows, "sockstat_tcp_inuse"),
+            "listen_overflows": _peak(rows, "listen_overflows"),
+            "listen_drops": _peak(rows, "listen_drops"),
+            "retrans_segs": _peak(rows, "retrans_segs"),
+        },
+        "memory_available_least_bytes": min(_numbers(rows, "memory_available_bytes"), default=None),
+        "workload": {"think_s": facts["think_s"], "length_characters": facts["length"], "host": facts["host"]},
+        "started_unix_s": round(facts["started_unix_s"], 1),
+        "machine": facts["machine"],
+        "versions": facts["versions"],
+        "command": facts["command"],
+    }
+    summary["reasons"] = reasons(summary, both_ends=facts["server_is_local"])
+    summary["verdict"] = "fail" if summary["reasons"] else "pass"
+    return summary
+
+
+def reasons(summary: dict[str, Any], both_ends: bool) -> list[str]:
+    """Why the run has failed; empty if it has passed. `both_ends`: the server's sockets are on this machine too."""
+    found = []
+    target = summary["target_connections"]
+    if not summary["hold_seconds"]:
+        found.append(f"only {summary['peak_connections']:,} of {target:,} connections were established")
+    else:
+        asked_s = summary["hold_asked_seconds"]
+        if asked_s and summary["hold_seconds"] < asked_s - 1:
+            found.append(f"held for {summary['hold_seconds']:.0f} s of {asked_s} s")
+        if summary["min_connections_in_hold"] < target:
+            found.append(f"connections fell to {summary['min_connections_in_hold']:,} of {target:,} in the hold")
+        if summary["offered_rps"] and summary["hold_rps"] < RATE_SHARE * summary["offered_rps"]:
+            found.append(f"{summary['hold_rps']:,.0f} requests/s reached of {summary['offered_rps']:,.0f} offered")
+        inuse = summary["kernel"]["sockstat_tcp_inuse_peak"]
+        needed = int(target * (2 if both_ends else 1) * WITNESS_SHARE)
+        if inuse is not None and inuse < needed:
+            found.append(f"the kernel saw {inuse:,} TCP sockets in use, needed are {needed:,}")
+    if summary["failures"]:
+        kinds = ", ".join(f"{kind} {count:,}" for kind, count in summary["failures_by_kind"].items())
+        found.append(f"{summary['failures']:,} failed requests ({kinds})")
+    if summary["reconnects"]:
+        found.append(f"{summary['reconnects']:,} reconnects")
+    if summary["connections_closed_by_server"]:
+        found.append(f"{summary['connections_closed_by_server']:,} connections closed by the server")
+    return found + summary["notes"]
+
+
+def _numbers(rows: list[dict[str, str]], column: str) -> list[float]:
+    return [float(row[column]) for row in rows if row.get(column)]
+
+
+def _peak(rows: list[dict[str, str]], column: str) -> int | None:
+    numbers = _numbers(rows, column)
+    return round(max(numbers)) if numbers else None
+
+
+def sentence(summary: dict[str, Any]) -> str:
+    """What a person wants to know first."""
+    latency = summary["latency_ms"]
+    memory = summary["server"]["pss_peak_bytes"]
+    text = (
+        f"{summary['min_connections_in_hold']:,} connections held for {summary['hold_seconds']:.0f} s "
+        f"at {summary['hold_rps']:,.0f} requests/s"
+    )
+    if latency["p99"] is not None:
+        text += f", p50 {latency['p50']:.0f} ms, p99 {latency['p99']:.0f} ms"
+    if memory:
+        text += f", server memory {memory / MIB:,.0f} MiB"
+    return text
+
+
+def lines(summary: dict[str, Any], folder: Path) -> list[str]:
+    """The summary for the terminal."""
+    server, client, kernel = summary["server"], summary["client"], summary["kernel"]
+
+    def mib(size: int | None) -> str:
+        return "unknown" if size is None else f"{size / MIB:,.0f} MiB"
+
+    def cores(cpu_s: float) -> str:
+        return f"{cpu_s / summary['hold_seconds']:.2f} cores" if summary["hold_seconds"] else "-"
+
+    latency = " ".join(
+        f"{name} {value:,.0f}" for name, value in summary["latency_ms"].items() if value is not None
+    )
+    rows = {
+        "connections": f"{summary['peak_connections']:,} at most, {summary['min_connections_in_hold']:,} at least in "
+        f"the hold, of {summary['target_connections']:,}; the kernel saw "
+        f"{kernel['sockstat_tcp_inuse_peak'] or 0:,} TCP sockets",
+        "time": f"ramp {summary['ramp_seconds']:.0f} s, hold {summary['hold_seconds']:.0f} s",
+        "requests": f"{summary['requests']:,}, {summary['failures']:,} failed, {summary['reconnects']:,} reconnects",
+        "hold": f"{summary['hold_rps']:,.0f} requests/s of {summary['offered_rps'] or 0:,.0f} offered, "
+        f"{summary['hold_mib_per_second']:,.1f} MiB/s",
+        "latency ms": latency or "-",
+        "server": f"{server['software'] or 'unknown'}: {server['processes'] or 0} processes, "
+        f"{mib(server['pss_peak_bytes'])}, {cores(server['cpu_seconds_in_hold'])}",
+        "client": f"{client['processes'] or 0} processes, {mib(client['pss_peak_bytes'])}, "
+        f"{cores(client['cpu_seconds_in_hold'])}",
+        "kernel": f"slab {mib(kernel['slab_peak_bytes'])}, {kernel['listen_overflows'] or 0} listen overflows, "
+        f"{kernel['retrans_segs'] or 0} retransmits",
+        "results": str(folder),
+        "verdict": summary["verdict"] + "".join(f"\n{'':13}- {reason}" for reason in summary["reasons"]),
+    }
+    return [f"{name:<12} {text}" for name, text in rows.items()]
+
+
+def make(folder: Path) -> dict[str, Any]:
+    """Write summary.json, the latency histogram and the plots; returns the summary."""
+    from loadtest import plots
+
+    summary = summarise(folder)
+    facts = json.loads((folder / "run.json").read_text())
+    partial = folder / "summary.json.partial"
+    partial.write_text(json.dumps(summary, indent=2) + "\n")
+    partial.replace(folder / "summary.json")
+    (folder / "latencies.hdr").write_bytes(base64.b64decode(facts["hold_latencies"]))
+    plots.draw(folder / "samples.csv", folder, summary)
+    return summary
+
+
+def main(arguments: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(
+        prog="python -m loadtest.report",
+        description="Make summary.json and the plots of a run's folder.",
+        epilog="Exit code: 0 the run has passed, 1 it has failed, 2 there is no run in the folder.",
+    )
+    parser.add_argument("folder", type=Path, help="a run's folder, such as results/20261123T010000Z-20000")
+    folder = parser.parse_args(arguments).folder
+    try:
+        summary = make(folder)
+    except NoRun as error:
+        print(f"report: {error}", file=sys.stderr)
+        return 2
+    except OSError as error:
+        print(f"report: cannot write to {folder}: {error.strerror}", file=sys.stderr)
+        return 2
+    print("\n".join(lines(summary, folder)))
+    return 0 if summary["verdict"] == "pass" else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,319 @@
+"""A response: read off a connection, and what a task sees of it.
+
+Most responses of a keep-alive test look alike: HTTP/1.1, a Content-Length, no coding. For these a few searches in the
+header bytes are enough (about 1 us, a parser object with its callbacks about 8). Whatever is not plainly of that kind
+goes to llhttp (httptools) from its first byte on.
+"""
+
+from __future__ import annotations
+
+import gzip
+import json
+import zlib
+from typing import TYPE_CHECKING, Any
+
+import httptools
+from charset_normalizer import detect
+from geventhttpclient.header import Headers
+from locust.exception import CatchResponseError, LocustError
+from requests.utils import get_encoding_from_headers
+
+from loadtest.errors import BadResponse, BadStatus, ClosedByPeer, RequestFailure
+
+if TYPE_CHECKING:
+    from types import TracebackType
+
+    from loadtest.connection import Connection
+    from loadtest.session import KeepAliveSession
+
+#: A header section beyond this is not a server's mistake in size any more. nginx and Apache send at most a few KB.
+MAX_HEAD_BYTES = 262_144
+
+
+class RawResponse:
+    """Status, header bytes and body (decoded from its transfer coding, not from its content coding)."""
+
+    __slots__ = ("body", "head", "keep_alive", "lower_head", "received_bytes", "status")
+
+    def __init__(
+        self, status: int, head: bytes, lower_head: bytes, body: bytes, keep_alive: bool, received_bytes: int
+    ) -> None:
+        self.status = status
+        self.head = head
+        self.lower_head = lower_head
+        self.body = body
+        self.keep_alive = keep_alive
+        self.received_bytes = received_bytes
+
+    def field(self, name: bytes) -> str:
+        """Value of the first field of that (lower-case) name, "" if there is none."""
+        start = self.lower_head.find(b"\r\n%b:" % name)
+        if start < 0:
+            return ""
+        start += len(name) + 3
+        return self.head[start : self.head.find(b"\r\n", start)].strip().decode("latin-1")
+
+
+def read_response(connection: Connection, timeout_s: float, to_head: bool = False) -> RawResponse:
+    """Read one whole response; `to_head` says that it answers a HEAD request and so has no body.
+
+    Raises :class:`BadResponse`, :class:`ClosedByPeer`, :class:`ReceiveFailed` or :class:`TimedOut`.
+    """
+    data = connection.receive(timeout_s)
+    head_end = data.find(b"\r\n\r\n")
+    if head_end < 0 or to_head or data[:9] != b"HTTP/1.1 " or data[9:12] < b"200":
+        return _read_any(connection, timeout_s, data, to_head)
+    head = data[: head_end + 2]
+    lower_head = head.lower()
+    start = lower_head.find(b"\r\ncontent-length:")
+    if start < 0 or b"\r\ntransfer-encoding:" in lower_head or b"\r\nconnection:" in lower_head:
+        return _read_any(connection, timeout_s, data, to_head)
+    digits = head[start + 17 : head.find(b"\r\n", start + 17)].strip()
+    status = head[9:12]
+    if (
+        not digits.isdigit()
+        or not status.isdigit()
+        or status in (b"204", b"304")
+        or lower_head.find(b"\r\ncontent-length:", start + 17) >= 0
+    ):
+        return _read_any(connection, timeout_s, data, to_head)
+    total = head_end + 4 + int(digits)
+    if len(data) < total:
+        parts = [data]
+        received = len(data)
+        while received < total:
+            more = connection.receive(timeout_s)
+            parts.append(more)
+            received += len(more)
+        data = b"".join(parts)
+    if len(data) > total:
+        raise BadResponse("more bytes than the response's Content-Length")
+    return RawResponse(int(status), head, lower_head, data[head_end + 4 :], True, total)
+
+
+class _Collector:
+    """llhttp's callbacks: gathers one response."""
+
+    def __init__(self) -> None:
+        self.parser = httptools.HttpResponseParser(self)
+        self.body: list[bytes] = []
+        self.framed = self.keep_alive = self.complete = False
+
+    def on_header(self, name: bytes, _value: bytes) -> None:
+        if name.lower() in (b"content-length", b"transfer-encoding"):
+            self.framed = True
+
+    def on_headers_complete(self) -> None:
+        self.keep_alive = self.parser.should_keep_alive()
+
+    def on_body(self, body: bytes) -> None:
+        self.body.append(body)
+
+    def on_message_begin(self) -> None:
+        if self.complete:
+            raise BadResponse("more bytes than the response has")
+
+    def on_message_complete(self) -> None:
+        self.complete = True
+
+    def feed(self, data: bytes) -> None:
+        try:
+            self.parser.feed_data(data)
+        except httptools.HttpParserUpgrade:
+            raise BadResponse("the server switched protocols") from None
+        except httptools.HttpParserError as error:
+            raise BadResponse("not an HTTP/1 response" if not self.complete else "bytes after the response") from error
+
+
+def _read_any(connection: Connection, timeout_s: float, data: bytes, to_head: bool) -> RawResponse:
+    received = len(data)
+    while True:
+        while (head_end := data.find(b"\r\n\r\n")) < 0:
+            if not b"HTTP/".startswith(data[:5]):
+                raise BadResponse("not an HTTP/1 response")
+            if len(data) > MAX_HEAD_BYTES:
+                raise BadResponse("header section too large")
+            more = connection.receive(timeout_s)
+            data += more
+            received += len(more)
+        head, data = data[: head_end + 2], data[head_end + 4 :]
+        collector = _Collector()
+        collector.feed(head + b"\r\n")
+        status = collector.parser.get_status_code()
+        if not 100 <= status < 200:
+            break
+        # An interim response: the one that is waited for is still to come (RFC 9110, 15.2).
+    lower_head = head.lower()
+    if to_head:
+        # Its header fields describe a body that is not sent (RFC 9110, 9.3.2).
+        if data:
+            raise BadResponse("a body after the response to HEAD")
+        return RawResponse(status, head, lower_head, b"", _stays(lower_head), received)
+    while True:
+        if data:
+            collector.feed(data)
+        if collector.complete:
+            return RawResponse(status, head, lower_head, b"".join(collector.body), collector.keep_alive, received)
+        try:
+            data = connection.receive(timeout_s)
+        except ClosedByPeer:
+            # Without Content-Length or chunks the end of the connection ends the body (RFC 9112, 6.3).
+            if collector.framed:
+                raise
+            return RawResponse(status, head, lower_head, b"".join(collector.body), False, received)
+        received += len(data)
+
+
+def _stays(lower_head: bytes) -> bool:
+    """Whether the connection stays (RFC 9112, 9.3), for a response to HEAD, whose framing says nothing about it."""
+    if lower_head.startswith(b"http/1.1"):
+        return b"\r\nconnection: close" not in lower_head
+    return b"\r\nconnection: keep-alive" in lower_head
+
+
+class KeepAliveResponse:
+    """The response as a task sees it, in the terms of Locust's `FastResponse` and `ResponseContextManager`.
+
+    With `catch_response=True` it is to be used in a `with` block, whose end reports the request.
+
+    :ivar status_code: 0 if there was no response.
+    :ivar error: the failure, or None.
+    :ivar content: body with its content coding undone; None if there was no response.
+    """
+
+    __slots__ = (
+        "__dict__",
+        "_catch_response",
+        "_content",
+        "_entered",
+        "_headers",
+        "_manual_result",
+        "_raw",
+        "_session",
+        "encoding",
+        "error",
+        "js",
+        "request_meta",
+        "status_code",
+        "url",
+    )
+
+    def __init__(
+        self,
+        session: KeepAliveSession,
+        raw: RawResponse | None,
+        error: Exception | None,
+        url: str,
+        request_meta: tuple[Any, ...],
+        catch_response: bool,
+    ) -> None:
+        self._session = session
+        self._raw = raw
+        self._content: bytes | None = None
+        self._headers: Headers | None = None
+        self._catch_response = catch_response
+        self._entered = False
+        self._manual_result: bool | Exception | None = None
+        self.status_code = 0 if raw is None else raw.status
+        self.error = error
+        self.url = url
+        self.encoding: str | None = None
+        self.request_meta = request_meta
+
+    @property
+    def ok(self) -> bool:
+        """A response came and its status is below 400."""
+        return 0 < self.status_code < 400
+
+    @property
+    def headers(self) -> Headers:
+        """Header fields; empty if there was no response."""
+        if self._headers is None:
+            self._headers = Headers()
+            for line in (self._raw.head if self._raw else b"").split(b"\r\n")[1:]:
+                name, colon, value = line.partition(b":")
+                if colon:
+                    self._headers.add(name.decode("latin-1"), value.strip().decode("latin-1"))
+        return self._headers
+
+    @property
+    def content(self) -> bytes | None:
+        if self._content is None and self._raw is not None:
+            body = self._raw.body
+            coding = self._raw.field(b"content-encoding") if body else ""
+            self._content = _decoded(body, coding.lower()) if coding else body
+        return self._content
+
+    @property
+    def text(self) -> str | None:
+        """The body as text, in the charset of Content-Type or else the one that it looks like."""
+        content = self.content
+        if content is None:
+            return None
+        if self.encoding is None:
+            self.encoding = get_encoding_from_headers(self.headers) or str(detect(content)["encoding"] or "utf-8")
+        return content.decode(self.encoding, errors="replace")
+
+    def json(self) -> Any:
+        """The body parsed as JSON; raises :class:`json.JSONDecodeError`."""
+        return json.loads(self.content or b"")
+
+    def raise_for_status(self) -> None:
+        """Raise what made the request fail, if anything did."""
+        if isinstance(self._manual_result, Exception):
+            raise self._manual_result
+        if self.error is not None and self._manual_result is None:
+            raise self.error
+
+    def success(self) -> None:
+        """Report the request as successful, whatever its status."""
+        self._manual_result = self._in_with_block("success()") or True
+
+    def failure(self, exc: Exception | str) -> None:
+        """Report the request as failed, for the given reason."""
+        self._in_with_block("failure(...)")
+        self._manual_result = exc if isinstance(exc, Exception) else CatchResponseError(exc)
+
+    def _in_with_block(self, call: str) -> None:
+        if not self._entered:
+            raise LocustError(
+                f"{call} needs a with block: with self.client.get(..., catch_response=True) as response: response.{call}"
+            )
+
+    def __enter__(self) -> KeepAliveResponse:
+        if not self._catch_response:
+            raise LocustError("to use a response in a with block, pass catch_response=True")
+        self._entered = True
+        return self
+
+    def __exit__(
+        self, exc_type: type[BaseException] | None, exc: BaseException | None, _traceback: TracebackType | None
+    ) -> bool:
+        result = self._manual_result
+        if result is None:
+            if exc_type is None:
+                result = self.error or True
+            elif isinstance(exc, RequestFailure | CatchResponseError):
+                result = exc
+            else:
+                return False
+            exc_type = None
+        self._session.report(self, None if result is True else result)
+        return exc_type is None
+
+
+def failure_of(raw: RawResponse) -> BadStatus | None:
+    """The failure that a complete response stands for, as Locust sees it: any status of 400 and above."""
+    return None if raw.status < 400 else BadStatus(f"status {raw.status}")
+
+
+def _decoded(body: bytes, coding: str) -> bytes:
+    """Undo a content coding (RFC 9110, 8.4.1). One that is not known is left as it is."""
+    try:
+        if coding in ("gzip", "x-gzip"):
+            return gzip.decompress(body)
+        if coding == "deflate":
+            return zlib.decompress(body)
+    except (OSError, EOFError, zlib.error) as error:
+        raise BadResponse(f"body is not {coding}") from error
+    return body

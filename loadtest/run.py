@@ -1,0 +1,321 @@
+"""A run from start to end: check, start what is missing, let Locust work, stop everything, report.
+
+Every process that is started here gets a session of its own, so that a terminal's INT reaches only this program, which
+then ends the others in order. Should this program itself be killed, the kernel sends them a TERM.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import dataclasses
+import os
+import resource
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import IO, TYPE_CHECKING, Any
+from urllib.parse import urlsplit
+
+from loadtest import options, preflight, report, sizing
+from loadtest.machine import Machine
+
+if TYPE_CHECKING:
+    import argparse
+    from collections.abc import Iterator
+    from types import FrameType
+
+PROJECT = Path(__file__).resolve().parent.parent
+
+PASS, FAIL, LIMIT, HOST, START, RESULTS, INTERRUPTED = 0, 1, 3, 4, 5, 6, 130
+
+#: Addresses at which run_server is started if nobody listens there.
+LOCAL_HOSTS = ("127.0.0.1", "localhost", "::1")
+
+#: Seconds that the server may take until it answers.
+SERVER_READY_S = 60.0
+#: Seconds that the server may take to stop, per 100,000 connections, and at least.
+STOP_S_PER_100K, STOP_LEAST_S = 15.0, 20.0
+#: Connections opened a second if nothing else is asked for: what this kind of machine opens while requests run
+#: without a listen queue ever overflowing (docs/design.md).
+SPAWN_PER_S_A_CORE = 1000
+#: prctl(2): signal for the child when its parent dies.
+PR_SET_PDEATHSIG = 1
+
+
+@dataclasses.dataclass(frozen=True)
+class Settings:
+    """What is asked for, resolved against the machine."""
+
+    connections: int
+    spawn_per_s: int
+    hold: str
+    think: str
+    length: str
+    host: str
+    locustfile: Path
+    processes: int
+    web_port: int | None
+    master_port: int
+    results: Path
+    force: bool
+    command: str
+    machine: Machine
+    bottleneck: str = ""
+
+    @classmethod
+    def of(cls, chosen: argparse.Namespace, machine: Machine, command: str, now_unix_s: float) -> Settings:
+        """Fill in what was left to the machine."""
+        spawn_per_s = (
+            max(100, int(SPAWN_PER_S_A_CORE * machine.cpu_count)) if chosen.spawn_rate == "auto" else chosen.spawn_rate
+        )
+        settings = cls(
+            connections=1 if chosen.connections == "auto" else chosen.connections,
+            spawn_per_s=spawn_per_s,
+            hold=chosen.hold,
+            think=chosen.think,
+            length=chosen.length,
+            host=chosen.host.rstrip("/"),
+            locustfile=(chosen.locustfile or PROJECT / "loadtest" / "keepalive.py").resolve(),
+            processes=chosen.processes,
+            web_port=chosen.web_port if chosen.web else None,
+            master_port=chosen.master_port,
+            results=Path(),
+            force=chosen.force,
+            command=command,
+            machine=machine,
+        )
+        if chosen.connections == "auto":
+            fit = sizing.largest_that_fits(machine, settings.plan(local=settings.is_local, start=settings.is_local))
+            settings = dataclasses.replace(settings, connections=max(fit.connections, 1), bottleneck=fit.bottleneck)
+        stamp = time.strftime("%Y%m%dT%H%M%SZ", time.gmtime(now_unix_s))
+        folder = chosen.results or PROJECT / "results" / f"{stamp}-{settings.connections}"
+        return dataclasses.replace(settings, results=folder.resolve())
+
+    @property
+    def is_local(self) -> bool:
+        return urlsplit(self.host).hostname in LOCAL_HOSTS
+
+    @property
+    def port(self) -> int:
+        parts = urlsplit(self.host)
+        return parts.port or (443 if parts.scheme == "https" else 80)
+
+    def plan(self, local: bool, start: bool) -> sizing.Plan:
+        return sizing.Plan(
+            connections=self.connections,
+            think_s=options.think_time(self.think),
+            body_bytes=options.length(self.length),
+            hold_s=options.duration(self.hold),
+            spawn_per_s=self.spawn_per_s,
+            local_server=local,
+            start_server=start,
+            host=urlsplit(self.host).hostname or "",
+            port=self.port,
+            client_workers=self.processes,
+            master_port=self.master_port,
+            web_port=self.web_port,
+            results=self.results,
+        ).on(self.machine)
+
+
+class Stop(Exception):
+    """The run can't go on: an exit code and what to tell."""
+
+    def __init__(self, code: int, text: str) -> None:
+        super().__init__(text)
+        self.code = code
+
+
+def run(settings: Settings) -> int:
+    """Do it all; returns the exit code."""
+    interrupted = Interrupted()
+    try:
+        with contextlib.ExitStack() as started:
+            return _run(settings, started, interrupted)
+    except Stop as stop:
+        say(f"run_test: {stop}")
+        return INTERRUPTED if interrupted.is_set else stop.code
+
+
+def _run(settings: Settings, started: contextlib.ExitStack, interrupted: Interrupted) -> int:
+    _raise_descriptor_limit()
+    probe = preflight.probe_host(settings.host)
+    start_server = settings.is_local and probe.kind == "refused"
+    if not (probe.ok or start_server):
+        raise Stop(HOST, f"{settings.host}: {probe.detail}")
+    local = settings.is_local
+    plan = settings.plan(local, start_server)
+    _say_plan(settings, plan)
+    try:
+        settings.results.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise Stop(RESULTS, f"cannot make {settings.results}: {error.strerror}; choose another with --results") from None
+    if start_server:
+        server = started.enter_context(_server(settings, plan))
+        _await_server(settings, server, interrupted)
+    locust_code = _locust(settings, plan, interrupted)
+    return _report(settings, locust_code, interrupted)
+
+
+def _say_plan(settings: Settings, plan: sizing.Plan) -> None:
+    for line in preflight.plan_lines(settings.machine, plan):
+        say(line)
+    if settings.bottleneck:
+        say(f"more than {settings.connections:,} would need more {settings.bottleneck}")
+    findings = preflight.check(settings.machine, plan)
+    for finding in findings:
+        say(f"{'too low' if finding.severity == 'blocks' else 'note'}: {finding}")
+    blocking = [finding for finding in findings if finding.severity == "blocks"]
+    if blocking and not settings.force:
+        if any(finding.setting == "results folder" for finding in blocking):
+            raise Stop(RESULTS, "nothing could be written; choose another folder with --results DIR")
+        raise Stop(LIMIT, "not started: mend what is too low, ask for fewer connections, or try with --force")
+
+
+@contextlib.contextmanager
+def _server(settings: Settings, plan: sizing.Plan) -> Iterator[subprocess.Popen[bytes]]:
+    """run_server for the duration of the run."""
+    host = urlsplit(settings.host).hostname or ""
+    bind = f"[{host}]:{settings.port}" if ":" in host else f"{host}:{settings.port}"
+    command = [sys.executable, "-m", "app", "--bind", bind, "--connections", str(plan.connections)]
+    with (settings.results / "server.log").open("wb") as log, _started(command, log, log) as server:
+        try:
+            yield server
+        finally:
+            stop_s = max(STOP_LEAST_S, STOP_S_PER_100K * plan.connections / 100_000)
+            say("stopping the server")
+            _stop(server, signal.SIGTERM, stop_s)
+
+
+def _await_server(settings: Settings, server: subprocess.Popen[bytes], interrupted: Interrupted) -> None:
+    deadline = time.monotonic() + SERVER_READY_S
+    while True:
+        if interrupted.is_set:
+            raise Stop(INTERRUPTED, "interrupted before the test began")
+        if server.poll() is not None:
+            tail = _tail(settings.results / "server.log")
+            raise Stop(START, f"the server ended with code {server.returncode}: {tail}")
+        probe = preflight.probe_host(settings.host, 2.0)
+        if probe.ok:
+            return
+        if time.monotonic() > deadline:
+            raise Stop(START, f"the server did not answer within {SERVER_READY_S:.0f} s: {probe.detail}")
+        time.sleep(0.1)
+
+
+def _locust(settings: Settings, plan: sizing.Plan, interrupted: Interrupted) -> int:
+    """Run Locust to its end and return its exit code."""
+    prefix = settings.results / "locust"
+    command = [
+        *(sys.executable, "-m", "locust", "-f", str(settings.locustfile), "--host", settings.host),
+        *("--users", str(settings.connections), "--spawn-rate", str(settings.spawn_per_s)),
+        *("--processes", str(plan.client_workers), "--master-bind-port", str(settings.master_port)),
+        *("--master-port", str(settings.master_port), "--master-bind-host", "127.0.0.1"),
+        *("--think", settings.think, "--length", settings.length, "--hold", settings.hold),
+        *("--results", str(settings.results), "--csv", str(prefix), "--csv-full-history"),
+        *("--html", f"{prefix}.html", "--only-summary", "--loglevel", "WARNING"),
+    ]
+    # No --run-time: the hold counts from when all connections are established.
+    command += ["--run-time", "7d"]
+    if settings.web_port is None:
+        command.append("--headless")
+    else:
+        command += ["--web-port", str(settings.web_port), "--web-host", "127.0.0.1"]
+        say(f"start the test at http://127.0.0.1:{settings.web_port}")
+    with (settings.results / "locust.log").open("wb") as log, _started(command, None, log) as locust:
+        asked = 0
+        try:
+            while True:
+                try:
+                    return locust.wait(0.2)
+                except subprocess.TimeoutExpired:
+                    if interrupted.count > asked:
+                        asked = interrupted.count
+                        say("ending the test" if asked == 1 else "ending the test at once")
+                        locust.send_signal(signal.SIGINT if asked == 1 else signal.SIGKILL)
+        finally:
+            _end_group(locust.pid)
+
+
+def _report(settings: Settings, locust_code: int, interrupted: Interrupted) -> int:
+    try:
+        summary = report.make(settings.results)
+    except report.NoRun:
+        if interrupted.is_set:
+            raise Stop(INTERRUPTED, "interrupted before the test began") from None
+        raise Stop(START, f"Locust ended with code {locust_code}: {_tail(settings.results / 'locust.log')}") from None
+    except OSError as error:
+        raise Stop(RESULTS, f"cannot write to {settings.results}: {error.strerror}") from None
+    say("\n".join(report.lines(summary, settings.results)))
+    if interrupted.is_set:
+        return INTERRUPTED
+    return PASS if summary["verdict"] == "pass" else FAIL
+
+
+class Interrupted:
+    """Counts INT and TERM from when it is made."""
+
+    def __init__(self) -> None:
+        self.count = 0
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, self._note)
+
+    def _note(self, _number: int, _frame: FrameType | None) -> None:
+        self.count += 1
+
+    @property
+    def is_set(self) -> bool:
+        return self.count > 0
+
+
+@contextlib.contextmanager
+def _started(command: list[str], out: IO[bytes] | None, err: IO[bytes]) -> Iterator[subprocess.Popen[bytes]]:
+    path = os.pathsep.join(filter(None, (str(PROJECT), os.environ.get("PYTHONPATH"))))
+    environment = os.environ | {"PYTHONPATH": path, "KEEPALIVE_REPORT": "by run_test"}
+    process = subprocess.Popen(
+        command, stdin=subprocess.DEVNULL, stdout=out, stderr=err, env=environment, preexec_fn=_own_session
+    )
+    try:
+        yield process
+    finally:
+        if process.poll() is None:
+            _stop(process, signal.SIGTERM, STOP_LEAST_S)
+
+
+def _own_session() -> None:
+    os.setsid()
+    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
+
+
+def _stop(process: subprocess.Popen[bytes], number: signal.Signals, within_s: float) -> None:
+    if process.poll() is None:
+        process.send_signal(number)
+        try:
+            process.wait(within_s)
+        except subprocess.TimeoutExpired:
+            say(f"process {process.pid} did not end within {within_s:.0f} s and is killed")
+    _end_group(process.pid)
+    process.wait()
+
+
+def _end_group(leader: int) -> None:
+    """Kill what is left of a process's session; its leader made the group, so the id is nobody else's."""
+    with contextlib.suppress(ProcessLookupError, PermissionError):
+        os.killpg(leader, signal.SIGKILL)
+
+
+def _raise_descriptor_limit() -> None:
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+
+
+def _tail(path: Path) -> str:
+    text = path.read_text(errors="replace").strip() if path.exists() else ""
+    return text.splitlines()[-1] if text else f"no output; see {path}"
+
+
+def say(text: Any) -> None:
+    print(text, flush=True)

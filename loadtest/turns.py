@@ -1,0 +1,123 @@
+"""Users without greenlets: a user at rest is an object, and borrows a greenlet for each turn.
+
+A greenlet at rest costs 6-8 KB: a page of Python data stack, its saved C stack and gevent's object. A user rests
+nearly all of its life, so none is kept for it: when its think time ends, an idle greenlet of a small pool runs its
+turn (one task, up to the next think time). As many greenlets exist as turns were ever under way at once.
+
+Locust keeps its users' greenlets in a `gevent.pool.Group`: counts them, walks them and kills them. :class:`UserHandle`
+stands there in their place.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import gevent
+from gevent import GreenletExit
+from greenlet import getcurrent, greenlet
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from loadtest.user import KeepAliveUser
+
+
+class TurnPool:
+    """Runs functions in reused greenlets."""
+
+    def __init__(self) -> None:
+        self._hub = gevent.get_hub()
+        self._idle: list[greenlet] = []
+
+    def run(self, function: Callable[..., None], *args: Any) -> None:
+        """Run it now, up to where it first blocks. To be called in the hub."""
+        turn = self._idle.pop() if self._idle else greenlet(self._loop, self._hub)
+        turn.switch(function, args)
+
+    def run_soon(self, function: Callable[..., None], *args: Any) -> None:
+        """Run it in the next iteration of the loop. May be called from anywhere."""
+        self._hub.loop.run_callback(self.run, function, *args)
+
+    def _loop(self, function: Callable[..., None], args: tuple[Any, ...]) -> None:
+        me = getcurrent()
+        to_hub = self._hub.switch
+        while True:
+            try:
+                function(*args)
+            except GreenletExit:
+                pass
+            except BaseException as error:  # the same place that an uncaught error of a greenlet goes to
+                self._hub.handle_error(function, type(error), error, error.__traceback__)
+            self._idle.append(me)
+            while True:
+                try:
+                    function, args = to_hub()
+                    break
+                except BaseException as error:  # a gevent.Timeout that a task started and never cancelled
+                    self._hub.handle_error(me, type(error), error, error.__traceback__)
+
+
+class UserHandle:
+    """Stands in Locust's group of user greenlets for one user.
+
+    Has what `gevent.pool.Group` and `locust.runners` use of a greenlet: `args`, `dead`, `ready`, `kill`, `join`,
+    `rawlink` and `unlink`. Which calls these are is checked by the tests against the pinned versions.
+    """
+
+    __slots__ = ("_links", "dead", "turn", "user")
+
+    def __init__(self, user: KeepAliveUser) -> None:
+        self.user = user
+        self.dead = False
+        #: The greenlet that runs the user's turn, or None at rest.
+        self.turn: greenlet | None = None
+        # Group.add links its own discard; a list would cost 56 bytes more for the only link there usually is.
+        self._links: tuple[Callable[[UserHandle], object], ...] = ()
+
+    @property
+    def args(self) -> tuple[KeepAliveUser]:
+        """Locust finds a greenlet's user here (`Runner.stop_users`)."""
+        return (self.user,)
+
+    @property
+    def name(self) -> str:
+        return f"{type(self.user).__name__}-{id(self):x}"
+
+    def ready(self) -> bool:
+        return self.dead
+
+    def rawlink(self, callback: Callable[[UserHandle], object]) -> None:
+        if self.dead:
+            callback(self)
+        else:
+            self._links += (callback,)
+
+    def unlink(self, callback: Callable[[UserHandle], object]) -> None:
+        self._links = tuple(link for link in self._links if link != callback)
+
+    def finish(self) -> None:
+        """The user has ended: tell the groups."""
+        self.dead, self.turn = True, None
+        links, self._links = self._links, ()
+        for link in links:
+            link(self)
+
+    def kill(self, exception: Any = GreenletExit, block: bool = True, timeout: float | None = None) -> None:
+        if not self.dead:
+            self.user.end(exception)
+        if block:
+            self.join(timeout)
+
+    def throw(self, turn: greenlet, exception: Any) -> None:
+        """Raise the exception in the turn. If that is over by now, its greenlet may serve another user: end at rest."""
+        if self.turn is turn:
+            turn.throw(exception)
+        elif not self.dead:
+            self.user.end(exception)
+
+    def join(self, timeout: float | None = None) -> None:
+        if self.dead or self.turn is getcurrent():
+            return
+        ended = gevent.event.Event()
+        self.rawlink(lambda _: ended.set())
+        ended.wait(timeout)

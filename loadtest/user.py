@@ -1,0 +1,235 @@
+"""KeepAliveUser: a Locust user that is one keep-alive connection.
+
+Write tasks for it as for `FastHttpUser`. What differs inside is what makes hundreds of thousands of them fit on a
+machine: one connection instead of a pool, and no greenlet while the user thinks (see :mod:`loadtest.turns`).
+
+A *turn* is what a user does between two think times: it runs Locust's own `TaskSet.run`, which ends the turn where it
+would go to sleep. A nested TaskSet, `self.wait()` and `gevent.sleep()` inside a task keep their greenlet while they
+sleep, as everywhere in Locust.
+"""
+
+from __future__ import annotations
+
+import logging
+import random
+import traceback
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from gevent import GreenletExit
+from greenlet import getcurrent
+from locust import User
+from locust.contrib.fasthttp import FastHttpUser
+from locust.exception import StopTest, StopUser
+from locust.user.task import (
+    LOCUST_STATE_RUNNING,
+    LOCUST_STATE_STOPPING,
+    LOCUST_STATE_WAITING,
+    DefaultTaskSet,
+)
+
+from loadtest.errors import RequestFailure
+from loadtest.process import Process
+from loadtest.session import KeepAliveSession
+from loadtest.turns import UserHandle
+
+if TYPE_CHECKING:
+    from gevent.pool import Group
+    from locust.env import Environment
+
+logger = logging.getLogger(__name__)
+
+#: Users that Locust starts in one go open their connections spread over this many seconds, or each second of a ramp
+#: would begin with all of its SYNs at once.
+START_SPREAD_S = 1.0
+#: Seconds before a user whose connection could not be opened tries again; doubled each time, up to the last.
+RETRY_CONNECT_FIRST_S = 1.0
+RETRY_CONNECT_LAST_S = 8.0
+
+
+class _Rest(BaseException):  # noqa: N818 - not an error: it ends a turn
+    """Leaves `TaskSet.run` where it would sleep. Not an `Exception`, which `TaskSet.run` would take for a failed task."""
+
+    def __init__(self, seconds: float) -> None:
+        self.seconds = seconds
+
+
+class RestingTaskSet(DefaultTaskSet):
+    """Locust's default task set, except that its sleep ends the turn.
+
+    `TaskSet.__init__` would make a deque (624 bytes) and seven attributes a user; these come from the class or when used.
+    """
+
+    min_wait = max_wait = wait_function = None
+    _cp_last_run = _cp_last_wait_time = 0.0
+    _time_start = 0.0
+    _in_task = False
+
+    def __init__(self, parent: User) -> None:
+        self._user = self._parent = parent
+
+    @cached_property
+    def _task_queue(self) -> Any:
+        return _ShortQueue()
+
+    def execute_next_task(self) -> None:
+        self._in_task = True
+        try:
+            super().execute_next_task()
+        finally:
+            self._in_task = False
+
+    def wait(self) -> None:
+        if self._in_task:  # a task's own self.wait(): it goes on afterwards, so it needs its greenlet
+            super().wait()
+            return
+        if self.user._state == LOCUST_STATE_STOPPING:
+            raise StopUser
+        self.user._state = LOCUST_STATE_WAITING
+        raise _Rest(self.wait_time())
+
+
+class _ShortQueue(list[Any]):
+    """What TaskSet uses of a deque, for the one task that is ever in it."""
+
+    def popleft(self) -> Any:
+        return self.pop(0)
+
+    def appendleft(self, task: Any) -> None:
+        self.insert(0, task)
+
+
+class KeepAliveUser(FastHttpUser):
+    """One user, one connection, opened when the user starts and kept.
+
+    :cvar think_time: shortest and longest think time in seconds, drawn evenly. A `wait_time` of your own takes its
+        place, as in any Locust user.
+    :cvar network_timeout: seconds without any byte of a response after which a request has failed.
+    :cvar connection_timeout: seconds that opening the connection may take.
+    """
+
+    abstract = True
+
+    think_time: ClassVar[tuple[float, float]] = (10.0, 90.0)
+    #: Where the user waits among the think timer's slots; None while its turn runs.
+    slot: int | None = None
+    _retry_connect_s = RETRY_CONNECT_FIRST_S
+
+    def __init__(self, environment: Environment) -> None:
+        # Not FastHttpUser's: it makes an HTTP client of about 10 KB, of which nothing is used.
+        User.__init__(self, environment)
+        if self.host is None:
+            raise StopTest("no host: give --host URL, or set `host` in the user class")
+        self.process = Process.of(environment)
+        self.client = KeepAliveSession(self)
+
+    # What subclasses may change ---------------------------------------------------------------------------------
+
+    def wait_time(self) -> float:
+        """Seconds to think before the next task."""
+        return random.uniform(*self.think_time)
+
+    def first_wait_time(self) -> float:
+        """Seconds from the start to the first task.
+
+        With the built-in think times users begin as if they had been there for ever: the wait is what is left of a
+        think time into which one looks at random, so that the request rate is (users / mean think time) from the
+        first second on. The length of such a think time has a density proportional to itself, hence the square root
+        (renewal theory: Cox, Renewal Theory, 1962, chapter 5). With a `wait_time` of its own, a class starts with a
+        task at once, as in Locust.
+        """
+        if type(self).wait_time is not KeepAliveUser.wait_time:
+            return 0.0
+        shortest, longest = self.think_time
+        length = (shortest**2 + random.random() * (longest**2 - shortest**2)) ** 0.5
+        return float(random.random() * length)
+
+    # What Locust's runner calls ---------------------------------------------------------------------------------
+
+    def start(self, group: Group) -> UserHandle:
+        """In place of `User.start`, which spawns a greenlet for the user's whole life."""
+        self._group = group
+        self._greenlet = handle = UserHandle(self)
+        group.add(handle)
+        self.process.user_started(type(self).__name__)
+        self.process.timer.sleep(self, random.random() * START_SPREAD_S)
+        return handle
+
+    def end(self, exception: Any = GreenletExit) -> None:
+        """Stop the user now: its turn, if one runs, gets the exception."""
+        handle = self._greenlet
+        if handle.turn is not None:
+            if handle.turn is not getcurrent():
+                self.process.hub.loop.run_callback(handle.throw, handle.turn, exception)
+            return
+        self.process.timer.forget(self)
+        if type(self).on_stop is User.on_stop:
+            self._finish()
+        elif self._state != LOCUST_STATE_STOPPING:  # otherwise its last turn is already on its way
+            self._state = LOCUST_STATE_STOPPING
+            self.process.turns.run_soon(self._last_turn)
+
+    # One turn ---------------------------------------------------------------------------------------------------
+
+    def wake(self, due: float) -> None:
+        """The think time is over: run a turn. Called in the hub."""
+        self.process.turns.run(self._turn, due)
+
+    def _turn(self, due: float) -> None:
+        handle = self._greenlet
+        handle.turn = getcurrent()
+        try:
+            if self._state == LOCUST_STATE_WAITING:
+                self._state = LOCUST_STATE_RUNNING
+                self.client.due = due
+                self._taskset_instance.run()
+            else:
+                self._begin()
+        except _Rest as rest:
+            handle.turn = None
+            self.client.due = None
+            self.process.timer.sleep(self, rest.seconds)
+        except (GreenletExit, StopUser, StopTest):
+            self._last_turn()
+        except BaseException:
+            self._finish()
+            raise
+
+    def _begin(self) -> None:
+        """As `User.run` begins, with the connection opened first."""
+        self._open_connection()
+        self._state = LOCUST_STATE_RUNNING
+        self._taskset_instance = RestingTaskSet(self)
+        try:
+            self.on_start()
+        except Exception as error:
+            logger.error("%s\n%s", error, traceback.format_exc())
+            if not isinstance(error, StopUser | StopTest):
+                self.environment.events.user_error.fire(user_instance=self, exception=error, tb=error.__traceback__)
+            raise
+        wait_s = self.first_wait_time()
+        if wait_s > 0:
+            self._state = LOCUST_STATE_WAITING
+            raise _Rest(wait_s)
+        self._taskset_instance.run()
+
+    def _open_connection(self) -> None:
+        try:
+            self.client.connect()
+        except RequestFailure as failure:
+            self.client.record_failure("CONNECT", failure)
+            wait_s = self._retry_connect_s
+            self._retry_connect_s = min(2 * wait_s, RETRY_CONNECT_LAST_S)
+            raise _Rest(wait_s) from None
+
+    def _last_turn(self) -> None:
+        self._greenlet.turn = getcurrent()
+        try:
+            self.on_stop()
+        finally:
+            self._finish()
+
+    def _finish(self) -> None:
+        self.client.close()
+        self.process.user_ended(type(self).__name__)
+        self._greenlet.finish()

@@ -1,0 +1,1 @@
+"""A keep-alive WSGI server on gevent: idle connections cost a socket and one small object each."""

@@ -1,0 +1,166 @@
+"""Request content: the bytes behind a request head, as `wsgi.input`.
+
+pywsgi's `Input`, with chunked coding read strictly (RFC 9112, 7.1), with bounds, and with the knowledge
+whether some of the content is still on its way, since what is left unread must never become the next request.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from errno import ECONNRESET
+from typing import Final
+
+from gevent import pywsgi
+
+from app.stream import ConnectionReader
+
+#: Bytes of unread content thrown away to keep a connection; beyond that closing it is cheaper (and a client
+#: that waits for the answer before it sends 10 GB learns it sooner).
+MAX_DISCARD_BYTES: Final = 262144
+#: Bytes of one chunk-size line, extensions included, and of all trailer lines. RFC 9112, 7.1.1: a server ought to
+#: limit them; nobody uses them for more than a signature.
+MAX_CHUNK_LINE_BYTES: Final = 4096
+MAX_TRAILER_BYTES: Final = 16384
+
+_CONTINUE: Final = b"HTTP/1.1 100 Continue\r\n\r\n"
+
+_TOKEN: Final = rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]+"
+_QUOTED: Final = rb'"(?:[\t \x21\x23-\x5b\x5d-\x7e\x80-\xff]|\\[\t \x21-\x7e\x80-\xff])*"'
+# RFC 9112, 7.1 and 7.1.1: chunk-size [ chunk-ext ] CRLF; 15 digits stay below 2**60.
+_CHUNK_LINE: Final = re.compile(
+    rb"([0-9A-Fa-f]{1,15})(?:[ \t]*;[ \t]*" + _TOKEN + rb"(?:[ \t]*=[ \t]*(?:" + _TOKEN + rb"|" + _QUOTED + rb"))?)*\r\n"
+)
+# RFC 9112, 7.1.2: trailers are field lines; we check and drop them, as pywsgi does.
+_TRAILER_LINE: Final = re.compile(_TOKEN + rb":[\t\x20-\x7e\x80-\xff]*\r\n")
+
+
+class RequestBody(pywsgi.Input):  # type: ignore[misc]
+    """The content of one request.
+
+    :param content_length: as the client declared it; None if chunked.
+    :param send_continue: sends the interim answer that the client waits for (Expect: 100-continue).
+    :param limit: bytes after which chunked content is refused, 0 for no bound.
+    """
+
+    __slots__ = ("abandoned", "chunk_left", "ended", "limit", "received")
+
+    def __init__(
+        self,
+        rfile: ConnectionReader,
+        content_length: int | None,
+        send_continue: Callable[[bytes], None] | None = None,
+        chunked: bool = False,
+        limit: int = 0,
+    ) -> None:
+        super().__init__(rfile, content_length, send_continue, chunked)
+        self.limit = limit
+        #: Part of the content is still on its way: the connection cannot be used again.
+        self.abandoned = False
+        self.chunk_left = 0
+        self.ended = False
+        self.received = 0
+
+    @property
+    def unread(self) -> bool:
+        """Whether content is left that the application has not read."""
+        return not self.ended if self.chunked_input else self.position < (self.content_length or 0)
+
+    def _discard(self) -> None:
+        if self._chunked_input_error or not self.unread:
+            return
+        if self.socket is not None:
+            # The client waits for 100 Continue, which will not come: the final answer told it not to send
+            # (RFC 9110, 10.1.1), or it sends after all; we cannot know which.
+            self.abandoned = True
+            return
+        left = (self.content_length or 0) - self.position
+        if not self.chunked_input and left > MAX_DISCARD_BYTES:
+            self.abandoned = True
+            return
+        self.abandoned = True  # until proven otherwise: reading may raise
+        budget = MAX_DISCARD_BYTES
+        while budget > 0:
+            data = self.read(16384)
+            if not data:
+                self.abandoned = False
+                return
+            budget -= len(data)
+
+    def _send_100_continue(self) -> None:
+        if self.socket is not None:
+            send, self.socket = self.socket, None
+            send(_CONTINUE)
+
+    def _do_read(self, length: int | None = None, use_readline: bool = False) -> bytes:
+        left = (self.content_length or 0) - self.position
+        size = left if length is None else min(length, left)
+        if not size:
+            return b""
+        self._send_100_continue()
+        data: bytes = self.rfile.readline(size) if use_readline else self.rfile.read(size)
+        self.position += len(data)
+        if len(data) < size and not (use_readline and data.endswith(b"\n")):
+            # An OSError like pywsgi's, with the number by which WSGIHandler knows that a client has left.
+            raise ConnectionResetError(ECONNRESET, "the client closed before the end of its request")
+        return data
+
+    def _invalid(self, reason: str) -> Exception:
+        self._chunked_input_error = True
+        self.abandoned = True
+        error: Exception = pywsgi._InvalidClientInput(reason)
+        return error
+
+    def _line(self, limit: int) -> bytes:
+        line: bytes = self.rfile.readline(limit)
+        if not line.endswith(b"\n"):
+            raise self._invalid("end of input or line too long in chunked content")
+        return line
+
+    def _next_chunk(self) -> None:
+        """Read a chunk-size line and, behind the last chunk, the trailers."""
+        match = _CHUNK_LINE.fullmatch(self._line(MAX_CHUNK_LINE_BYTES))
+        if match is None:
+            raise self._invalid("malformed chunk size")
+        self.chunk_left = int(match[1], 16)
+        self.received += self.chunk_left
+        if self.limit and self.received > self.limit:
+            raise self._invalid("chunked content too long")
+        if self.chunk_left:
+            return
+        budget = MAX_TRAILER_BYTES
+        while (line := self._line(budget)) != b"\r\n":
+            if not _TRAILER_LINE.fullmatch(line):
+                raise self._invalid("malformed trailer")
+            budget -= len(line)
+            if budget <= 0:
+                raise self._invalid("trailers too long")
+        self.ended = True
+
+    def _chunked_read(self, length: int | None = None, use_readline: bool = False) -> bytes:
+        self._send_100_continue()
+        parts: list[bytes] = []
+        while length is None or length > 0:
+            if not self.chunk_left:
+                if self.ended:
+                    break
+                self._next_chunk()
+                continue
+            size = self.chunk_left if length is None else min(length, self.chunk_left)
+            data: bytes = self.rfile.readline(size) if use_readline else self.rfile.read(size)
+            if len(data) < size and not (use_readline and data.endswith(b"\n")):
+                self.abandoned = self._chunked_input_error = True
+                raise ConnectionResetError(ECONNRESET, "the client closed before the end of its request")
+            parts.append(data)
+            self.chunk_left -= len(data)
+            if length is not None:
+                length -= len(data)
+            if not self.chunk_left and self.rfile.read(2) != b"\r\n":
+                raise self._invalid("no CRLF behind a chunk")
+            if use_readline and data.endswith(b"\n"):
+                break
+        return b"".join(parts)
+
+
+#: The content of a request that has none. It has no state, so that all requests share it.
+NO_BODY: Final = RequestBody(None, None)  # type: ignore[arg-type]

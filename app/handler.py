@@ -1,0 +1,429 @@
+"""One request: environ in, response out.
+
+`KeepAliveWSGIHandler` is `pywsgi.WSGIHandler` with the steps that every request takes made short, in the same
+methods, so that subclasses find their hooks where they were. A handler is made for each request, when its
+head has been read; it does not outlive the response.
+
+Where a response would desynchronise the connection, this class departs from pywsgi: content for HEAD is not
+sent, content beyond Content-Length is cut off and too little of it ends the connection, a response of unknown
+length to HTTP/1.0 ends the connection and says so, and an application that never calls start_response() or
+sets Transfer-Encoding gets a 500.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable, Iterable
+from http import HTTPStatus
+from io import BytesIO
+from typing import TYPE_CHECKING, Any, ClassVar, Final
+
+import _socket
+from gevent import pywsgi
+from gevent.socket import socket as gevent_socket
+
+from app.body import NO_BODY, RequestBody
+from app.idle import Connection
+from app.request import RequestHead
+from app.stream import ClientTimeout, ConnectionReader, send_all
+
+if TYPE_CHECKING:
+    from app.server import KeepAliveWSGIServer
+
+#: Response header fields remembered in encoded form: how many, and the longest value worth it, in characters.
+#: 0.1 us instead of 0.7 us a field. Beyond the count all are forgotten at once.
+MAX_REMEMBERED_FIELDS: Final = 4096
+MAX_REMEMBERED_CHARACTERS: Final = 64
+#: Bytes up to which content is copied behind the header to leave in the same send. A copy of 64 KB takes about
+#: as long as the second system call that it saves.
+MAX_JOINED_BYTES: Final = 65536
+
+_CONNECTION, _DATE, _CONTENT_LENGTH, _TRANSFER_ENCODING = range(1, 5)
+_FRAMING_FIELDS: Final = {
+    "connection": _CONNECTION,
+    "date": _DATE,
+    "content-length": _CONTENT_LENGTH,
+    "transfer-encoding": _TRANSFER_ENCODING,
+}
+_encoded_fields: dict[tuple[str, str], tuple[tuple[bytes, bytes], int]] = {}
+_encoded_statuses: dict[str, tuple[bytes, int]] = {}
+_date: tuple[int, tuple[bytes, bytes]] = (0, (b"Date", b""))
+
+
+def date_field() -> tuple[bytes, bytes]:
+    """The Date field, formatted once a second."""
+    global _date
+    now = int(time.time())
+    if now != _date[0]:
+        _date = (now, (b"Date", pywsgi.format_date_time(now)))
+    return _date[1]
+
+
+def error_response(status: HTTPStatus) -> bytes:
+    """A complete response that ends the connection."""
+    text = f"{status.phrase}\n".encode("ascii")
+    return (
+        f"HTTP/1.1 {status.value} {status.phrase}\r\n"
+        f"Content-Type: text/plain\r\nContent-Length: {len(text)}\r\nConnection: close\r\n\r\n"
+    ).encode("ascii") + text
+
+
+def _encode_field(name: Any, value: Any) -> tuple[tuple[bytes, bytes], int]:
+    """Check one response header field; the errors are pywsgi's."""
+    if not isinstance(name, str):
+        raise UnicodeError("The header must be a native string", name, value)
+    if not isinstance(value, str):
+        raise UnicodeError("The value must be a native string", name, value)
+    if "\r" in name or "\n" in name:
+        raise ValueError("carriage return or newline in header name", name)
+    if "\r" in value or "\n" in value:
+        raise ValueError("carriage return or newline in header value", value)
+    try:
+        encoded = ((name.encode("latin-1"), value.encode("latin-1")), _FRAMING_FIELDS.get(name.lower(), 0))
+    except UnicodeEncodeError:
+        raise UnicodeError("Non-latin1 header", repr(name), repr(value)) from None
+    if len(value) <= MAX_REMEMBERED_CHARACTERS and name.lower() != "set-cookie":
+        if len(_encoded_fields) >= MAX_REMEMBERED_FIELDS:
+            _encoded_fields.clear()
+        _encoded_fields[name, value] = encoded
+    return encoded
+
+
+def _encode_status(status: Any) -> tuple[bytes, int]:
+    if not isinstance(status, str):
+        raise UnicodeError("The status string must be a native string")
+    if "\r" in status or "\n" in status:
+        raise ValueError("carriage return or newline in status", status)
+    encoded = (status.encode("latin-1"), int(status.split(" ", 1)[0]))
+    if len(_encoded_statuses) < MAX_REMEMBERED_FIELDS:
+        _encoded_statuses[status] = encoded
+    return encoded
+
+
+class _Lazy:
+    """An attribute made at first use, which then lives in the instance and may be set or popped there."""
+
+    def __init__(self, make: Callable[[Any], Any]) -> None:
+        self._make = make
+
+    def __set_name__(self, owner: type, name: str) -> None:
+        self._name = name
+
+    def __get__(self, instance: Any, owner: type) -> Any:
+        if instance is None:
+            return self
+        value = instance.__dict__[self._name] = self._make(instance)
+        return value
+
+
+class KeepAliveWSGIHandler(pywsgi.WSGIHandler):  # type: ignore[misc]
+    """Serve one request of a parked connection.
+
+    Made with a socket instead of a `Connection`, it works as its base class does, a greenlet a connection; the
+    server does that for subclasses that read requests themselves.
+    """
+
+    #: Overriding one of these means to read requests oneself.
+    reading_hooks: ClassVar[tuple[str, ...]] = (
+        "handle",
+        "handle_one_request",
+        "read_request",
+        "read_requestline",
+        "MessageClass",
+    )
+
+    server: KeepAliveWSGIServer
+    connection: Connection | None = None
+    head: RequestHead | None = None
+    provided_connection: str | None = None
+    # Bytes that the application's Content-Length still promises; None where it made no promise.
+    _promised: int | None = None
+    _has_no_content = False
+
+    def __init__(self, sock: Any, address: Any, server: Any, rfile: Any = None) -> None:
+        if type(sock) is Connection:
+            self.connection = sock
+            self.client_address = address
+            self.server = server
+        else:
+            super().__init__(sock, address, server, rfile)
+
+    # -- made at first use, since most requests need none of them
+
+    @_Lazy
+    def socket(self) -> Any:
+        """A cooperative socket for those who take over the connection; closed when the request ends."""
+        assert self.connection is not None
+        sock = self.connection.sock
+        if isinstance(sock, _socket.socket):
+            # A descriptor of its own, so that it may be closed without the connection's knowledge.
+            return gevent_socket(sock.family, sock.type, sock.proto, fileno=os.dup(sock.fileno()))
+        return sock.cooperative()  # type: ignore[attr-defined]
+
+    @_Lazy
+    def rfile(self) -> ConnectionReader:
+        assert self.connection is not None
+        return ConnectionReader(self.connection, self.server.body_timeout)
+
+    @_Lazy
+    def headers(self) -> Any:
+        """The request's header fields as pywsgi presents them."""
+        block = self.head.fields.block if self.head is not None else b""
+        return self.MessageClass(BytesIO(block + b"\r\n"), 0)
+
+    # -- in
+
+    def handle_request(self, head: RequestHead) -> bool:
+        """Serve the request whose *head* the connection's buffer begins with; whether to keep the connection."""
+        connection = self.connection
+        assert connection is not None
+        connection.buffer = connection.buffer[head.size :]
+        self.head = head
+        self.requestline = head.line
+        self.command = head.method
+        self.path = head.target
+        self.request_version = head.version
+        self.content_length = head.fields.content_length
+        self.close_connection = self.server.draining or not head.keeps_connection
+        self.environ = self.get_environ()
+        self.application = self.server.application
+        try:
+            self.handle_one_response()
+        finally:
+            self._release()
+        return not (self.close_connection or self.connection_upgraded or self.wsgi_input.abandoned)
+
+    def _release(self) -> None:
+        sock = self.__dict__.pop("socket", None)
+        if sock is not None and self.connection is not None and sock is not self.connection.sock:
+            sock.close()
+
+    def get_environ(self) -> dict[str, Any]:
+        head = self.head
+        if head is None:
+            environ: dict[str, Any] = super().get_environ()
+            return environ
+        environ = self.server.get_environ()
+        environ["REQUEST_METHOD"] = head.method
+        environ["SCRIPT_NAME"] = ""
+        environ["PATH_INFO"] = head.path
+        environ["QUERY_STRING"] = head.query
+        environ["SERVER_PROTOCOL"] = head.version
+        address = self.client_address
+        if isinstance(address, tuple):
+            environ["REMOTE_ADDR"] = address[0]
+            environ["REMOTE_PORT"] = str(address[1])
+        fields = head.fields
+        environ.update(fields.environ)
+        if fields.content_length or fields.chunked:
+            self.wsgi_input = RequestBody(
+                self.rfile,
+                fields.content_length,
+                self._send_continue if fields.expects_continue and head.version == "HTTP/1.1" else None,
+                fields.chunked,
+                self.server.limits.body_bytes,
+            )
+        else:
+            self.wsgi_input = NO_BODY
+            if fields.upgrade:
+                # What follows is in the other protocol and the application's to read.
+                environ["wsgi.input"] = self.rfile
+                environ["wsgi.input_terminated"] = False
+                return environ
+        environ["wsgi.input"] = self.wsgi_input
+        environ["wsgi.input_terminated"] = True
+        return environ
+
+    def _connection_upgrade_requested(self) -> bool:
+        if self.head is not None:
+            return self.head.fields.upgrade
+        requested: bool = super()._connection_upgrade_requested()
+        return requested
+
+    def _send_continue(self, data: bytes) -> None:
+        if not self.headers_sent:  # RFC 9110, 10.1.1: no interim response behind the final one
+            assert self.connection is not None
+            send_all(self.connection, data, self.server.write_timeout)
+
+    # -- out
+
+    def start_response(
+        self, status: str, headers: Iterable[tuple[str, str]], exc_info: Any = None
+    ) -> Callable[[bytes], None]:
+        if exc_info:
+            try:
+                if self.headers_sent:
+                    raise exc_info[1].with_traceback(exc_info[2])
+            finally:
+                exc_info = None
+        response_headers: list[tuple[bytes, bytes]] = []
+        connection = date = length = None
+        for name, value in headers:
+            try:
+                encoded, framing = _encoded_fields[name, value]
+            except (KeyError, TypeError):
+                encoded, framing = _encode_field(name, value)
+            response_headers.append(encoded)
+            if framing:
+                if framing == _CONTENT_LENGTH:
+                    length = value
+                elif framing == _CONNECTION:
+                    connection = value
+                elif framing == _DATE:
+                    date = value
+                else:
+                    raise self.ApplicationError("Transfer-Encoding is the server's business (PEP 3333)")
+        known = _encoded_statuses.get(status) or _encode_status(status)
+        code = known[1]
+        if length is not None and not (length.isascii() and length.isdigit()):
+            raise self.ApplicationError(f"Invalid Content-Length: {length!r}")
+        if code < 200 and code != 101:
+            raise self.ApplicationError(f"{code} is not a final status")
+
+        self.status, self.code = known
+        self._orig_status = status
+        self.response_headers = response_headers
+        self.provided_connection = connection
+        self.provided_date = date
+        self.provided_content_length = length
+        self.response_use_chunked = False
+        if connection is not None and "close" in connection.lower().split(","):
+            self.close_connection = True
+        if code in (204, 304):
+            # RFC 9110, 15.4.5: a 304 may repeat the length of what it does not send; pywsgi allows none.
+            if length is not None and length != "0":
+                message = f"Invalid Content-Length for {code} response: {length!r} (must be absent or zero)"
+                raise self.ApplicationError(message.encode("latin-1"))
+        self._has_no_content = self.command == "HEAD" or code in (204, 304)
+        self._promised = int(length) if length is not None and not self._has_no_content else None
+        return self.write  # type: ignore[no-any-return]
+
+    def finalize_headers(self) -> None:
+        headers = self.response_headers
+        if self.provided_date is None:
+            headers.append(date_field())
+        code = self.code
+        self.connection_upgraded = code == 101
+        if code >= 200 and code != 204 and code != 304 and self.provided_content_length is None:
+            result = self.result
+            if hasattr(result, "__len__"):
+                headers.append((b"Content-Length", b"%d" % sum(map(len, result))))
+            elif self.request_version != "HTTP/1.0":
+                self.response_use_chunked = True
+                headers.append((b"Transfer-Encoding", b"chunked"))
+            elif not self._has_no_content:
+                self.close_connection = True  # RFC 9112, 6.3: then the end of the connection is the end
+        if self.server.draining:
+            self.close_connection = True
+        if self.provided_connection is None:
+            if self.close_connection:
+                headers.append((b"Connection", b"close"))
+            elif self.request_version == "HTTP/1.0":
+                headers.append((b"Connection", b"keep-alive"))
+
+    def _sendall(self, data: bytes | bytearray | memoryview) -> None:
+        if self.connection is None:
+            super()._sendall(data)
+            return
+        try:
+            send_all(self.connection, data, self.server.write_timeout)
+        except OSError as error:
+            self.status = f"socket error: {error}"
+            if self.code > 0:
+                self.code = -self.code
+            self.close_connection = True
+            raise
+        self.response_length += len(data)
+
+    def _frame(self, data: bytes) -> bytes | memoryview:
+        """*data* as it goes onto the wire, which may be not at all."""
+        if self._has_no_content or not data:
+            return b""
+        if self.response_use_chunked:
+            return b"%x\r\n%b\r\n" % (len(data), data)
+        if self._promised is None:
+            return data
+        if len(data) > self._promised:
+            self.log_error("The application sent more than its Content-Length; cut off")
+            self.close_connection = True
+            cut = memoryview(data)[: self._promised]
+            self._promised = 0
+            return cut
+        self._promised -= len(data)
+        return data
+
+    def _write(self, data: bytes) -> None:  # type: ignore[override]
+        framed = self._frame(data)
+        if framed:
+            self._sendall(framed)
+
+    def _write_with_headers(self, data: bytes) -> None:
+        self.finalize_headers()
+        framed = self._frame(data)
+        lines = [b"HTTP/1.1 %b\r\n" % self.status]
+        lines += [b"%b: %b\r\n" % field for field in self.response_headers]
+        lines.append(b"\r\n")
+        if len(framed) <= MAX_JOINED_BYTES:
+            lines.append(framed)  # type: ignore[arg-type]
+            message = b"".join(lines)
+            self.headers_sent = True
+            self._sendall(message)
+        else:
+            head = b"".join(lines)
+            self.headers_sent = True
+            self._sendall(head)
+            self._sendall(framed)
+
+    def process_result(self) -> None:
+        result = self.result
+        if (type(result) is list or type(result) is tuple) and not self.headers_sent and self.status:
+            # It is all there, so it goes at once.
+            self.write(result[0] if len(result) == 1 else b"".join(result))
+        else:
+            for data in result:
+                if data or (self._has_no_content and self.status):
+                    self.write(data)
+                    if self._has_no_content:
+                        break  # nobody will see the rest
+            if not self.headers_sent:
+                self.write(b"")
+        if self.response_use_chunked:
+            if not self._has_no_content:
+                self._sendall(b"0\r\n\r\n")
+        elif self._promised:
+            self.log_error("The application sent less than its Content-Length")
+            self.close_connection = True
+
+    # -- when things go wrong
+
+    def handle_error(self, t: Any, v: Any, tb: Any) -> None:
+        if isinstance(v, ClientTimeout):
+            self.close_connection = True
+            if not self.headers_sent and self.connection is not None:
+                self._answer_timeout(self.connection)
+            return
+        super().handle_error(t, v, tb)
+
+    def _answer_timeout(self, connection: Connection) -> None:
+        self.server.timed_out_bodies += 1
+        self.headers_sent = True
+        self._orig_status = "408 Request Timeout"
+        try:
+            self._sendall(error_response(HTTPStatus.REQUEST_TIMEOUT))
+        except OSError:
+            pass  # gone: it has its answer
+
+    def log_error(self, msg: str, *args: Any) -> None:
+        if self.connection is not None and "socket" not in self.__dict__:
+            self.__dict__["socket"] = None  # the base class names the socket; making one for that is too much
+            try:
+                super().log_error(msg, *args)
+            finally:
+                del self.__dict__["socket"]
+        else:
+            super().log_error(msg, *args)
+
+    def log_request(self) -> None:
+        if self.server.logs_requests:
+            super().log_request()

@@ -1,0 +1,308 @@
+"""The connections between their requests: one epoll set for all of them.
+
+A connection is in one of these phases, and this is who holds it:
+
+    accepted   the accept loop, until it calls `IdleConnections.add`
+    parked     `IdleConnections`: no greenlet, no watcher, no buffer; `busy` is false
+    queued     the request queue: the kernel reported something; `busy` is true
+    served     a request greenlet, until it calls `park` or `close`; `busy` is true
+    lingering  `IdleConnections` again: our side is shut, what the client still sends is thrown away
+
+    accepted -> parked -> queued -> served -> parked | lingering | closed
+
+Each descriptor is registered once, edge-triggered, for its whole life: parking and waking cost no
+`epoll_ctl`. An edge that comes while a connection is busy is remembered in `pending`, and `park` refuses
+a connection that has it set, so no edge is lost. That is safe without locks, because only the hub sets
+`pending` and no request greenlet switches to the hub between its last look and `park`.
+
+What is kept for an idle connection is a `Connection` and its place in a list by descriptor, since
+half a kilobyte a connection is 200 MB at 400,000.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from time import monotonic
+from typing import Any, Final, Protocol
+
+import _socket  # the C sockets: gevent's wrapper costs 1.5 KB and two watchers a connection
+from gevent import monkey
+from gevent.hub import get_hub
+
+_select_epoll: Any = monkey.get_original("select", "epoll")  # patch_select() hides it
+
+EPOLLIN: Final = 0x001
+EPOLLERR: Final = 0x008
+EPOLLHUP: Final = 0x010
+EPOLLRDHUP: Final = 0x2000
+EPOLLET: Final = 1 << 31
+_HUNG_UP: Final = EPOLLRDHUP | EPOLLHUP | EPOLLERR
+
+#: Events taken from the kernel at once. More would delay what else the loop has to do (accepting,
+#: answers of the application's own connections), fewer would pay the system call more often.
+EVENTS_A_POLL: Final = 512
+#: Seconds between two looks at the timeouts: the grain of all of them.
+TICK_S: Final = 1.0
+#: Ticks in which the idle timeout's clock hand goes once round all descriptors. The hand makes the idle
+#: timeout free for a request (one attribute store) and late by this at most.
+TICKS_A_ROUND: Final = 8
+#: Seconds and bytes that a refused client may go on sending before its connection is really closed.
+#: Closing with unread input sends a RST, and that may take our last answer away from the client
+#: (RFC 9112, 9.6). Beyond this it has had its chance.
+LINGER_S: Final = 2.0
+LINGER_BYTES: Final = 1 << 20
+
+_LINGER_RECV_BYTES: Final = 65536
+
+
+class ClientSocket(Protocol):
+    """What is asked of a client's socket; a non-blocking `_socket.socket` or an `app.tls.TLSSocket`."""
+
+    def recv(self, size: int, /) -> bytes: ...
+    def send(self, data: bytes | bytearray | memoryview, /) -> int: ...
+    def fileno(self) -> int: ...
+    def shutdown(self, how: int, /) -> None: ...
+    def close(self) -> None: ...
+
+
+class Connection:
+    """One client connection. Slots, because there are many."""
+
+    __slots__ = ("address", "buffer", "busy", "hung_up", "lingering", "pending", "since", "sock")
+
+    def __init__(self, sock: ClientSocket, address: Any) -> None:
+        self.sock = sock
+        #: The peer, as accept() gives it.
+        self.address = address
+        #: Received and not yet used: half a request head, or pipelined requests.
+        self.buffer = b""
+        #: Tick at which the connection was parked last.
+        self.since = 0
+        self.busy = False
+        #: An edge came while busy: look at the socket again before parking.
+        self.pending = False
+        #: The client has shut its side: after what it sent comes the end.
+        self.hung_up = False
+        #: Bytes still thrown away before closing; 0 if not lingering.
+        self.lingering = 0
+
+
+class IdleConnections:
+    """All connections of a process, and the waiting for the idle ones.
+
+    :param on_ready: called in the hub with the connections that have become readable.
+    :param on_header_timeout: called in the hub with a connection whose request head took too long.
+    :param idle_timeout: seconds that a connection may be parked; 0 for ever.
+    :param header_timeout: seconds from the first byte of a request head to its last; 0 for ever.
+    :param on_empty: called once after `drain`, when the last connection is closed.
+    """
+
+    def __init__(
+        self,
+        on_ready: Callable[[list[Connection]], None],
+        on_header_timeout: Callable[[Connection], None],
+        on_empty: Callable[[], None],
+        idle_timeout: float = 0,
+        header_timeout: float = 0,
+        clock: Callable[[], float] = monotonic,
+    ) -> None:
+        self.idle_timeout = idle_timeout
+        self.header_timeout = header_timeout
+        self.idle_timed_out = 0
+        self.count = 0
+        self._on_ready = on_ready
+        self._on_header_timeout = on_header_timeout
+        self._on_empty = on_empty
+        self._draining = False
+        self._clock = clock
+        self._by_fd: list[Connection | None] = []
+        self._hand = 0
+        self._now = int(clock())
+        # Deadlines; all entries of one kind wait equally long, so the order of insertion is the order in time.
+        self._half_requests: dict[Connection, float] = {}
+        self._lingerers: dict[Connection, float] = {}
+        self._epoll: Any = None
+        self._watcher: Any = None
+        self._timer: Any = None
+
+    # -- in the accept loop and in request greenlets
+
+    def add(self, connection: Connection) -> None:
+        """Take over a new connection. What it has sent already is reported like all else."""
+        if self._epoll is None:
+            self._open()
+        fd = connection.sock.fileno()
+        by_fd = self._by_fd
+        if fd >= len(by_fd):
+            by_fd.extend([None] * (fd + 1 - len(by_fd)))
+        by_fd[fd] = connection
+        self.count += 1
+        connection.since = self._now
+        self._epoll.register(fd, EPOLLIN | EPOLLRDHUP | EPOLLET)
+
+    def park(self, connection: Connection) -> bool:
+        """Wait for more from the client. False if more has come already: then the caller still holds it."""
+        if connection.pending:
+            return False
+        connection.since = self._now
+        connection.busy = False
+        if connection.buffer:
+            if self.header_timeout and connection not in self._half_requests:
+                self._half_requests[connection] = self._clock() + self.header_timeout
+        return True
+
+    def head_complete(self, connection: Connection) -> None:
+        """The request whose head was awaited is there."""
+        self._half_requests.pop(connection, None)
+
+    def close(self, connection: Connection) -> None:
+        """Close at once. Closing a closed connection does nothing."""
+        fd = connection.sock.fileno()
+        if fd < 0:
+            return
+        self._by_fd[fd] = None
+        self.count -= 1
+        self._half_requests.pop(connection, None)
+        self._lingerers.pop(connection, None)
+        try:
+            # close() alone would do, if no forked child held a copy of the descriptor (epoll(7), questions).
+            self._epoll.unregister(fd)
+        except OSError:
+            pass
+        try:
+            connection.sock.close()
+        except OSError:
+            pass  # a RST noticed this late changes nothing
+        if self._draining and not self.count:
+            self._end_drain()
+
+    def linger(self, connection: Connection) -> None:
+        """Shut our side, let the client read what we sent, then close."""
+        self._half_requests.pop(connection, None)
+        if connection.hung_up and not connection.buffer:
+            self.close(connection)
+            return
+        try:
+            connection.sock.shutdown(_socket.SHUT_WR)
+        except OSError:
+            self.close(connection)
+            return
+        connection.buffer = b""
+        connection.lingering = LINGER_BYTES
+        connection.busy = False
+        self._lingerers[connection] = self._clock() + LINGER_S
+        self._discard(connection)
+
+    def connections(self) -> list[Connection]:
+        """All connections, in no order that means anything."""
+        return [connection for connection in self._by_fd if connection is not None]
+
+    def drain(self) -> None:
+        """Close what is parked, be it with half a request, and from now on tell when nothing is left."""
+        self._draining = True
+        for connection in self.connections():
+            if not connection.busy and not connection.lingering:
+                self.close(connection)
+        if not self.count and self._draining:
+            self._end_drain()
+
+    def _end_drain(self) -> None:
+        self._draining = False
+        if self._epoll is not None:
+            self._watcher.stop()
+            self._watcher.close()
+            self._timer.stop()
+            self._timer.close()
+            self._epoll.close()
+            self._epoll = self._watcher = self._timer = None
+        self._on_empty()
+
+    # -- in the hub
+
+    def _open(self) -> None:
+        loop = get_hub().loop
+        self._epoll = _select_epoll()
+        self._watcher = loop.io(self._epoll.fileno(), 1)
+        self._watcher.start(self._on_events)
+        # ref=False: that time passes is no reason for a program to stay.
+        self._timer = loop.timer(TICK_S, TICK_S, ref=False)
+        self._timer.start(self.tick)
+
+    def _on_events(self) -> None:
+        ready = []
+        by_fd = self._by_fd
+        for fd, event in self._epoll.poll(0, EVENTS_A_POLL):
+            connection = by_fd[fd]
+            if connection is None:
+                continue  # closed since, with a copy of its descriptor in a forked child
+            if event & _HUNG_UP:
+                connection.hung_up = True
+            if connection.busy:
+                connection.pending = True
+            elif connection.lingering:
+                self._discard(connection)
+            else:
+                connection.busy = True
+                ready.append(connection)
+        if ready:
+            self._on_ready(ready)
+
+    def _discard(self, connection: Connection) -> None:
+        try:
+            while connection.lingering > 0:
+                data = connection.sock.recv(_LINGER_RECV_BYTES)
+                if not data:
+                    break
+                connection.lingering -= len(data)
+        except BlockingIOError:
+            return
+        except OSError:
+            pass  # reset by the client: the end, all the same
+        self.close(connection)
+
+    def tick(self) -> None:
+        """Look at the timeouts; called every `TICK_S`."""
+        now = self._clock()
+        self._now = int(now)
+        if self._lingerers:
+            for connection in _overdue(self._lingerers, now):
+                self.close(connection)
+        if self._half_requests:
+            for connection in _overdue(self._half_requests, now):
+                if connection.busy:
+                    continue  # more has come and waits its turn; if that does not complete it, it is parked anew
+                connection.busy = True
+                self._on_header_timeout(connection)
+        if self.idle_timeout:
+            self._move_hand(now)
+
+    def _move_hand(self, now: float) -> None:
+        by_fd = self._by_fd
+        start = self._hand if self._hand < len(by_fd) else 0
+        self._hand = start + len(by_fd) // TICKS_A_ROUND + 1
+        oldest = now - self.idle_timeout
+        for connection in by_fd[start : self._hand]:
+            if connection is not None and connection.since < oldest:
+                if not connection.busy and not connection.lingering and not connection.buffer:
+                    self.idle_timed_out += 1
+                    self.close(connection)
+
+
+def _overdue(deadlines: dict[Connection, float], now: float) -> list[Connection]:
+    """Remove and return the connections whose deadline has passed."""
+    overdue = []
+    for connection, deadline in deadlines.items():
+        if deadline > now:
+            break
+        overdue.append(connection)
+    for connection in overdue:
+        del deadlines[connection]
+    return overdue
+
+
+def shared_address(address: Any) -> Any:
+    """*address* with its host string shared by all connections from there: 60 bytes less each."""
+    if isinstance(address, tuple):
+        return (sys.intern(address[0]), *address[1:])
+    return address

@@ -1,0 +1,281 @@
+"""Reading a request head: bytes in, a checked `RequestHead` out, or a `BadRequest` that knows its status.
+
+The parser is strict on purpose: whatever two programs could read differently is refused, because that
+difference is what request smuggling lives on. It departs from pywsgi and from llhttp, which take some of
+these: obs-fold, bare LF, repeated or signed Content-Length, Content-Length beside Transfer-Encoding, missing
+or repeated Host, HTTP/0.9, and whitespace other than one space in the request line are all refused here.
+
+Two ideas make it fast in plain Python. One regular expression checks all field lines at once, in C. And a
+client repeats its fields on every request, so a field block seen before is not read again: `_parsed_fields`
+maps the exact bytes to the result (on a 2-core EPYC: 0.1 us for a hit against 9 us for five fields).
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from http import HTTPStatus
+from typing import Final
+from urllib.parse import unquote
+
+#: How many distinct field blocks are remembered, and the longest one worth it, in bytes. At most 1 MB a
+#: process. Beyond the count all are forgotten at once, which costs one miss for each client.
+MAX_REMEMBERED_BLOCKS: Final = 512
+MAX_REMEMBERED_BYTES: Final = 1024
+
+# RFC 9110, 5.6.2: token; RFC 9112, 3: request-line, one SP between the parts; RFC 3986 characters, no fragment.
+_TCHAR: Final = r"[!#$%&'*+\-.^_`|~0-9A-Za-z]"
+_REQUEST_LINE: Final = re.compile(
+    rf"({_TCHAR}+) ([\x21\x22\x24-\x7e]+) (HTTP/[0-9]\.[0-9])", re.ASCII
+)
+# RFC 9112, 5: no space before the colon; RFC 9110, 5.5: VCHAR, SP, HTAB and obs-text in values.
+_FIELD_LINES: Final = re.compile(rf"(?:{_TCHAR}+:[\t\x20-\x7e\x80-\xff]*\r\n)*".encode("ascii"))
+# RFC 9112, 3.2.2: absolute-form. The authority ends at the first of / and ?.
+_ABSOLUTE_FORM: Final = re.compile(r"https?://([^/?]+)(/[^?]*)?(\?.*)?", re.IGNORECASE)
+# RFC 9110, 7.2 and RFC 3986, 3.2.2: uri-host [":" port]; no userinfo (RFC 9110, 4.2.4).
+_HOST: Final = re.compile(r"(?:[A-Za-z0-9\-._~!$&'()*+,;=%]*|\[[0-9A-Fa-fvV:.]+\])(?::[0-9]*)?")
+# RFC 9110, 8.6: 1*DIGIT. 18 digits stay far below 2**63.
+_CONTENT_LENGTH: Final = re.compile(r"[0-9]{1,18}")
+_BARE_LF: Final = re.compile(rb"(?<!\r)\n")
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """Bounds on a request; what goes beyond is refused with the status named."""
+
+    #: Bytes of the request line without its CRLF; 414. RFC 9112, 3 asks for 8,000 at least.
+    request_line_bytes: int = 8192
+    #: Bytes of all field lines together; 431. Browsers send 1-4 KB, single sign-on cookies up to 32 KB.
+    header_bytes: int = 65536
+    #: Number of field lines; 431.
+    header_count: int = 100
+    #: Bytes of a request's content; 413. 0 sets no bound, since only the application knows what it takes.
+    body_bytes: int = 0
+
+
+class BadRequest(ValueError):
+    """The client's fault: `status` is the answer it gets, `reason` says why, in words of our own."""
+
+    def __init__(self, status: HTTPStatus, reason: str) -> None:
+        super().__init__(reason)
+        self.status = status
+        self.reason = reason
+
+
+class Fields:
+    """What the header fields of a request say; shared by all requests with the same bytes, never changed."""
+
+    __slots__ = (
+        "block",
+        "chunked",
+        "close",
+        "content_length",
+        "environ",
+        "expects_continue",
+        "has_host",
+        "keep_alive",
+        "upgrade",
+    )
+
+    def __init__(self, block: bytes) -> None:
+        #: The field lines as received, each with its CRLF.
+        self.block = block
+        #: CGI variables: HTTP_*, CONTENT_TYPE and CONTENT_LENGTH.
+        self.environ: dict[str, str] = {}
+        self.content_length: int | None = None
+        self.chunked = False
+        self.close = False
+        self.keep_alive = False
+        self.upgrade = False
+        self.expects_continue = False
+        self.has_host = False
+
+
+class RequestHead:
+    """One request line and its fields."""
+
+    __slots__ = ("fields", "line", "method", "path", "query", "size", "target", "version")
+
+    def __init__(
+        self, line: str, method: str, target: str, path: str, query: str, version: str, fields: Fields, size: int
+    ) -> None:
+        self.line = line
+        self.method = method
+        #: The request target as received.
+        self.target = target
+        #: Path with %XX decoded (PATH_INFO) and query as received (QUERY_STRING).
+        self.path = path
+        self.query = query
+        self.version = version
+        self.fields = fields
+        #: Bytes of the head, up to and with the empty line.
+        self.size = size
+
+    @property
+    def keeps_connection(self) -> bool:
+        """What the client asks for (RFC 9112, 9.3)."""
+        if self.fields.close:
+            return False
+        return self.version == "HTTP/1.1" or self.fields.keep_alive
+
+
+_parsed_fields: dict[bytes, Fields] = {}
+
+
+def parse_head(data: bytes, limits: Limits) -> RequestHead | None:
+    """Read the request head that *data* begins with; `None` while it is incomplete.
+
+    :raises BadRequest: as soon as it is certain that no valid head can come of it.
+    """
+    start = 0
+    while data.startswith(b"\r\n", start):  # RFC 9112, 2.2: ignore empty lines before the request line
+        start += 2
+    end = data.find(b"\r\n\r\n", start)
+    if end < 0:
+        _check_incomplete(data, start, limits)
+        return None
+    eol = data.find(b"\r\n", start)
+    if eol - start > limits.request_line_bytes:
+        raise BadRequest(HTTPStatus.REQUEST_URI_TOO_LONG, "request line too long")
+    line = data[start:eol].decode("latin-1")
+    match = _REQUEST_LINE.fullmatch(line)
+    if match is None:
+        raise BadRequest(HTTPStatus.BAD_REQUEST, "malformed request line")
+    method, target, version = match.groups()
+    if version != "HTTP/1.1" and version != "HTTP/1.0":
+        if not version.startswith("HTTP/1."):
+            raise BadRequest(HTTPStatus.HTTP_VERSION_NOT_SUPPORTED, "HTTP version not supported")
+        version = "HTTP/1.1"  # RFC 9110, 2.5: read a higher minor version as the highest that we speak
+    block = data[eol + 2 : end + 2]
+    fields = _parsed_fields.get(block)
+    if fields is None or len(block) > limits.header_bytes:
+        fields = _read_fields(block, limits)
+    if version == "HTTP/1.1":
+        if not fields.has_host:
+            raise BadRequest(HTTPStatus.BAD_REQUEST, "no Host field")  # RFC 9112, 3.2
+    elif fields.chunked:
+        raise BadRequest(HTTPStatus.BAD_REQUEST, "Transfer-Encoding in HTTP/1.0")  # RFC 9112, 6.1
+    if limits.body_bytes and (fields.content_length or 0) > limits.body_bytes:
+        raise BadRequest(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, "content too long")
+    if target[0] == "/" and method != "CONNECT":
+        path, _, query = target.partition("?")
+    else:
+        path, query, fields = _read_other_target(method, target, fields)
+    if "%" in path:
+        path = unquote(path, "latin-1")
+    return RequestHead(line, method, target, path, query, version, fields, end + 4)
+
+
+def _check_incomplete(data: bytes, start: int, limits: Limits) -> None:
+    """Refuse a head that is already too long or already wrong, rather than wait for the rest of it."""
+    eol = data.find(b"\r\n", start)
+    line_bytes = (eol if eol >= 0 else len(data)) - start
+    if line_bytes > limits.request_line_bytes + (eol < 0):  # the last byte may be the CR
+        raise BadRequest(HTTPStatus.REQUEST_URI_TOO_LONG, "request line too long")
+    if eol >= 0 and len(data) - eol > limits.header_bytes + 4:
+        raise BadRequest(HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE, "header fields too large")
+    if _BARE_LF.search(data, start) or b"\0" in data:
+        raise BadRequest(HTTPStatus.BAD_REQUEST, "bare LF or NUL in the header")  # RFC 9112, 2.2
+    # Something that is not HTTP at all (a TLS client hello, say) shows in its first bytes.
+    if eol < 0 and not data[start : start + 8].isascii():
+        raise BadRequest(HTTPStatus.BAD_REQUEST, "malformed request line")
+
+
+def _read_fields(block: bytes, limits: Limits) -> Fields:
+    if len(block) > limits.header_bytes:
+        raise BadRequest(HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE, "header fields too large")
+    if block.count(b"\n") > limits.header_count:
+        raise BadRequest(HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE, "too many header fields")
+    if not _FIELD_LINES.fullmatch(block):
+        raise BadRequest(HTTPStatus.BAD_REQUEST, "malformed header field")
+    fields = Fields(block)
+    environ = fields.environ
+    transfer_encoding: str | None = None
+    private = False
+    for field_line in block.decode("latin-1").split("\r\n")[:-1]:
+        name, _, value = field_line.partition(":")
+        value = value.strip(" \t")
+        name = name.upper()
+        if name == "HOST":
+            if fields.has_host or not _HOST.fullmatch(value):
+                raise BadRequest(HTTPStatus.BAD_REQUEST, "repeated or malformed Host")
+            fields.has_host = True
+        elif name == "CONTENT-LENGTH":
+            if fields.content_length is not None or not _CONTENT_LENGTH.fullmatch(value):
+                raise BadRequest(HTTPStatus.BAD_REQUEST, "repeated or malformed Content-Length")
+            fields.content_length = int(value)
+            environ["CONTENT_LENGTH"] = value
+            continue
+        elif name == "CONTENT-TYPE":
+            environ.setdefault("CONTENT_TYPE", value)
+            continue
+        elif name == "TRANSFER-ENCODING":
+            transfer_encoding = value if transfer_encoding is None else f"{transfer_encoding},{value}"
+        elif name == "CONNECTION":
+            _read_connection(fields, value)
+        elif name == "UPGRADE":
+            fields.upgrade = fields.upgrade or value.lower() == "websocket"
+        elif name == "EXPECT":
+            if value.lower() != "100-continue":
+                raise BadRequest(HTTPStatus.EXPECTATION_FAILED, "unknown expectation")  # RFC 9110, 10.1.1
+            fields.expects_continue = True
+        elif name == "COOKIE" or name == "AUTHORIZATION":
+            private = True
+        if "_" in name:
+            continue  # as pywsgi: X_User would reach the application under the name of X-User
+        key = "HTTP_" + name.replace("-", "_")
+        if key in environ:
+            environ[key] += ("; " if name == "COOKIE" else ",") + value
+        else:
+            environ[key] = value
+    if transfer_encoding is not None:
+        _read_transfer_encoding(fields, transfer_encoding)
+    # A block with credentials is nobody else's and is not kept in memory beyond its request.
+    if len(block) <= MAX_REMEMBERED_BYTES and not private:
+        if len(_parsed_fields) >= MAX_REMEMBERED_BLOCKS:
+            _parsed_fields.clear()
+        _parsed_fields[block] = fields
+    return fields
+
+
+def _read_connection(fields: Fields, value: str) -> None:
+    """RFC 9110, 7.6.1: a comma-separated list of case-insensitive options."""
+    for option in value.lower().split(","):
+        option = option.strip(" \t")
+        if option == "close":
+            fields.close = True
+        elif option == "keep-alive":
+            fields.keep_alive = True
+        elif option == "upgrade":
+            fields.upgrade = True
+
+
+def _read_transfer_encoding(fields: Fields, value: str) -> None:
+    """RFC 9112, 6.1 and 6.3: chunked, once and last, and never beside a Content-Length."""
+    if fields.content_length is not None:
+        raise BadRequest(HTTPStatus.BAD_REQUEST, "Transfer-Encoding beside Content-Length")
+    codings = [coding.strip(" \t").lower() for coding in value.split(",")]
+    if "chunked" in codings[:-1] or "" in codings:
+        raise BadRequest(HTTPStatus.BAD_REQUEST, "chunked is not the last transfer coding")
+    if codings != ["chunked"]:
+        raise BadRequest(HTTPStatus.NOT_IMPLEMENTED, "unknown transfer coding")
+    fields.chunked = True
+
+
+def _read_other_target(method: str, target: str, fields: Fields) -> tuple[str, str, Fields]:
+    """The rarer forms of RFC 9112, 3.2; returns path, query and the fields that hold for them."""
+    if method == "CONNECT":
+        raise BadRequest(HTTPStatus.NOT_IMPLEMENTED, "CONNECT is for proxies")
+    if target == "*":
+        if method != "OPTIONS":
+            raise BadRequest(HTTPStatus.BAD_REQUEST, "* is a target for OPTIONS only")
+        return "*", "", fields
+    match = _ABSOLUTE_FORM.fullmatch(target)
+    if match is None or not _HOST.fullmatch(match[1]):
+        raise BadRequest(HTTPStatus.BAD_REQUEST, "malformed request target")
+    # RFC 9112, 3.2.2: the authority of the target replaces what Host says.
+    replaced = Fields(fields.block)
+    for name in Fields.__slots__:
+        setattr(replaced, name, getattr(fields, name))
+    replaced.environ = {**fields.environ, "HTTP_HOST": match[1]}
+    return match[2] or "/", (match[3] or "?")[1:], replaced

@@ -1,0 +1,356 @@
+"""A drop-in `pywsgi.WSGIServer` whose idle keep-alive connections cost next to nothing.
+
+    from app.server import KeepAliveWSGIServer as WSGIServer
+
+What is kept of pywsgi, what changes:
+
+    constructor, start, stop, serve_forever, close, environ    kept; keyword options are added
+    handler hooks (get_environ, run_application, ...)          kept, see `app.handler`
+    handlers that read requests themselves, stock handlers     kept: a greenlet a connection, as in pywsgi
+    *spawn* as a pool or a number                              bounds requests in flight, not connections
+    one greenlet, reader and handler a connection              only while a request is served
+    stop()                                                     also closes the idle connections
+    lenient HTTP                                               refused, see `app.request`
+"""
+
+from __future__ import annotations
+
+import errno
+import time
+from collections.abc import Callable
+from http import HTTPStatus
+from typing import Any, Final
+
+import _socket
+import gevent
+from gevent import pywsgi
+from gevent.event import Event
+from gevent.socket import socket as gevent_socket
+
+from app.dispatch import RequestGreenlets
+from app.handler import KeepAliveWSGIHandler, error_response
+from app.idle import Connection, IdleConnections, shared_address
+from app.request import BadRequest, Limits, parse_head
+from app.stream import send_all
+from app.tls import TLSSocket
+
+#: Seconds that a parked connection is kept. Long, for it costs so little, and since a client that reuses a
+#: connection in the moment we close it sees an error: our patience has to outlast the other side's, be that a proxy
+#: (60 s is usual), a browser (up to 300 s) or a test user that thinks for 270 s.
+IDLE_TIMEOUT_S: Final = 900.0
+#: Seconds that a client may take for a request head, from the first byte on; then 408 (RFC 9110, 15.5.9). Lower
+#: cuts off slow links, higher lets half requests pile up.
+HEADER_TIMEOUT_S: Final = 20.0
+#: Seconds without a byte of the announced content; then 408.
+BODY_TIMEOUT_S: Final = 60.0
+#: Seconds in which a client takes not one byte of a response; then the connection is closed. It holds a greenlet.
+WRITE_TIMEOUT_S: Final = 60.0
+#: Bytes asked for at once. A request is mostly smaller; Python allocates this much for each call.
+RECV_BYTES: Final = 8192
+#: Requests served in a row on one connection before others get their turn (pipelining only).
+REQUESTS_A_TURN: Final = 32
+#: Connections taken in one go before the requests get their turn.
+ACCEPTS_A_WAKEUP: Final = 64
+#: Seconds after which accept is tried again when there was no descriptor for it.
+ACCEPT_RETRY_S: Final = 0.1
+#: Refused connections that may linger for their 503 to be read; the rest is closed at once.
+MAX_REFUSED_LINGERING: Final = 16
+
+_OUT_OF_RESOURCES: Final = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
+_FULL_RESPONSE: Final = error_response(HTTPStatus.SERVICE_UNAVAILABLE)
+
+
+class KeepAliveWSGIServer(pywsgi.WSGIServer):  # type: ignore[misc]
+    """`pywsgi.WSGIServer` with parked connections, timeouts, bounds and strict HTTP/1.1.
+
+    :param idle_timeout: seconds that a connection may be idle between requests; 0 for ever.
+    :param header_timeout: seconds for a request head, from its first byte; 0 for ever.
+    :param body_timeout: seconds to wait for the next bytes of request content; 0 for ever.
+    :param write_timeout: seconds to wait for a client that does not read its response; 0 for ever.
+    :param max_connections: connections at once; more get a 503. 0 for no bound but the descriptors.
+    :param limits: sizes that a request may have.
+    """
+
+    handler_class = KeepAliveWSGIHandler
+    max_accept = ACCEPTS_A_WAKEUP
+
+    def __init__(
+        self,
+        listener: Any,
+        application: Any = None,
+        backlog: int | None = None,
+        spawn: Any = "default",
+        log: Any = "default",
+        error_log: Any = "default",
+        handler_class: Any = None,
+        environ: dict[str, Any] | None = None,
+        *,
+        idle_timeout: float = IDLE_TIMEOUT_S,
+        header_timeout: float = HEADER_TIMEOUT_S,
+        body_timeout: float = BODY_TIMEOUT_S,
+        write_timeout: float = WRITE_TIMEOUT_S,
+        max_connections: int = 0,
+        limits: Limits | None = None,
+        **ssl_args: Any,
+    ) -> None:
+        self.body_timeout = body_timeout
+        self.write_timeout = write_timeout
+        self.max_connections = max_connections
+        self.limits = limits if limits is not None else Limits()
+        #: No new connections; responses end theirs.
+        self.draining = False
+        # Counters, since the start.
+        self.accepted = 0
+        self.rejected = 0
+        self.requests = 0
+        self.bad_requests: dict[int, int] = {}
+        self.timed_out_heads = 0
+        self.timed_out_bodies = 0
+        self.idle = IdleConnections(
+            self._on_ready, self._on_header_timeout, self._check_drained, idle_timeout, header_timeout
+        )
+        self._drained = Event()
+        self._handshakes = 0
+        self._paused_since: float | None = None
+        self._dispatch: RequestGreenlets | None = None
+        super().__init__(
+            listener, application, backlog, spawn, log, error_log, handler_class, environ, **ssl_args
+        )
+        #: Whether anybody reads the access log; if not, its lines are not made.
+        self.logs_requests = not isinstance(self.log, pywsgi._NoopLog)
+        self._parks = _can_park(self.handler_class)
+        if not self._parks:
+            name = f"{self.handler_class.__module__}.{self.handler_class.__qualname__}"
+            self.error_log.write(f"{name} reads its connections itself: each keeps a greenlet, none is parked\n")
+
+    # -- start and stop
+
+    def set_spawn(self, spawn: Any) -> None:
+        super().set_spawn(spawn)
+        # The pool bounds the requests in flight; being full is no reason not to accept.
+        if _can_park(self.handler_class):
+            self.__dict__.pop("full", None)
+
+    def init_socket(self) -> None:
+        super().init_socket()
+        if self.socket.family in (_socket.AF_INET, _socket.AF_INET6):
+            # Accepted sockets inherit it. A response is one send; what is left of Nagle's algorithm is the 40 ms
+            # that it waits for a delayed ACK when a streamed response takes two.
+            self.socket.setsockopt(_socket.IPPROTO_TCP, _socket.TCP_NODELAY, 1)
+        self.draining = False
+        self._drained.clear()
+        limit = getattr(self.pool, "size", None) or 0
+        self._dispatch = RequestGreenlets(self._serve, self._spawn, limit)
+
+    def stop(self, timeout: float | None = None) -> None:
+        """Stop accepting, close the idle connections, and let the requests in flight finish.
+
+        As in pywsgi, only a pool is waited for, *timeout* seconds at most. See `drain` for the others.
+        """
+        self._begin_drain()
+        super().stop(timeout)
+
+    def drain(self, timeout: float) -> bool:
+        """Stop and wait for the requests in flight, *timeout* seconds at most; whether all have finished."""
+        self._begin_drain()
+        self.close()
+        return bool(self._drained.wait(timeout))
+
+    def _begin_drain(self) -> None:
+        if self.draining:
+            return
+        self.draining = True
+        self.stop_accepting()
+        if self._dispatch is not None:
+            self._dispatch.stop()
+        self.idle.drain()
+
+    def _check_drained(self) -> None:
+        if self.draining and not self.idle.count and not self._handshakes:
+            self._drained.set()
+
+    # -- accepting
+
+    def _do_read(self) -> None:
+        if not self._parks:
+            super()._do_read()
+            return
+        for _ in range(self.max_accept):
+            if self.full():
+                self.stop_accepting()
+                return
+            try:
+                fd, address = self.socket._accept()
+            except BlockingIOError:
+                return
+            except OSError as error:
+                if error.errno == errno.ECONNABORTED:  # the client has left the queue already
+                    continue
+                self._accept_failed(error)
+                return
+            self._accept_succeeded()
+            self._take(fd, address)
+
+    def _accept_failed(self, error: OSError) -> None:
+        if self.is_fatal_error(error):
+            self.close()
+            self.error_log.write(f"{self} failed with {error}\n")
+            return
+        if self._paused_since is None:
+            self._paused_since = time.monotonic()
+            self.error_log.write(f"accepting paused at {self.idle.count} connections: {error.strerror}\n")
+            if error.errno not in _OUT_OF_RESOURCES:
+                self.loop.handle_error(self, type(error), error, error.__traceback__)
+        self.stop_accepting()
+        self._timer = self.loop.timer(ACCEPT_RETRY_S)
+        self._timer.start(self._start_accepting_if_started)
+
+    def _accept_succeeded(self) -> None:
+        self.accepted += 1
+        if self._paused_since is not None:
+            seconds = time.monotonic() - self._paused_since
+            self._paused_since = None
+            self.error_log.write(f"accepting again after {seconds:.1f} s at {self.idle.count} connections\n")
+
+    def _take(self, fd: int, address: Any) -> None:
+        listener = self.socket
+        if self.max_connections and self.idle.count + self._handshakes >= self.max_connections:
+            self._refuse(_socket.socket(listener.family, listener.type, listener.proto, fileno=fd), address)
+        elif self.ssl_enabled:
+            client = gevent_socket(listener.family, listener.type, listener.proto, fileno=fd)
+            self._handshakes += 1
+            gevent.spawn(self._shake_hands, client, address)
+        else:
+            sock = _socket.socket(listener.family, listener.type, listener.proto, fileno=fd)
+            sock.setblocking(False)
+            self.idle.add(Connection(sock, shared_address(address)))
+
+    def _refuse(self, sock: Any, address: Any) -> None:
+        """Full: say so in clear, over TLS by closing."""
+        self.rejected += 1
+        sock.setblocking(False)
+        connection = Connection(sock, address)
+        self.idle.add(connection)
+        try:
+            if not self.ssl_enabled:
+                sock.send(_FULL_RESPONSE)
+        except OSError:
+            pass  # it has left
+        if self.idle.count < self.max_connections + MAX_REFUSED_LINGERING:
+            self.idle.linger(connection)
+        else:
+            self.idle.close(connection)
+
+    def _shake_hands(self, client: Any, address: Any) -> None:
+        try:
+            with gevent.Timeout(self.idle.header_timeout or None):
+                secured = self.wrap_socket(client, **self.ssl_args)
+        except (OSError, gevent.Timeout):  # not TLS, or nothing at all; a line for each would fill the disk
+            client.close()
+            return
+        finally:
+            self._handshakes -= 1
+            self._check_drained()
+        connection = Connection(TLSSocket(secured), shared_address(address))
+        if self.draining:
+            secured.close()
+            return
+        self.idle.add(connection)
+        # The first request may have come with the end of the handshake, into OpenSSL where no edge is seen.
+        connection.busy = connection.pending = True
+        self._on_ready([connection])
+
+    # -- serving
+
+    def _on_ready(self, connections: list[Connection]) -> None:
+        assert self._dispatch is not None
+        self._dispatch.put(connections)
+
+    def _serve(self, connection: Connection) -> None:
+        try:
+            self._serve_requests(connection)
+        except BaseException as error:
+            self.loop.handle_error(self, type(error), error, error.__traceback__)
+            self.idle.close(connection)
+
+    def _serve_requests(self, connection: Connection) -> None:
+        """Read and answer requests until the client pauses; then park."""
+        idle = self.idle
+        sock = connection.sock
+        awaited = bool(connection.buffer)
+        connection.pending = True  # the edge that has brought us here
+        turns = REQUESTS_A_TURN
+        while True:
+            if connection.buffer:
+                try:
+                    head = parse_head(connection.buffer, self.limits)
+                except BadRequest as error:
+                    self._answer_bad_request(connection, error)
+                    return
+                if head is not None:
+                    if awaited:
+                        idle.head_complete(connection)
+                        awaited = False
+                    self.requests += 1
+                    handler = self.handler_class(connection, connection.address, self)
+                    if not handler.handle_request(head):
+                        self._finish(connection)
+                        return
+                    turns -= 1
+                    if turns:
+                        continue
+                    if connection.buffer or connection.pending:
+                        assert self._dispatch is not None
+                        self._dispatch.put_back(connection)
+                        return
+            if not connection.pending and not connection.hung_up:
+                if self.draining:
+                    self.idle.close(connection)
+                    return
+                idle.park(connection)
+                return
+            connection.pending = False
+            try:
+                data = sock.recv(RECV_BYTES)
+            except BlockingIOError:
+                connection.hung_up = False
+                continue
+            except OSError:
+                data = b""  # reset by the client
+            if not data:
+                self.idle.close(connection)
+                return
+            if len(data) == RECV_BYTES:
+                connection.pending = True  # there may be more, and no edge will tell
+            connection.buffer = connection.buffer + data if connection.buffer else data
+
+    def _finish(self, connection: Connection) -> None:
+        """After the last response: close, such that the client can read it."""
+        if connection.sock.fileno() >= 0:
+            self.idle.linger(connection)
+
+    def _answer_bad_request(self, connection: Connection, error: BadRequest) -> None:
+        self.bad_requests[error.status] = self.bad_requests.get(error.status, 0) + 1
+        try:
+            send_all(connection, error_response(error.status), self.write_timeout)
+        except OSError:
+            self.idle.close(connection)
+            return
+        self._finish(connection)
+
+    def _on_header_timeout(self, connection: Connection) -> None:
+        """In the hub: half a request has been waiting for too long."""
+        self.timed_out_heads += 1
+        try:
+            connection.sock.send(error_response(HTTPStatus.REQUEST_TIMEOUT))
+        except OSError:
+            pass  # it does not read either
+        self._finish(connection)
+
+
+def _can_park(handler_class: Any) -> bool:
+    """Whether *handler_class* leaves the reading of requests to the server."""
+    if not (isinstance(handler_class, type) and issubclass(handler_class, KeepAliveWSGIHandler)):
+        return False
+    hooks: Callable[[str], bool] = lambda name: getattr(handler_class, name) is getattr(KeepAliveWSGIHandler, name)
+    return all(hooks(name) for name in KeepAliveWSGIHandler.reading_hooks)

@@ -1,0 +1,220 @@
+"""The settings of `python -m app`, as one table: what --help prints and docs/server.md lists comes from here.
+
+Each field of `Settings` is a flag (`idle_timeout` is --idle-timeout) and an environment variable
+(KEEPALIVE_IDLE_TIMEOUT); the flag wins.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import math
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Final, NamedTuple
+
+from app import server
+from app.request import Limits
+
+#: Exit codes; 0 is a stop in order.
+EXIT_USAGE: Final = 2
+EXIT_LISTEN: Final = 3
+EXIT_APP: Final = 4
+EXIT_WORKERS: Final = 5
+EXIT_KILLED: Final = 6
+
+_EXIT_CODES: Final = f"""exit codes:
+  0  stopped in order (TERM or INT), every request in flight was answered
+  {EXIT_USAGE}  a flag, a variable or a combination of them makes no sense, or exceeds a limit
+  {EXIT_LISTEN}  the address cannot be listened on
+  {EXIT_APP}  the application cannot be imported
+  {EXIT_WORKERS}  the workers cannot start
+  {EXIT_KILLED}  stopped, but requests were cut off: the graceful timeout ran out or a second signal came
+"""
+
+
+class Address(NamedTuple):
+    """Where to listen: a TCP host and port, or the path of a unix socket."""
+
+    host: str
+    port: int
+    path: str = ""
+
+    def __str__(self) -> str:
+        if self.path:
+            return f"unix:{self.path}"
+        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+
+
+def address(text: str) -> Address:
+    """HOST:PORT, [IPV6]:PORT, :PORT (all IPv4 addresses) or unix:PATH."""
+    if text.startswith("unix:"):
+        path = text[5:]
+        if not path or len(path.encode()) > 107:  # unix(7): sun_path has 108 bytes with its NUL
+            raise ValueError("a unix socket needs a path of 1 to 107 bytes")
+        return Address("", 0, path)
+    host, colon, port = text.rpartition(":")
+    if host.startswith("[") and host.endswith("]"):
+        host = host[1:-1]
+    elif ":" in host:
+        raise ValueError("an IPv6 address needs brackets: [::1]:8000")
+    if not colon or not (port.isascii() and port.isdigit() and int(port) < 65536):
+        raise ValueError("needs HOST:PORT with a port from 0 to 65535")
+    return Address(host or "0.0.0.0", int(port))
+
+
+def seconds(text: str) -> float:
+    value = float(text)
+    if not (0 <= value < 1e9 and math.isfinite(value)):
+        raise ValueError("needs a number of seconds, 0 or more")
+    return value
+
+
+def count(text: str) -> int:
+    value = int(text)
+    if not 0 <= value < 1 << 40:
+        raise ValueError("needs a whole number, 0 or more")
+    return value
+
+
+def positive(text: str) -> int:
+    value = count(text)
+    if not value:
+        raise ValueError("needs a whole number, 1 or more")
+    return value
+
+
+def auto_or_positive(text: str) -> int | None:
+    return None if text == "auto" else positive(text)
+
+
+def application_name(text: str) -> str:
+    module, colon, name = text.partition(":")
+    if not (module and colon and name) or not all(part.isidentifier() for part in f"{module}.{name}".split(".")):
+        raise ValueError("needs MODULE:CALLABLE")
+    return text
+
+
+def file_name(text: str) -> str:
+    return text
+
+
+def _setting(default: str, metavar: str, convert: Callable[[str], Any], sentence: str, *variables: str) -> Any:
+    """One row. *default* is text, and goes through *convert* like all else; *variables* are read besides our own."""
+    return dataclasses.field(
+        default_factory=lambda: convert(default),
+        metadata={
+            "default": default,
+            "metavar": metavar,
+            "convert": convert,
+            "sentence": sentence,
+            "variables": variables,
+        },
+    )
+
+
+_LIMITS: Final = Limits()
+
+
+@dataclasses.dataclass(frozen=True)
+class Settings:
+    """All settings, converted and checked."""
+
+    bind: Address = _setting(
+        "127.0.0.1:8000", "ADDRESS", address, "Listen on HOST:PORT, [IPV6]:PORT, :PORT or unix:PATH; port 0 picks one."
+    )
+    app: str = _setting(
+        "app.wsgi:application", "MODULE:CALLABLE", application_name, "The WSGI application to serve."
+    )
+    workers: int | None = _setting(
+        "auto",
+        "N",
+        auto_or_positive,
+        "Worker processes; auto: one a CPU, or as many as --connections needs.",
+        "WEB_CONCURRENCY",
+    )
+    connections: int | None = _setting(
+        "auto", "N", auto_or_positive, "Connections to have room for; auto: what the workers' open files allow."
+    )
+    backlog: int = _setting(
+        "0", "N", count, "Connections that may wait to be accepted, a worker; 0: the kernel's net.core.somaxconn."
+    )
+    idle_timeout: float = _setting(
+        f"{server.IDLE_TIMEOUT_S:g}", "SECONDS", seconds, "Close a connection idle for this long; 0: never."
+    )
+    header_timeout: float = _setting(
+        f"{server.HEADER_TIMEOUT_S:g}", "SECONDS", seconds, "Time for a request head from its first byte; 0: any."
+    )
+    body_timeout: float = _setting(
+        f"{server.BODY_TIMEOUT_S:g}", "SECONDS", seconds, "Wait this long for more of a request body; 0: for ever."
+    )
+    write_timeout: float = _setting(
+        f"{server.WRITE_TIMEOUT_S:g}", "SECONDS", seconds, "Wait this long for a client that does not read; 0: for ever."
+    )
+    graceful_timeout: float = _setting(
+        "10", "SECONDS", seconds, "Time for requests in flight to finish after TERM or INT."
+    )
+    limit_request_line: int = _setting(
+        str(_LIMITS.request_line_bytes), "BYTES", positive, "Longest request line; beyond it 414."
+    )
+    limit_header_bytes: int = _setting(
+        str(_LIMITS.header_bytes), "BYTES", positive, "Longest header of a request; beyond it 431."
+    )
+    limit_header_count: int = _setting(
+        str(_LIMITS.header_count), "N", positive, "Header fields of a request; beyond it 431."
+    )
+    limit_body: int = _setting(
+        str(_LIMITS.body_bytes), "BYTES", count, "Longest request body; beyond it 413; 0: any."
+    )
+    limit_requests: int = _setting(
+        "0", "N", count, "Requests in flight, a worker; more wait their turn; 0: any number."
+    )
+    access_log: str = _setting("", "FILE", file_name, "Append a line a request to FILE, - for standard output; off if empty.")
+
+
+def flag(field: dataclasses.Field[Any]) -> str:
+    return "--" + field.name.replace("_", "-")
+
+
+def variables(field: dataclasses.Field[Any]) -> tuple[str, ...]:
+    """Environment variables that are read, the first one that is set wins."""
+    return ("KEEPALIVE_" + field.name.upper(), *field.metadata["variables"])
+
+
+def parser() -> argparse.ArgumentParser:
+    result = argparse.ArgumentParser(
+        prog="run_server",
+        description="Serve a WSGI application to very many keep-alive connections.",
+        epilog=_EXIT_CODES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    for field in dataclasses.fields(Settings):
+        sentence, default = field.metadata["sentence"], field.metadata["default"]
+        result.add_argument(
+            flag(field),
+            metavar=field.metadata["metavar"],
+            default=None,
+            help=f"{sentence} [{default or 'empty'}; {', '.join(variables(field))}]".replace("%", "%%"),
+        )
+    return result
+
+
+def load(arguments: Sequence[str], environment: Mapping[str, str]) -> Settings:
+    """Read the settings; what is wrong ends the program with one line and `EXIT_USAGE`."""
+    command = parser()
+    given = vars(command.parse_args(arguments))
+    values: dict[str, Any] = {}
+    for field in dataclasses.fields(Settings):
+        text, source = given[field.name], flag(field)
+        if text is None:
+            for variable in variables(field):
+                if environment.get(variable):
+                    text, source = environment[variable], variable
+                    break
+        if text is None:
+            continue
+        try:
+            values[field.name] = field.metadata["convert"](text)
+        except ValueError as error:
+            command.exit(EXIT_USAGE, f"{command.prog}: {source} {text!r}: {error}\n")
+    return Settings(**values)

@@ -1,0 +1,59 @@
+"""TLS for parked connections: a gevent `SSLSocket` behind the interface of a raw non-blocking socket."""
+
+from __future__ import annotations
+
+import ssl
+from typing import Any, Final
+
+_WOULD_BLOCK: Final = (ssl.SSLWantReadError, ssl.SSLWantWriteError)
+
+
+class TLSSocket:
+    """A client's TLS connection after its handshake.
+
+    `recv` keeps the promise that parking relies on: fewer bytes than asked for mean that nothing is left, neither
+    in the kernel nor, decrypted, in OpenSSL. An SSL socket with pending bytes is not idle.
+    """
+
+    __slots__ = ("_ssl",)
+
+    def __init__(self, ssl_socket: Any) -> None:
+        ssl_socket.setblocking(False)
+        self._ssl = ssl_socket
+
+    def recv(self, size: int, /) -> bytes:
+        parts: list[bytes] = []
+        missing = size
+        while missing > 0:
+            try:
+                data = self._ssl.recv(missing)
+            except _WOULD_BLOCK:
+                if parts:
+                    break
+                raise BlockingIOError from None
+            except OSError:
+                if parts:
+                    break  # it will be raised again by the next call
+                raise
+            if not data:
+                break
+            parts.append(data)
+            missing -= len(data)
+        return b"".join(parts)
+
+    def send(self, data: bytes | bytearray | memoryview, /) -> int:
+        try:
+            sent: int = self._ssl.send(data)
+        except _WOULD_BLOCK:
+            raise BlockingIOError from None
+        return sent
+
+    def fileno(self) -> int:
+        fd: int = self._ssl.fileno()
+        return fd
+
+    def shutdown(self, how: int, /) -> None:
+        self._ssl.shutdown(how)
+
+    def close(self) -> None:
+        self._ssl.close()

@@ -57,6 +57,8 @@ class Fleet:
 
     def __init__(self) -> None:
         self.workers: dict[str, Worker] = {}
+        #: Whether a sample has come since the last second.
+        self.news = False
         self._latencies = new_histogram()
         self._sends = [0] * PARTS_A_SECOND
         self._lag_max_s = 0.0
@@ -65,6 +67,7 @@ class Fleet:
     def take(self, name: str, sample: dict[str, Any]) -> None:
         """A worker's sample has come."""
         self.workers[name] = Worker(name, sample, time.monotonic())
+        self.news = True
         if sample["latencies"]:
             self._latencies.decode_and_add(sample["latencies"])
         for part, sends in enumerate(sample["sends"]):
@@ -112,6 +115,7 @@ class Fleet:
             burst_10ms_max=max(self._sends),
             loop_lag_max_s=self._lag_max_s,
         )
+        self.news = False
         self._latencies = new_histogram()
         self._sends = [0] * PARTS_A_SECOND
         self._lag_max_s = 0.0

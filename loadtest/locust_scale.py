@@ -6,17 +6,19 @@ stands in for has changed, since then nobody has looked whether the reason still
 
 from __future__ import annotations
 
+import ctypes
 import functools
 import gc
 import hashlib
 import inspect
 import resource
+import signal
 from typing import TYPE_CHECKING, Any
 
 import gevent
 import locust
 from locust import argument_parser, runners
-from locust.runners import Runner
+from locust.runners import STATE_RUNNING, STATE_SPAWNING, MasterRunner, Runner, WorkerRunner
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -32,13 +34,19 @@ UPSTREAM: dict[str, tuple[Callable[..., Any] | property, str]] = {
     "Runner.user_classes_count": (Runner.user_classes_count, "7fe2f3bab5fc"),
     "Runner.stop_users": (Runner.stop_users, "7c825b785ff3"),
     "Runner.spawn_users": (Runner.spawn_users, "3a06b59898b6"),
-    "WorkerRunner.handle_message": (runners.WorkerRunner.handle_message, "35cce2c6ddaa"),
-    "MasterRunner.heartbeat_worker": (runners.MasterRunner.heartbeat_worker, "40826c648165"),
+    "WorkerRunner.handle_message": (WorkerRunner.handle_message, "35cce2c6ddaa"),
+    "MasterRunner.heartbeat_worker": (MasterRunner.heartbeat_worker, "40826c648165"),
+    "MasterRunner.start": (MasterRunner.start, "4e8ae4842328"),
+    "MasterRunner.stop": (MasterRunner.stop, "13390a98fc27"),
+    "MasterRunner.quit": (MasterRunner.quit, "69367e86ece0"),
 }
 
 #: Heartbeats (of one second) that may stay out before a worker counts as missing. Upstream: 3. In a ramp a worker is
 #: busy for longer than that, and calling it missing moves its users to the others, which are then busy for longer.
 HEARTBEAT_LIVENESS = 60
+
+#: prctl(2): signal for this process when its parent dies.
+PR_SET_PDEATHSIG = 1
 
 #: Users stopped between two looks at the event loop: each closes a socket, about 20 us.
 STOP_BATCH = 200
@@ -74,6 +82,8 @@ def apply() -> None:
     cache_default_arguments()
     count_users_without_walking()
     stop_users_without_greenlets()
+    end_in_order()
+    locust.events.init.add_listener(end_with_master)
     runners.HEARTBEAT_LIVENESS = HEARTBEAT_LIVENESS
     locust.events.spawning_complete.add_listener(freeze_users)
 
@@ -157,6 +167,46 @@ def _let_own_turn_end(runner: Runner, left: dict[str, int]) -> None:
             if left.get(type(user).__name__, 0) > 0:
                 left[type(user).__name__] -= 1
                 user._state = "stopping"
+
+
+def end_in_order() -> None:
+    """Let a master that quits wait for its workers' last figures, and end a ramp that is under way first.
+
+    Upstream: `MasterRunner.quit` sends "quit" and sleeps 0.5 s "for final stats report from all workers"; closing
+    18,000 connections takes a worker longer than that, and what it had still to report is lost. `MasterRunner.start`
+    runs in a greenlet that `stop` does not end: interrupted in a ramp, it goes on to spawn users that were just
+    stopped.
+    """
+    upstream_start, upstream_stop, upstream_quit = MasterRunner.start, MasterRunner.stop, MasterRunner.quit
+
+    def start(runner: MasterRunner, *arguments: Any, **options: Any) -> None:
+        runner.keepalive_start = gevent.getcurrent()  # type: ignore[attr-defined]
+        try:
+            upstream_start(runner, *arguments, **options)
+        finally:
+            runner.keepalive_start = None  # type: ignore[attr-defined]
+
+    def stop(runner: MasterRunner, send_stop_to_client: bool = True) -> None:
+        ramp = getattr(runner, "keepalive_start", None)
+        if ramp is not None and ramp is not gevent.getcurrent():
+            gevent.kill(ramp)
+        upstream_stop(runner, send_stop_to_client)
+
+    def quit(runner: MasterRunner) -> None:
+        if runner.state in (STATE_SPAWNING, STATE_RUNNING):
+            stop(runner)
+        upstream_quit(runner)
+
+    MasterRunner.start, MasterRunner.stop, MasterRunner.quit = start, stop, quit  # type: ignore[method-assign]
+
+
+def end_with_master(environment: Environment, **_: Any) -> None:
+    """Have the kernel end a forked worker whose master was killed.
+
+    Upstream: a worker notices after MASTER_HEARTBEAT_TIMEOUT, a minute, during which its connections go on.
+    """
+    if isinstance(environment.runner, WorkerRunner) and environment.parsed_options.processes:
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
 
 
 def freeze_users(**_: Any) -> None:

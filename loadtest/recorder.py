@@ -13,7 +13,6 @@ becomes of the master, what was measured stays.
 
 from __future__ import annotations
 
-import base64
 import csv
 import importlib.metadata
 import json
@@ -342,7 +341,8 @@ class Run:
         if self.folder is None:
             return
         try:
-            self.second()
+            if self._fleet.news:
+                self.second()
             self._write_facts()
         except OSError as error:
             self.cannot_write(error)
@@ -379,7 +379,7 @@ class Run:
             "versions": _versions(),
             "command": os.environ.get(COMMAND_VARIABLE) or " ".join(map(shlex.quote, sys.argv)),
             "notes": self._notes,
-            "hold_latencies": base64.b64encode(self._hold_latencies.encode()).decode(),
+            "hold_latencies": self._hold_latencies.encode().decode(),  # base64 by itself
         }
         partial = self.folder / "run.json.partial"
         partial.write_text(json.dumps(facts, indent=1))

@@ -219,7 +219,7 @@ def _locust(settings: Settings, plan: sizing.Plan, interrupted: Interrupted) -> 
         *("--html", f"{prefix}.html", "--only-summary", "--loglevel", "WARNING"),
     ]
     # No --run-time: the hold counts from when all connections are established.
-    command += ["--run-time", "7d"]
+    command += ["--run-time", "168h"]
     if settings.web_port is None:
         command.append("--headless")
     else:

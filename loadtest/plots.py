@@ -30,7 +30,7 @@ SIZE_INCHES = (12.0, 6.75)
 DOTS_PER_INCH = 100
 
 #: Colours of a picture, shades at the edges of lines and letters included.
-PALETTE_COLORS = 64
+PALETTE_COLORS = 128
 
 #: Milliseconds that the 99th percentile should stay below, if the summary has no "p99_goal_ms".
 P99_GOAL_MS = 250.0
@@ -41,6 +41,7 @@ MINUTES_ABOVE_S = 600
 BLUE, ORANGE, GREEN, RED, PURPLE, GREY = "#0072B2", "#E69F00", "#009E73", "#D55E00", "#CC79A7", "#666666"
 _PHASES = {"ramp": "#FFF6DF", "hold": "#E8F3EC", "stop": "#EEEEEE"}
 _TEXT, _SMALL, _TITLE = 13, 11.5, 16
+_BAD = ("failures", "reconnects")
 
 #: Left, width and right margin of the panels as shares of the picture; names of curves are in the margin.
 _LEFT, _WIDTH = 0.1, 0.745
@@ -60,6 +61,10 @@ class _Run:
     def __getitem__(self, name: str) -> Series:
         """A column; all nan if the file does not have it."""
         return self.columns.get(name, np.full(len(self.phases), np.nan))
+
+    @property
+    def held(self) -> bool:
+        return "hold" in self.phases
 
     @property
     def minutes(self) -> bool:
@@ -120,7 +125,7 @@ def _save(figure: Figure, path: Path) -> None:
     figure.savefig(pixels, format="rgba")  # drawn by Agg, which needs no display
     size = round(SIZE_INCHES[0] * DOTS_PER_INCH), round(SIZE_INCHES[1] * DOTS_PER_INCH)
     picture = Image.frombytes("RGBA", size, pixels.getvalue()).convert("RGB")
-    picture.quantize(PALETTE_COLORS, dither=Image.Dither.NONE).save(path, optimize=True)
+    picture.quantize(PALETTE_COLORS, dither=Image.Dither.NONE).save(path)
 
 
 def _read(samples_csv: Path, summary: Mapping[str, Any]) -> _Run:
@@ -157,6 +162,7 @@ def _connections(run: _Run, figure: Figure) -> None:
         title += _when(", opened in {} s", run.figure("ramp_seconds"))
     note = _when("The kernel counted {} TCP sockets in use at the peak", _most(run["sockstat_tcp_inuse"]))
     note += _when(", {} in TIME-WAIT", _most(run["sockstat_tcp_tw"]))
+    note = "; ".join(filter(None, [note, ", ".join(f"{_whole(_sum(run[name]))} {name}" for name in _BAD)]))
     upper, lower = _panels(run, figure, title, note)
     lines = [
         _line(upper, run, run["connections_wanted"], "wanted", GREY, "--"),
@@ -172,16 +178,19 @@ def _connections(run: _Run, figure: Figure) -> None:
     ]
     lower.set_ylabel("events/s", fontsize=_TEXT)
     _from_zero(lower, _whole, least_top=4)
-    _names(lower, run, events, [f"{name}: {_whole(_sum(values))}" for name, values, _ in events])
+    _names(lower, run, events)
 
 
 def _throughput(run: _Run, figure: Figure) -> None:
     target = run.figure("target_connections", _most(run["connections_wanted"]))
     offered_at_target = run.figure("offered_rps")
     reached = run.figure("hold_rps", run.settled(run["requests"]))
-    title = f"{_whole(reached)} requests/s answered"
-    title += _when(" of {} offered", offered_at_target)
-    title += _when(", {} MiB/s received", run.figure("hold_mib_per_second"), _short)
+    title = _when("{} requests/s answered", reached)
+    if run.held:
+        title += _when(" of {} offered", offered_at_target)
+        title += _when(", {} MiB/s received", run.figure("hold_mib_per_second"), _short)
+    else:
+        title = f"{title} at the end; there was no hold" if title else "Requests were not measured"
     note = _when("{} requests in all", run.figure("requests", _most(run["requests_total"])))
     note += _when(", {} failed", run.figure("failures", _most(run["failures_total"])))
     upper, lower = _panels(run, figure, title, note)
@@ -234,7 +243,11 @@ def _cpu(run: _Run, figure: Figure) -> None:
     known = np.nansum(list(shares.values()), axis=0)
     shares["other"] = np.maximum(0, run["busy_cores"] - known)
     cores = run.figure("machine.cpu_count", run.figure("machine.cores"))
-    title = _when("{} cores busy in the hold", run.settled(run["busy_cores"]), _hundredths)
+    title = _when(
+        "{} cores busy " + ("in the hold" if run.held else "at the end"),
+        run.settled(run["busy_cores"]),
+        _hundredths,
+    )
     title = title.replace("cores", f"of {_whole(cores)} cores", 1) if math.isfinite(cores) else title
     parts = [_when(f"{name} {{}}", run.settled(values), _hundredths) for name, values in shares.items()]
     title += ": " + ", ".join(filter(None, parts)) if title and any(parts) else ""
@@ -264,6 +277,7 @@ def _memory(run: _Run, figure: Figure) -> None:
     ]
     peak = run.figure("peak_connections", _most(run["connections"]))
     title = f"Memory at {_whole(peak)} connections, peaks: " + ", ".join(filter(None, parts))
+    title = title if any(parts) else "Memory was not measured"
     note = "Server and client: PSS of all processes; kernel: slab and TCP buffers of the whole machine"
     upper, lower = _panels(run, figure, title, note)
     total = _most(np.nansum(list(shares.values()), axis=0))
@@ -319,7 +333,8 @@ def _panels(run: _Run, figure: Figure, title: str, note: str, lower: bool = True
 
 
 def _line(axes: Axes, run: _Run, values: Series, name: str, color: str, style: str = "-") -> _Named:
-    axes.plot(run.time, values, color=color, linestyle=style, linewidth=1.8, zorder=2 + (style != "-"))
+    width = 1.0 if run.minutes else 1.8
+    axes.plot(run.time, values, color=color, linestyle=style, linewidth=width, zorder=2 + (style != "-"))
     return name, values, color
 
 
@@ -332,7 +347,7 @@ def _stack(axes: Axes, run: _Run, shares: Mapping[str, Series], colors: Sequence
             continue
         top = base + np.nan_to_num(values)
         axes.fill_between(run.time, base, top, color=color, alpha=0.85, linewidth=0)
-        axes.plot(run.time, top, color="white", linewidth=0.8)
+        axes.plot(run.time, top, color=color, linewidth=0.6)
         named.append((name, (base + top) / 2, color))
         base = top
     return named
@@ -348,27 +363,25 @@ def _from_zero(axes: Axes, text: Callable[[float], str], least_top: float = 1.0)
     axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: text(value)))
 
 
-def _names(
-    axes: Axes, run: _Run, curves: Sequence[_Named], texts: Sequence[str] | None = None
-) -> None:  # fmt: skip
+def _names(axes: Axes, run: _Run, curves: Sequence[_Named]) -> None:
     """Write each curve's name into the right margin, at the height it had at the end of the hold.
 
     Names that would overlap are moved apart.  Call it when the scale is final.
     """
     known = []
-    for position, (name, values, color) in enumerate(curves):
+    for name, values, color in curves:
         height = run.settled(values)
         if math.isfinite(height):
             share = float(axes.transAxes.inverted().transform(axes.transData.transform((0, height)))[1])
-            known.append((min(1.0, max(0.0, share)), texts[position] if texts else name, color))
+            known.append((min(1.0, max(0.0, share)), name, color))
     if not known:
         axes.text(0.5, 0.5, "not measured", transform=axes.transAxes, ha="center", fontsize=_TEXT, color=GREY)
         return
     known.sort(key=lambda item: item[0])
     line_height = 1.35 * _SMALL / 72 / (axes.get_position().height * SIZE_INCHES[1])
-    for share, (_, text, color) in zip(_apart([k[0] for k in known], line_height), known, strict=True):
+    for share, (_, name, color) in zip(_apart([k[0] for k in known], line_height), known, strict=True):
         axes.text(
-            1.008, share, text, transform=axes.transAxes, va="center", fontsize=_SMALL,
+            1.008, share, name, transform=axes.transAxes, va="center", fontsize=_SMALL,
             color=color, fontweight="bold",
         )  # fmt: skip
 

@@ -181,7 +181,9 @@ def test_global_settings_of_matplotlib_stay_as_they_were(tmp_path: Path) -> None
     assert dict(mpl.rcParams) == before
 
 
-def _titles(tmp_path: Path, summary: Mapping[str, Any], monkeypatch: pytest.MonkeyPatch) -> list[str]:
+def _titles(
+    tmp_path: Path, summary: Mapping[str, Any], monkeypatch: pytest.MonkeyPatch, rows: int | None = None
+) -> list[str]:
     """The first text of each picture."""
     titles = []
 
@@ -189,7 +191,8 @@ def _titles(tmp_path: Path, summary: Mapping[str, Any], monkeypatch: pytest.Monk
         titles.append(figure.texts[0].get_text())
 
     monkeypatch.setattr(plots, "_save", remember)
-    plots.draw(write(tmp_path / "samples.csv", seconds_of_a_run()), tmp_path, summary)
+    samples = write(tmp_path / "samples.csv", list(seconds_of_a_run())[:rows])
+    plots.draw(samples, tmp_path, summary)
     return titles
 
 
@@ -207,6 +210,16 @@ def test_titles_of_a_failed_run_say_so_first(tmp_path: Path, monkeypatch: pytest
     titles = _titles(tmp_path, summary, monkeypatch)
     assert all(title.startswith("FAILED: ") for title in titles)
     assert titles[0] == "FAILED: 100,000 of 100,000 connections at the peak, 95,000 at least in the hold"
+
+
+def test_titles_of_a_run_without_a_hold_claim_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    summary = summary_of(
+        peak_connections=17_000, min_connections_in_hold=None, latency_ms=None, hold_rps=None
+    )
+    titles = _titles(tmp_path, summary, monkeypatch, rows=10)
+    assert titles[0] == "17,000 of 100,000 connections were open at the peak; there was no hold"
+    assert titles[1].endswith("requests/s answered at the end; there was no hold")
+    assert not any("in the hold" in title for title in titles)
 
 
 def test_names_that_would_overlap_are_moved_apart_and_stay_inside() -> None:

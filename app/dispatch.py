@@ -82,6 +82,10 @@ class RequestGreenlets:
     def stop(self) -> None:
         """Let the waiting greenlets end now, the others after their request."""
         self._stopping = True
+        self._hub.loop.run_callback(self._end_waiting)
+
+    def _end_waiting(self) -> None:
+        """In the hub, where the greenlets that end come back to."""
         while self._waiting:
             self._waiting.pop().switch()
 

@@ -33,6 +33,9 @@ _BACK_OFF_S: Final = (0.1, 10.0)
 _LONG_LIFE_S: Final = 10.0
 #: Deaths before any worker was ever ready after which we give up.
 _MAX_START_FAILURES: Final = 5
+#: Seconds in which a second TERM or INT is taken for an echo of the first: timeout(1) and some shells signal a
+#: process and then its group.
+_ECHO_S: Final = 0.5
 #: Seconds beyond the graceful timeout that a worker may take to exit.
 _EXIT_GRACE_S: Final = 2.0
 
@@ -220,17 +223,19 @@ class Supervisor:
     def _stop(self) -> int:
         """Let the workers finish; a second signal ends them at once."""
         self._kill(signal.SIGTERM)
-        deadline = time.monotonic() + self.settings.graceful_timeout + _EXIT_GRACE_S
+        began = time.monotonic()
+        deadline = began + self.settings.graceful_timeout + _EXIT_GRACE_S
         code = 0
         while any(slot.pid for slot in self._slots):
             code = max(code, self._reap_stopped())
             if not any(slot.pid for slot in self._slots):
                 break
             received = signal.sigtimedwait(_SIGNALS, max(0.0, deadline - time.monotonic()))
-            if received is None or received.si_signo != signal.SIGCHLD:
+            now = time.monotonic()
+            if now >= deadline or (received and received.si_signo != signal.SIGCHLD and now > began + _ECHO_S):
                 self._kill(signal.SIGKILL)
                 code = EXIT_KILLED
-                deadline = time.monotonic() + 3600.0  # a killed process ends, if the kernel lets it
+                deadline = now + 3600.0  # a killed process ends, if the kernel lets it
         return code
 
     def _reap_stopped(self) -> int:

@@ -47,7 +47,8 @@ def run(
         log=log,
         error_log=sys.stderr,
         spawn=settings.limit_requests or "default",
-        environ={"wsgi.multiprocess": workers > 1},
+        # pywsgi asks the resolver for SERVER_NAME, which takes a thread and up to seconds; we know our address.
+        environ={"wsgi.multiprocess": workers > 1, "SERVER_NAME": str(listener.getsockname()[0])},
         idle_timeout=settings.idle_timeout,
         header_timeout=settings.header_timeout,
         body_timeout=settings.body_timeout,

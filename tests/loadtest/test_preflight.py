@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import random
 import shutil
 import socket
 import ssl
@@ -50,12 +52,11 @@ def plan(tmp_path: Path) -> Plan:
 
 
 def _listener() -> socket.socket:
-    for _ in range(100):
-        listener = socket.create_server(("127.0.0.1", 0))
-        if listener.getsockname()[1] > CLIENT_PORTS[1]:
-            return listener
-        listener.close()
-    raise AssertionError(f"no free port above {CLIENT_PORTS[1]}")
+    """Above the kernel's default range, where no connection of another program takes the port meanwhile."""
+    for port in random.sample(range(61_000, 65_536), 100):
+        with contextlib.suppress(OSError):
+            return socket.create_server(("127.0.0.1", port))
+    raise AssertionError("a hundred ports above 61000 are in use")
 
 
 def _free_port() -> int:

@@ -150,7 +150,10 @@ class Estimate:
 
 @dataclass(frozen=True)
 class Fit:
-    """The most connections that fit, and what would give way first.  0 if not even one fits."""
+    """The most connections that fit (0 if not even one does), and what they would need more of.
+
+    The bottleneck is empty where nothing but the limit that was given stands in the way.
+    """
 
     connections: int
     bottleneck: str
@@ -263,6 +266,9 @@ def conntrack_overflows(need: Estimate, machine: Machine) -> bool:
 def largest_that_fits(machine: Machine, plan: Plan, limit: int = AUTO_CONNECTIONS_MAX) -> Fit:
     """How many connections `plan` can ask for on `machine`, whatever number it names now.
 
+    Process counts that the plan names are kept, so leave them 0 (and do not call `on` before) for the
+    model's own.
+
     Every need grows with the connections, so a binary search finds the edge; the answer is rounded down to
     two digits, since no figure of the model is better than that.
     """
@@ -273,7 +279,7 @@ def largest_that_fits(machine: Machine, plan: Plan, limit: int = AUTO_CONNECTION
         return next((name for name, fits in _BOUNDS if not fits(sized, need, machine)), None)
 
     if bound(limit) is None:
-        return Fit(limit, "nothing below the limit")
+        return Fit(limit, "")
     low, high = 0, limit  # low fits (or is 0), high does not
     while high - low > 1:
         middle = (low + high) // 2

@@ -130,7 +130,7 @@ def test_process_counts_that_were_asked_for_are_kept() -> None:
 
 
 def test_the_reference_machine_fits_what_auto_stops_at() -> None:
-    assert sizing.largest_that_fits(machine(), Plan(0)).connections == 400_000
+    assert sizing.largest_that_fits(machine(), Plan(0)) == sizing.Fit(400_000, "")
 
 
 @pytest.mark.parametrize(

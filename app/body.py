@@ -19,9 +19,9 @@ from app.stream import ConnectionReader
 #: that waits for the answer before it sends 10 GB learns it sooner).
 MAX_DISCARD_BYTES: Final = 262144
 #: Bytes of one chunk-size line, extensions included, and of all trailer lines. RFC 9112, 7.1.1: a server ought to
-#: limit them; nobody uses them for more than a signature.
-MAX_CHUNK_LINE_BYTES: Final = 4096
-MAX_TRAILER_BYTES: Final = 16384
+#: limit them; nobody uses them for more than a signature. pywsgi's numbers.
+MAX_CHUNK_LINE_BYTES: Final = 8192
+MAX_TRAILER_BYTES: Final = 8192
 
 _CONTINUE: Final = b"HTTP/1.1 100 Continue\r\n\r\n"
 
@@ -69,12 +69,14 @@ class RequestBody(pywsgi.Input):  # type: ignore[misc]
     def _discard(self) -> None:
         if self._chunked_input_error or not self.unread:
             return
-        if self.socket is not None:
-            # The client waits for 100 Continue, which will not come: the final answer told it not to send
-            # (RFC 9110, 10.1.1), or it sends after all; we cannot know which.
-            self.abandoned = True
-            return
         left = (self.content_length or 0) - self.position
+        if self.socket is not None:
+            # The client waits for 100 Continue, which will not come: after the final answer it may send its content
+            # or not (RFC 9110, 10.1.1), and nobody can tell what comes next. Unless it has not waited.
+            if self.chunked_input or len(self.rfile.connection.buffer) < left:
+                self.abandoned = True
+                return
+            self.socket = None
         if not self.chunked_input and left > MAX_DISCARD_BYTES:
             self.abandoned = True
             return

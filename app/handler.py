@@ -387,6 +387,10 @@ class KeepAliveWSGIHandler(pywsgi.WSGIHandler):  # type: ignore[misc]
                     if self._has_no_content:
                         break  # nobody will see the rest
             if not self.headers_sent:
+                if not self.status:
+                    self.log_error("The application did not call start_response()")
+                    self._send_error_response_if_possible(500)
+                    return
                 self.write(b"")
         if self.response_use_chunked:
             if not self._has_no_content:

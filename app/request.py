@@ -7,7 +7,7 @@ or repeated Host, HTTP/0.9, and whitespace other than one space in the request l
 
 Two ideas make it fast in plain Python. One regular expression checks all field lines at once, in C. And a
 client repeats its fields on every request, so a field block seen before is not read again: `_parsed_fields`
-maps the exact bytes to the result (on a 2-core EPYC: 0.1 us for a hit against 9 us for five fields).
+maps the exact bytes to the result (five fields, on a 2-core EPYC: the whole head takes 1.6 us if they are known, 5.3 us if not).
 """
 
 from __future__ import annotations
@@ -177,7 +177,11 @@ def _check_incomplete(data: bytes, start: int, limits: Limits) -> None:
     if _BARE_LF.search(data, start) or b"\0" in data:
         raise BadRequest(HTTPStatus.BAD_REQUEST, "bare LF or NUL in the header")  # RFC 9112, 2.2
     # Something that is not HTTP at all (a TLS client hello, say) shows in its first bytes.
-    if eol < 0 and not data[start : start + 8].isascii():
+    if eol < 0:
+        well_formed = data[start : start + 8].isascii()
+    else:
+        well_formed = _REQUEST_LINE.fullmatch(data[start:eol].decode("latin-1")) is not None
+    if not well_formed:
         raise BadRequest(HTTPStatus.BAD_REQUEST, "malformed request line")
 
 
@@ -225,7 +229,7 @@ def _read_fields(block: bytes, limits: Limits) -> Fields:
             continue  # as pywsgi: X_User would reach the application under the name of X-User
         key = "HTTP_" + name.replace("-", "_")
         if key in environ:
-            environ[key] += ("; " if name == "COOKIE" else ",") + value
+            environ[key] += ("; " if "COOKIE" in name else ",") + value
         else:
             environ[key] = value
     if transfer_encoding is not None:

@@ -14,8 +14,9 @@ def main() -> int:
     from app import settings, supervisor
 
     chosen = settings.load(sys.argv[1:], os.environ)
-    # Here, after our own imports and before the application's: what it imports (sockets, locks, database drivers) then
-    # cooperates, so that a request that waits lets others run. The supervisor waits by itself and needs none of it.
+    # Here, after our own imports and before the application's: what it imports (sockets, locks, database
+    # drivers) then cooperates, so that a request that waits lets others run. The supervisor waits by itself
+    # and needs none of it.
     from gevent import monkey
 
     monkey.patch_all()

@@ -18,8 +18,8 @@ from app.stream import ConnectionReader
 #: Bytes of unread content thrown away to keep a connection; beyond that closing it is cheaper (and a client
 #: that waits for the answer before it sends 10 GB learns it sooner).
 MAX_DISCARD_BYTES: Final = 262144
-#: Bytes of one chunk-size line, extensions included, and of all trailer lines. RFC 9112, 7.1.1: a server ought to
-#: limit them; nobody uses them for more than a signature. pywsgi's numbers.
+#: Bytes of one chunk-size line, extensions included, and of all trailer lines. RFC 9112, 7.1.1: a server
+#: ought to limit them; nobody uses them for more than a signature. pywsgi's numbers.
 MAX_CHUNK_LINE_BYTES: Final = 8192
 MAX_TRAILER_BYTES: Final = 8192
 
@@ -29,13 +29,19 @@ _TOKEN: Final = rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]+"
 _QUOTED: Final = rb'"(?:[\t \x21\x23-\x5b\x5d-\x7e\x80-\xff]|\\[\t \x21-\x7e\x80-\xff])*"'
 # RFC 9112, 7.1 and 7.1.1: chunk-size [ chunk-ext ] CRLF; 15 digits stay below 2**60.
 _CHUNK_LINE: Final = re.compile(
-    rb"([0-9A-Fa-f]{1,15})(?:[ \t]*;[ \t]*" + _TOKEN + rb"(?:[ \t]*=[ \t]*(?:" + _TOKEN + rb"|" + _QUOTED + rb"))?)*\r\n"
+    rb"([0-9A-Fa-f]{1,15})(?:[ \t]*;[ \t]*"
+    + _TOKEN
+    + rb"(?:[ \t]*=[ \t]*(?:"
+    + _TOKEN
+    + rb"|"
+    + _QUOTED
+    + rb"))?)*\r\n"
 )
 # RFC 9112, 7.1.2: trailers are field lines; we check and drop them, as pywsgi does.
 _TRAILER_LINE: Final = re.compile(_TOKEN + rb":[\t\x20-\x7e\x80-\xff]*\r\n")
 
 
-class RequestBody(pywsgi.Input):  # type: ignore[misc]
+class RequestBody(pywsgi.Input):  # type: ignore[misc] # gevent has no type hints
     """The content of one request.
 
     :param content_length: as the client declared it; None if chunked.
@@ -43,7 +49,7 @@ class RequestBody(pywsgi.Input):  # type: ignore[misc]
     :param limit: bytes after which chunked content is refused, 0 for no bound.
     """
 
-    __slots__ = ("abandoned", "chunk_left", "ended", "limit", "received")
+    __slots__ = ("abandoned", "broken", "chunk_left", "ended", "limit", "received", "send_continue")
 
     def __init__(
         self,
@@ -53,10 +59,13 @@ class RequestBody(pywsgi.Input):  # type: ignore[misc]
         chunked: bool = False,
         limit: int = 0,
     ) -> None:
-        super().__init__(rfile, content_length, send_continue, chunked)
+        super().__init__(rfile, content_length, None, chunked)
+        self.send_continue = send_continue
         self.limit = limit
         #: Part of the content is still on its way: the connection cannot be used again.
         self.abandoned = False
+        #: The coding is broken: nobody knows where the content ends.
+        self.broken = False
         self.chunk_left = 0
         self.ended = False
         self.received = 0
@@ -67,16 +76,17 @@ class RequestBody(pywsgi.Input):  # type: ignore[misc]
         return not self.ended if self.chunked_input else self.position < (self.content_length or 0)
 
     def _discard(self) -> None:
-        if self._chunked_input_error or not self.unread:
+        if self.broken or not self.unread:
             return
         left = (self.content_length or 0) - self.position
-        if self.socket is not None:
-            # The client waits for 100 Continue, which will not come: after the final answer it may send its content
-            # or not (RFC 9110, 10.1.1), and nobody can tell what comes next. Unless it has not waited.
+        if self.send_continue is not None:
+            # The client waits for 100 Continue, which will not come: after the final answer it may send its
+            # content or not (RFC 9110, 10.1.1), and nobody can tell what comes next. Unless it has not
+            # waited.
             if self.chunked_input or len(self.rfile.connection.buffer) < left:
                 self.abandoned = True
                 return
-            self.socket = None
+            self.send_continue = None
         if not self.chunked_input and left > MAX_DISCARD_BYTES:
             self.abandoned = True
             return
@@ -90,8 +100,8 @@ class RequestBody(pywsgi.Input):  # type: ignore[misc]
             budget -= len(data)
 
     def _send_100_continue(self) -> None:
-        if self.socket is not None:
-            send, self.socket = self.socket, None
+        if self.send_continue is not None:
+            send, self.send_continue = self.send_continue, None
             send(_CONTINUE)
 
     def _do_read(self, length: int | None = None, use_readline: bool = False) -> bytes:
@@ -108,8 +118,7 @@ class RequestBody(pywsgi.Input):  # type: ignore[misc]
         return data
 
     def _invalid(self, reason: str) -> Exception:
-        self._chunked_input_error = True
-        self.abandoned = True
+        self.abandoned = self.broken = True
         error: Exception = pywsgi._InvalidClientInput(reason)
         return error
 
@@ -151,7 +160,7 @@ class RequestBody(pywsgi.Input):  # type: ignore[misc]
             size = self.chunk_left if length is None else min(length, self.chunk_left)
             data: bytes = self.rfile.readline(size) if use_readline else self.rfile.read(size)
             if len(data) < size and not (use_readline and data.endswith(b"\n")):
-                self.abandoned = self._chunked_input_error = True
+                self.abandoned = self.broken = True
                 raise ConnectionResetError(ECONNRESET, "the client closed before the end of its request")
             parts.append(data)
             self.chunk_left -= len(data)

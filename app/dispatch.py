@@ -28,7 +28,9 @@ class RequestGreenlets:
     :param limit: greenlets at once, that is requests in flight; 0 for no bound. Others wait in the queue.
     """
 
-    def __init__(self, serve: Callable[[Connection], None], spawn: Callable[..., Any] | None, limit: int = 0) -> None:
+    def __init__(
+        self, serve: Callable[[Connection], None], spawn: Callable[..., Any] | None, limit: int = 0
+    ) -> None:
         self.limit = limit
         self._serve = serve
         self._spawn = spawn
@@ -95,7 +97,7 @@ class RequestGreenlets:
             self._hub.loop.run_callback(self.run)
 
     def _grow(self) -> None:
-        """Make a greenlet, which will call for run() when it has started; at the limit, the next to finish will."""
+        """Make a greenlet, which calls for run() when it has started; at the limit, the next to finish."""
         assert self._spawn is not None
         if not self.limit or self._count < self.limit:
             self._count += 1

@@ -12,6 +12,7 @@ sets Transfer-Encoding gets a 500.
 
 from __future__ import annotations
 
+import _socket
 import os
 import time
 from collections.abc import Callable, Iterable
@@ -19,14 +20,13 @@ from http import HTTPStatus
 from io import BytesIO
 from typing import TYPE_CHECKING, Any, ClassVar, Final
 
-import _socket
 from gevent import pywsgi
 from gevent.socket import socket as gevent_socket
 
 from app.body import NO_BODY, RequestBody
 from app.idle import Connection
 from app.request import RequestHead
-from app.stream import ClientTimeout, ConnectionReader, send_all
+from app.stream import ClientTimeoutError, ConnectionReader, send_all
 
 if TYPE_CHECKING:
     from app.server import KeepAliveWSGIServer
@@ -35,8 +35,8 @@ if TYPE_CHECKING:
 #: 0.1 us instead of 0.7 us a field. Beyond the count all are forgotten at once.
 MAX_REMEMBERED_FIELDS: Final = 4096
 MAX_REMEMBERED_CHARACTERS: Final = 64
-#: Bytes up to which content is copied behind the header to leave in the same send. A copy of 64 KB takes about
-#: as long as the second system call that it saves.
+#: Bytes up to which content is copied behind the header to leave in the same send. A copy of 64 KB takes
+#: about as long as the second system call that it saves.
 MAX_JOINED_BYTES: Final = 65536
 
 _CONNECTION, _DATE, _CONTENT_LENGTH, _TRANSFER_ENCODING = range(1, 5)
@@ -120,8 +120,8 @@ class _Lazy:
 class KeepAliveWSGIHandler(pywsgi.WSGIHandler):  # type: ignore[misc]
     """Serve one request of a parked connection.
 
-    Made with a socket instead of a `Connection`, it works as its base class does, a greenlet a connection; the
-    server does that for subclasses that read requests themselves.
+    Made with a socket instead of a `Connection`, it works as its base class does, a greenlet a connection;
+    the server does that for subclasses that read requests themselves.
     """
 
     #: Overriding one of these means to read requests oneself.
@@ -137,6 +137,9 @@ class KeepAliveWSGIHandler(pywsgi.WSGIHandler):  # type: ignore[misc]
     connection: Connection | None = None
     head: RequestHead | None = None
     provided_connection: str | None = None
+    status: Any  # pywsgi: bytes, or str once sending has failed
+    headers_sent: bool
+    connection_upgraded: bool
     # Bytes that the application's Content-Length still promises; None where it made no promise.
     _promised: int | None = None
     _has_no_content = False
@@ -175,7 +178,7 @@ class KeepAliveWSGIHandler(pywsgi.WSGIHandler):  # type: ignore[misc]
     # -- in
 
     def handle_request(self, head: RequestHead) -> bool:
-        """Serve the request whose *head* the connection's buffer begins with; whether to keep the connection."""
+        """Serve the request whose *head* begins the connection's buffer; whether to keep the connection."""
         connection = self.connection
         assert connection is not None
         connection.buffer = connection.buffer[head.size :]
@@ -290,11 +293,10 @@ class KeepAliveWSGIHandler(pywsgi.WSGIHandler):  # type: ignore[misc]
         self.response_use_chunked = False
         if connection is not None and "close" in connection.lower().split(","):
             self.close_connection = True
-        if code in (204, 304):
-            # RFC 9110, 15.4.5: a 304 may repeat the length of what it does not send; pywsgi allows none.
-            if length is not None and length != "0":
-                message = f"Invalid Content-Length for {code} response: {length!r} (must be absent or zero)"
-                raise self.ApplicationError(message.encode("latin-1"))
+        # RFC 9110, 15.4.5: a 304 may repeat the length of what it does not send; pywsgi allows none.
+        if code in (204, 304) and length is not None and length != "0":
+            message = f"Invalid Content-Length for {code} response: {length!r} (must be absent or zero)"
+            raise self.ApplicationError(message.encode("latin-1"))
         self._has_no_content = self.command == "HEAD" or code in (204, 304)
         self._promised = int(length) if length is not None and not self._has_no_content else None
         return self.write  # type: ignore[no-any-return]
@@ -353,7 +355,7 @@ class KeepAliveWSGIHandler(pywsgi.WSGIHandler):  # type: ignore[misc]
         self._promised -= len(data)
         return data
 
-    def _write(self, data: bytes) -> None:  # type: ignore[override]
+    def _write(self, data: bytes) -> None:
         framed = self._frame(data)
         if framed:
             self._sendall(framed)
@@ -361,11 +363,11 @@ class KeepAliveWSGIHandler(pywsgi.WSGIHandler):  # type: ignore[misc]
     def _write_with_headers(self, data: bytes) -> None:
         self.finalize_headers()
         framed = self._frame(data)
-        lines = [b"HTTP/1.1 %b\r\n" % self.status]
+        lines: list[bytes | memoryview] = [b"HTTP/1.1 %b\r\n" % self.status]
         lines += [b"%b: %b\r\n" % field for field in self.response_headers]
         lines.append(b"\r\n")
         if len(framed) <= MAX_JOINED_BYTES:
-            lines.append(framed)  # type: ignore[arg-type]
+            lines.append(framed)
             message = b"".join(lines)
             self.headers_sent = True
             self._sendall(message)
@@ -402,7 +404,7 @@ class KeepAliveWSGIHandler(pywsgi.WSGIHandler):  # type: ignore[misc]
     # -- when things go wrong
 
     def handle_error(self, t: Any, v: Any, tb: Any) -> None:
-        if isinstance(v, ClientTimeout):
+        if isinstance(v, ClientTimeoutError):
             self.close_connection = True
             if not self.headers_sent and self.connection is not None:
                 self._answer_timeout(self.connection)

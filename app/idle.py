@@ -21,12 +21,12 @@ half a kilobyte a connection is 200 MB at 400,000.
 
 from __future__ import annotations
 
+import _socket  # the C sockets: gevent's wrapper costs 1.5 KB and two watchers a connection
 import sys
 from collections.abc import Callable
 from time import monotonic
 from typing import Any, Final, Protocol
 
-import _socket  # the C sockets: gevent's wrapper costs 1.5 KB and two watchers a connection
 from gevent import monkey
 from gevent.hub import get_hub
 
@@ -119,7 +119,8 @@ class IdleConnections:
         self._by_fd: list[Connection | None] = []
         self._hand = 0
         self._now = int(clock())
-        # Deadlines; all entries of one kind wait equally long, so the order of insertion is the order in time.
+        # Deadlines; all entries of one kind wait equally long, so the order of insertion is the order in
+        # time.
         self._half_requests: dict[Connection, float] = {}
         self._lingerers: dict[Connection, float] = {}
         self._epoll: Any = None
@@ -147,9 +148,8 @@ class IdleConnections:
             return False
         connection.since = self._now
         connection.busy = False
-        if connection.buffer:
-            if self.header_timeout and connection not in self._half_requests:
-                self._half_requests[connection] = self._clock() + self.header_timeout
+        if connection.buffer and self.header_timeout and connection not in self._half_requests:
+            self._half_requests[connection] = self._clock() + self.header_timeout
         return True
 
     def head_complete(self, connection: Connection) -> None:
@@ -271,7 +271,7 @@ class IdleConnections:
         if self._half_requests:
             for connection in _overdue(self._half_requests, now):
                 if connection.busy:
-                    continue  # more has come and waits its turn; if that does not complete it, it is parked anew
+                    continue  # more has come and waits its turn
                 connection.busy = True
                 self._on_header_timeout(connection)
         if self.idle_timeout:
@@ -283,10 +283,11 @@ class IdleConnections:
         self._hand = start + len(by_fd) // TICKS_A_ROUND + 1
         oldest = now - self.idle_timeout
         for connection in by_fd[start : self._hand]:
-            if connection is not None and connection.since < oldest:
-                if not connection.busy and not connection.lingering and not connection.buffer:
-                    self.idle_timed_out += 1
-                    self.close(connection)
+            if connection is None or connection.since >= oldest:
+                continue
+            if not connection.busy and not connection.lingering and not connection.buffer:
+                self.idle_timed_out += 1
+                self.close(connection)
 
 
 def _overdue(deadlines: dict[Connection, float], now: float) -> list[Connection]:

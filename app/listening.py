@@ -1,17 +1,18 @@
 """The listening sockets: made by the supervisor, one a worker, and kept by it.
 
-A worker inherits its socket. When it dies, the connections that the kernel has completed meanwhile wait in that
-socket's queue, which still exists, for the worker's successor.
+A worker inherits its socket. When it dies, the connections that the kernel has completed meanwhile wait in
+that socket's queue, which still exists, for the worker's successor.
 """
 
 from __future__ import annotations
 
 import socket
+from pathlib import Path
 from typing import Final
 
 from app.settings import Address
 
-_SOMAXCONN: Final = "/proc/sys/net/core/somaxconn"
+_SOMAXCONN: Final = Path("/proc/sys/net/core/somaxconn")
 
 
 class ListenError(OSError):
@@ -21,8 +22,7 @@ class ListenError(OSError):
 def default_backlog() -> int:
     """The longest queue that the kernel allows (Documentation/admin-guide/sysctl/net.rst)."""
     try:
-        with open(_SOMAXCONN, encoding="ascii") as file:
-            return int(file.read())
+        return int(_SOMAXCONN.read_text("ascii"))
     except OSError:
         return socket.SOMAXCONN
 
@@ -49,14 +49,14 @@ def listen(address: Address, count: int, backlog: int) -> list[socket.socket]:
 
 
 def _resolve(address: Address) -> tuple[int, tuple[str, int] | tuple[str, int, int, int]]:
-    found = socket.getaddrinfo(
-        address.host, address.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE | socket.AI_ADDRCONFIG * 0
-    )
+    found = socket.getaddrinfo(address.host, address.port, type=socket.SOCK_STREAM)
     family, _, _, _, resolved = found[0]
     return family, resolved  # type: ignore[return-value]
 
 
-def _bound(family: int, resolved: tuple[str, int] | tuple[str, int, int, int], reuse_port: bool) -> socket.socket:
+def _bound(
+    family: int, resolved: tuple[str, int] | tuple[str, int, int, int], reuse_port: bool
+) -> socket.socket:
     sock = socket.socket(family, socket.SOCK_STREAM)
     try:
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # or TIME-WAIT keeps us from restarting

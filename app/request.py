@@ -1,4 +1,5 @@
-"""Reading a request head: bytes in, a checked `RequestHead` out, or a `BadRequest` that knows its status.
+"""Reading a request head: bytes in, a checked `RequestHead` out, or a `BadRequestError` that knows its
+status.
 
 The parser is strict on purpose: whatever two programs could read differently is refused, because that
 difference is what request smuggling lives on. It departs from pywsgi and from llhttp, which take some of
@@ -7,7 +8,8 @@ or repeated Host, HTTP/0.9, and whitespace other than one space in the request l
 
 Two ideas make it fast in plain Python. One regular expression checks all field lines at once, in C. And a
 client repeats its fields on every request, so a field block seen before is not read again: `_parsed_fields`
-maps the exact bytes to the result (five fields, on a 2-core EPYC: the whole head takes 1.6 us if they are known, 5.3 us if not).
+maps the exact bytes to the result (five fields, on a 2-core EPYC: the whole head takes 1.6 us if they are
+known, 5.3 us if not).
 """
 
 from __future__ import annotations
@@ -23,11 +25,10 @@ from urllib.parse import unquote
 MAX_REMEMBERED_BLOCKS: Final = 512
 MAX_REMEMBERED_BYTES: Final = 1024
 
-# RFC 9110, 5.6.2: token; RFC 9112, 3: request-line, one SP between the parts; RFC 3986 characters, no fragment.
+# RFC 9110, 5.6.2: token; RFC 9112, 3: request-line, one SP between the parts; RFC 3986 characters, no
+# fragment.
 _TCHAR: Final = r"[!#$%&'*+\-.^_`|~0-9A-Za-z]"
-_REQUEST_LINE: Final = re.compile(
-    rf"({_TCHAR}+) ([\x21\x22\x24-\x7e]+) (HTTP/[0-9]\.[0-9])", re.ASCII
-)
+_REQUEST_LINE: Final = re.compile(rf"({_TCHAR}+) ([\x21\x22\x24-\x7e]+) (HTTP/[0-9]\.[0-9])", re.ASCII)
 # RFC 9112, 5: no space before the colon; RFC 9110, 5.5: VCHAR, SP, HTAB and obs-text in values.
 _FIELD_LINES: Final = re.compile(rf"(?:{_TCHAR}+:[\t\x20-\x7e\x80-\xff]*\r\n)*".encode("ascii"))
 # RFC 9112, 3.2.2: absolute-form. The authority ends at the first of / and ?.
@@ -53,7 +54,7 @@ class Limits:
     body_bytes: int = 0
 
 
-class BadRequest(ValueError):
+class BadRequestError(ValueError):
     """The client's fault: `status` is the answer it gets, `reason` says why, in words of our own."""
 
     def __init__(self, status: HTTPStatus, reason: str) -> None:
@@ -97,7 +98,15 @@ class RequestHead:
     __slots__ = ("fields", "line", "method", "path", "query", "size", "target", "version")
 
     def __init__(
-        self, line: str, method: str, target: str, path: str, query: str, version: str, fields: Fields, size: int
+        self,
+        line: str,
+        method: str,
+        target: str,
+        path: str,
+        query: str,
+        version: str,
+        fields: Fields,
+        size: int,
     ) -> None:
         self.line = line
         self.method = method
@@ -125,7 +134,7 @@ _parsed_fields: dict[bytes, Fields] = {}
 def parse_head(data: bytes, limits: Limits) -> RequestHead | None:
     """Read the request head that *data* begins with; `None` while it is incomplete.
 
-    :raises BadRequest: as soon as it is certain that no valid head can come of it.
+    :raises BadRequestError: as soon as it is certain that no valid head can come of it.
     """
     start = 0
     while data.startswith(b"\r\n", start):  # RFC 9112, 2.2: ignore empty lines before the request line
@@ -136,15 +145,15 @@ def parse_head(data: bytes, limits: Limits) -> RequestHead | None:
         return None
     eol = data.find(b"\r\n", start)
     if eol - start > limits.request_line_bytes:
-        raise BadRequest(HTTPStatus.REQUEST_URI_TOO_LONG, "request line too long")
+        raise BadRequestError(HTTPStatus.REQUEST_URI_TOO_LONG, "request line too long")
     line = data[start:eol].decode("latin-1")
     match = _REQUEST_LINE.fullmatch(line)
     if match is None:
-        raise BadRequest(HTTPStatus.BAD_REQUEST, "malformed request line")
+        raise BadRequestError(HTTPStatus.BAD_REQUEST, "malformed request line")
     method, target, version = match.groups()
     if version != "HTTP/1.1" and version != "HTTP/1.0":
         if not version.startswith("HTTP/1."):
-            raise BadRequest(HTTPStatus.HTTP_VERSION_NOT_SUPPORTED, "HTTP version not supported")
+            raise BadRequestError(HTTPStatus.HTTP_VERSION_NOT_SUPPORTED, "HTTP version not supported")
         version = "HTTP/1.1"  # RFC 9110, 2.5: read a higher minor version as the highest that we speak
     block = data[eol + 2 : end + 2]
     fields = _parsed_fields.get(block)
@@ -152,11 +161,11 @@ def parse_head(data: bytes, limits: Limits) -> RequestHead | None:
         fields = _read_fields(block, limits)
     if version == "HTTP/1.1":
         if not fields.has_host:
-            raise BadRequest(HTTPStatus.BAD_REQUEST, "no Host field")  # RFC 9112, 3.2
+            raise BadRequestError(HTTPStatus.BAD_REQUEST, "no Host field")  # RFC 9112, 3.2
     elif fields.chunked:
-        raise BadRequest(HTTPStatus.BAD_REQUEST, "Transfer-Encoding in HTTP/1.0")  # RFC 9112, 6.1
+        raise BadRequestError(HTTPStatus.BAD_REQUEST, "Transfer-Encoding in HTTP/1.0")  # RFC 9112, 6.1
     if limits.body_bytes and (fields.content_length or 0) > limits.body_bytes:
-        raise BadRequest(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, "content too long")
+        raise BadRequestError(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, "content too long")
     if target[0] == "/" and method != "CONNECT":
         path, _, query = target.partition("?")
     else:
@@ -171,27 +180,27 @@ def _check_incomplete(data: bytes, start: int, limits: Limits) -> None:
     eol = data.find(b"\r\n", start)
     line_bytes = (eol if eol >= 0 else len(data)) - start
     if line_bytes > limits.request_line_bytes + (eol < 0):  # the last byte may be the CR
-        raise BadRequest(HTTPStatus.REQUEST_URI_TOO_LONG, "request line too long")
+        raise BadRequestError(HTTPStatus.REQUEST_URI_TOO_LONG, "request line too long")
     if eol >= 0 and len(data) - eol > limits.header_bytes + 4:
-        raise BadRequest(HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE, "header fields too large")
+        raise BadRequestError(HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE, "header fields too large")
     if _BARE_LF.search(data, start) or b"\0" in data:
-        raise BadRequest(HTTPStatus.BAD_REQUEST, "bare LF or NUL in the header")  # RFC 9112, 2.2
+        raise BadRequestError(HTTPStatus.BAD_REQUEST, "bare LF or NUL in the header")  # RFC 9112, 2.2
     # Something that is not HTTP at all (a TLS client hello, say) shows in its first bytes.
     if eol < 0:
         well_formed = data[start : start + 8].isascii()
     else:
         well_formed = _REQUEST_LINE.fullmatch(data[start:eol].decode("latin-1")) is not None
     if not well_formed:
-        raise BadRequest(HTTPStatus.BAD_REQUEST, "malformed request line")
+        raise BadRequestError(HTTPStatus.BAD_REQUEST, "malformed request line")
 
 
 def _read_fields(block: bytes, limits: Limits) -> Fields:
     if len(block) > limits.header_bytes:
-        raise BadRequest(HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE, "header fields too large")
+        raise BadRequestError(HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE, "header fields too large")
     if block.count(b"\n") > limits.header_count:
-        raise BadRequest(HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE, "too many header fields")
+        raise BadRequestError(HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE, "too many header fields")
     if not _FIELD_LINES.fullmatch(block):
-        raise BadRequest(HTTPStatus.BAD_REQUEST, "malformed header field")
+        raise BadRequestError(HTTPStatus.BAD_REQUEST, "malformed header field")
     fields = Fields(block)
     environ = fields.environ
     transfer_encoding: str | None = None
@@ -202,11 +211,11 @@ def _read_fields(block: bytes, limits: Limits) -> Fields:
         name = name.upper()
         if name == "HOST":
             if fields.has_host or not _HOST.fullmatch(value):
-                raise BadRequest(HTTPStatus.BAD_REQUEST, "repeated or malformed Host")
+                raise BadRequestError(HTTPStatus.BAD_REQUEST, "repeated or malformed Host")
             fields.has_host = True
         elif name == "CONTENT-LENGTH":
             if fields.content_length is not None or not _CONTENT_LENGTH.fullmatch(value):
-                raise BadRequest(HTTPStatus.BAD_REQUEST, "repeated or malformed Content-Length")
+                raise BadRequestError(HTTPStatus.BAD_REQUEST, "repeated or malformed Content-Length")
             fields.content_length = int(value)
             environ["CONTENT_LENGTH"] = value
             continue
@@ -221,7 +230,9 @@ def _read_fields(block: bytes, limits: Limits) -> Fields:
             fields.upgrade = fields.upgrade or value.lower() == "websocket"
         elif name == "EXPECT":
             if value.lower() != "100-continue":
-                raise BadRequest(HTTPStatus.EXPECTATION_FAILED, "unknown expectation")  # RFC 9110, 10.1.1
+                raise BadRequestError(
+                    HTTPStatus.EXPECTATION_FAILED, "unknown expectation"
+                )  # RFC 9110, 10.1.1
             fields.expects_continue = True
         elif name == "COOKIE" or name == "AUTHORIZATION":
             private = True
@@ -257,26 +268,26 @@ def _read_connection(fields: Fields, value: str) -> None:
 def _read_transfer_encoding(fields: Fields, value: str) -> None:
     """RFC 9112, 6.1 and 6.3: chunked, once and last, and never beside a Content-Length."""
     if fields.content_length is not None:
-        raise BadRequest(HTTPStatus.BAD_REQUEST, "Transfer-Encoding beside Content-Length")
+        raise BadRequestError(HTTPStatus.BAD_REQUEST, "Transfer-Encoding beside Content-Length")
     codings = [coding.strip(" \t").lower() for coding in value.split(",")]
     if "chunked" in codings[:-1] or "" in codings:
-        raise BadRequest(HTTPStatus.BAD_REQUEST, "chunked is not the last transfer coding")
+        raise BadRequestError(HTTPStatus.BAD_REQUEST, "chunked is not the last transfer coding")
     if codings != ["chunked"]:
-        raise BadRequest(HTTPStatus.NOT_IMPLEMENTED, "unknown transfer coding")
+        raise BadRequestError(HTTPStatus.NOT_IMPLEMENTED, "unknown transfer coding")
     fields.chunked = True
 
 
 def _read_other_target(method: str, target: str, fields: Fields) -> tuple[str, str, Fields]:
     """The rarer forms of RFC 9112, 3.2; returns path, query and the fields that hold for them."""
     if method == "CONNECT":
-        raise BadRequest(HTTPStatus.NOT_IMPLEMENTED, "CONNECT is for proxies")
+        raise BadRequestError(HTTPStatus.NOT_IMPLEMENTED, "CONNECT is for proxies")
     if target == "*":
         if method != "OPTIONS":
-            raise BadRequest(HTTPStatus.BAD_REQUEST, "* is a target for OPTIONS only")
+            raise BadRequestError(HTTPStatus.BAD_REQUEST, "* is a target for OPTIONS only")
         return "*", "", fields
     match = _ABSOLUTE_FORM.fullmatch(target)
     if match is None or not _HOST.fullmatch(match[1]):
-        raise BadRequest(HTTPStatus.BAD_REQUEST, "malformed request target")
+        raise BadRequestError(HTTPStatus.BAD_REQUEST, "malformed request target")
     # RFC 9112, 3.2.2: the authority of the target replaces what Host says.
     replaced = Fields(fields.block)
     for name in Fields.__slots__:

@@ -15,13 +15,12 @@ What is kept of pywsgi, what changes:
 
 from __future__ import annotations
 
+import _socket
 import errno
 import time
-from collections.abc import Callable
 from http import HTTPStatus
 from typing import Any, Final
 
-import _socket
 import gevent
 from gevent import pywsgi
 from gevent.event import Event
@@ -30,20 +29,21 @@ from gevent.socket import socket as gevent_socket
 from app.dispatch import RequestGreenlets
 from app.handler import KeepAliveWSGIHandler, error_response
 from app.idle import Connection, IdleConnections, shared_address
-from app.request import BadRequest, Limits, parse_head
+from app.request import BadRequestError, Limits, parse_head
 from app.stream import send_all
 from app.tls import TLSSocket
 
 #: Seconds that a parked connection is kept. Long, for it costs so little, and since a client that reuses a
-#: connection in the moment we close it sees an error: our patience has to outlast the other side's, be that a proxy
-#: (60 s is usual), a browser (up to 300 s) or a test user that thinks for 270 s.
+#: connection in the moment we close it sees an error: our patience has to outlast the other side's, be that a
+#: proxy (60 s is usual), a browser (up to 300 s) or a test user that thinks for 270 s.
 IDLE_TIMEOUT_S: Final = 900.0
-#: Seconds that a client may take for a request head, from the first byte on; then 408 (RFC 9110, 15.5.9). Lower
-#: cuts off slow links, higher lets half requests pile up.
+#: Seconds that a client may take for a request head, from the first byte on; then 408 (RFC 9110, 15.5.9).
+#: Lower cuts off slow links, higher lets half requests pile up.
 HEADER_TIMEOUT_S: Final = 20.0
 #: Seconds without a byte of the announced content; then 408.
 BODY_TIMEOUT_S: Final = 60.0
-#: Seconds in which a client takes not one byte of a response; then the connection is closed. It holds a greenlet.
+#: Seconds in which a client takes not one byte of a response; then the connection is closed. It holds a
+#: greenlet.
 WRITE_TIMEOUT_S: Final = 60.0
 #: Bytes asked for at once. A request is mostly smaller; Python allocates this much for each call.
 RECV_BYTES: Final = 8192
@@ -121,7 +121,9 @@ class KeepAliveWSGIServer(pywsgi.WSGIServer):  # type: ignore[misc]
         self._parks = _can_park(self.handler_class)
         if not self._parks:
             name = f"{self.handler_class.__module__}.{self.handler_class.__qualname__}"
-            self.error_log.write(f"{name} reads its connections itself: each keeps a greenlet, none is parked\n")
+            self.error_log.write(
+                f"{name} reads its connections itself: each keeps a greenlet, none is parked\n"
+            )
 
     # -- start and stop
 
@@ -134,8 +136,8 @@ class KeepAliveWSGIServer(pywsgi.WSGIServer):  # type: ignore[misc]
     def init_socket(self) -> None:
         super().init_socket()
         if self.socket.family in (_socket.AF_INET, _socket.AF_INET6):
-            # Accepted sockets inherit it. A response is one send; what is left of Nagle's algorithm is the 40 ms
-            # that it waits for a delayed ACK when a streamed response takes two.
+            # Accepted sockets inherit it. A response is one send; what is left of Nagle's algorithm is the 40
+            # ms that it waits for a delayed ACK when a streamed response takes two.
             self.socket.setsockopt(_socket.IPPROTO_TCP, _socket.TCP_NODELAY, 1)
         self.draining = False
         self._drained.clear()
@@ -284,7 +286,7 @@ class KeepAliveWSGIServer(pywsgi.WSGIServer):  # type: ignore[misc]
             if connection.buffer:
                 try:
                     head = parse_head(connection.buffer, self.limits)
-                except BadRequest as error:
+                except BadRequestError as error:
                     self._answer_bad_request(connection, error)
                     return
                 if head is not None:
@@ -329,7 +331,7 @@ class KeepAliveWSGIServer(pywsgi.WSGIServer):  # type: ignore[misc]
         if connection.sock.fileno() >= 0:
             self.idle.linger(connection)
 
-    def _answer_bad_request(self, connection: Connection, error: BadRequest) -> None:
+    def _answer_bad_request(self, connection: Connection, error: BadRequestError) -> None:
         self.bad_requests[error.status] = self.bad_requests.get(error.status, 0) + 1
         try:
             send_all(connection, error_response(error.status), self.write_timeout)
@@ -352,5 +354,7 @@ def _can_park(handler_class: Any) -> bool:
     """Whether *handler_class* leaves the reading of requests to the server."""
     if not (isinstance(handler_class, type) and issubclass(handler_class, KeepAliveWSGIHandler)):
         return False
-    hooks: Callable[[str], bool] = lambda name: getattr(handler_class, name) is getattr(KeepAliveWSGIHandler, name)
-    return all(hooks(name) for name in KeepAliveWSGIHandler.reading_hooks)
+    return all(
+        getattr(handler_class, name) is getattr(KeepAliveWSGIHandler, name)
+        for name in KeepAliveWSGIHandler.reading_hooks
+    )

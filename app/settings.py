@@ -89,7 +89,9 @@ def auto_or_positive(text: str) -> int | None:
 
 def application_name(text: str) -> str:
     module, colon, name = text.partition(":")
-    if not (module and colon and name) or not all(part.isidentifier() for part in f"{module}.{name}".split(".")):
+    if not (module and colon and name) or not all(
+        part.isidentifier() for part in f"{module}.{name}".split(".")
+    ):
         raise ValueError("needs MODULE:CALLABLE")
     return text
 
@@ -98,8 +100,10 @@ def file_name(text: str) -> str:
     return text
 
 
-def _setting(default: str, metavar: str, convert: Callable[[str], Any], sentence: str, *variables: str) -> Any:
-    """One row. *default* is text, and goes through *convert* like all else; *variables* are read besides our own."""
+def _setting(
+    default: str, metavar: str, convert: Callable[[str], Any], sentence: str, *variables: str
+) -> Any:
+    """One row. *variables* are read besides our own."""
     return dataclasses.field(
         default_factory=lambda: convert(default),
         metadata={
@@ -119,8 +123,11 @@ _LIMITS: Final = Limits()
 class Settings:
     """All settings, converted and checked."""
 
-    bind: Address = _setting(
-        "127.0.0.1:8000", "ADDRESS", address, "Listen on HOST:PORT, [IPV6]:PORT, :PORT or unix:PATH; port 0 picks one."
+    bind: Address = _setting(  # noqa: RUF009 - it returns a dataclasses.field
+        "127.0.0.1:8000",
+        "ADDRESS",
+        address,
+        "Listen on HOST:PORT, [IPV6]:PORT, :PORT or unix:PATH; port 0 picks one.",
     )
     app: str = _setting(
         "app.wsgi:application", "MODULE:CALLABLE", application_name, "The WSGI application to serve."
@@ -133,22 +140,37 @@ class Settings:
         "WEB_CONCURRENCY",
     )
     connections: int | None = _setting(
-        "auto", "N", auto_or_positive, "Connections to have room for; auto: what the workers' open files allow."
+        "auto",
+        "N",
+        auto_or_positive,
+        "Connections to have room for; auto: what the workers' open files allow.",
     )
     backlog: int = _setting(
-        "0", "N", count, "Connections that may wait to be accepted, a worker; 0: the kernel's net.core.somaxconn."
+        "0",
+        "N",
+        count,
+        "Connections that may wait to be accepted, a worker; 0: the kernel's net.core.somaxconn.",
     )
     idle_timeout: float = _setting(
         f"{server.IDLE_TIMEOUT_S:g}", "SECONDS", seconds, "Close a connection idle for this long; 0: never."
     )
     header_timeout: float = _setting(
-        f"{server.HEADER_TIMEOUT_S:g}", "SECONDS", seconds, "Time for a request head from its first byte; 0: any."
+        f"{server.HEADER_TIMEOUT_S:g}",
+        "SECONDS",
+        seconds,
+        "Time for a request head from its first byte; 0: any.",
     )
     body_timeout: float = _setting(
-        f"{server.BODY_TIMEOUT_S:g}", "SECONDS", seconds, "Wait this long for more of a request body; 0: for ever."
+        f"{server.BODY_TIMEOUT_S:g}",
+        "SECONDS",
+        seconds,
+        "Wait this long for more of a request body; 0: for ever.",
     )
     write_timeout: float = _setting(
-        f"{server.WRITE_TIMEOUT_S:g}", "SECONDS", seconds, "Wait this long for a client that does not read; 0: for ever."
+        f"{server.WRITE_TIMEOUT_S:g}",
+        "SECONDS",
+        seconds,
+        "Wait this long for a client that does not read; 0: for ever.",
     )
     graceful_timeout: float = _setting(
         "10", "SECONDS", seconds, "Time for requests in flight to finish after TERM or INT."
@@ -168,7 +190,9 @@ class Settings:
     limit_requests: int = _setting(
         "0", "N", count, "Requests in flight, a worker; more wait their turn; 0: any number."
     )
-    access_log: str = _setting("", "FILE", file_name, "Append a line a request to FILE, - for standard output; off if empty.")
+    access_log: str = _setting(
+        "", "FILE", file_name, "Append a line a request to FILE, - for standard output; off if empty."
+    )
 
 
 def flag(field: dataclasses.Field[Any]) -> str:

@@ -1,9 +1,10 @@
 """How many workers hold how many connections.
 
 A worker holds what RLIMIT_NOFILE lets it open. The kernel spreads new connections over the workers'
-SO_REUSEPORT sockets by a hash, so a worker's share is binomially distributed: its mean m, its standard deviation
-about the square root of m. A worker that gets more than it can open refuses clients while others have room, so
-each is planned to have room for m + 6 sqrt(m): with 100 workers that fails once in 10 million runs.
+SO_REUSEPORT sockets by a hash, so a worker's share is binomially distributed: its mean m, its standard
+deviation about the square root of m. A worker that gets more than it can open refuses clients while
+others have room, so each is planned to have room for m + 6 sqrt(m): with 100 workers that fails once in
+10 million runs.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from __future__ import annotations
 import math
 import os
 import resource
+from pathlib import Path
 from typing import Final
 
 #: Descriptors of a worker that are not its clients': its own few, and what the application opens meanwhile.
@@ -29,8 +31,7 @@ def raise_nofile() -> int:
     """Raise the soft limit of open files to the hard one; returns it."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if hard == resource.RLIM_INFINITY:
-        with open("/proc/sys/fs/nr_open", encoding="ascii") as file:
-            hard = int(file.read())
+        hard = int(Path("/proc/sys/fs/nr_open").read_text("ascii"))
     if soft != hard:
         resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
     return hard
@@ -66,7 +67,7 @@ def workers_for(connections: int, nofile: int, cpus: int) -> int:
         workers += 1
         if workers > MAX_WORKERS:
             raise SizingError(
-                f"{connections} connections need more than {MAX_WORKERS} workers with {nofile} open files each;"
+                f"{connections} connections need more than {MAX_WORKERS} workers with {nofile} open files;"
                 " raise the limit (ulimit -Hn, or LimitNOFILE= of the service)"
             )
     return workers

@@ -16,14 +16,15 @@ from app.idle import Connection
 _RECV_BYTES: Final = 65536
 
 
-class ClientTimeout(OSError):
+class ClientTimeoutError(OSError):
     """The client kept us waiting for its content longer than it may; it gets a 408."""
 
 
 def send_all(connection: Connection, data: bytes | bytearray | memoryview, timeout: float = 0) -> None:
     """Send *data*, waiting while the client does not read, *timeout* seconds a time (0: for ever).
 
-    :raises OSError: the connection is lost; ECONNRESET also if the client has not read anything for *timeout*.
+    :raises OSError: the connection is lost; ECONNRESET also if the client has not read anything for
+        *timeout*.
     """
     try:
         sent = connection.sock.send(data)
@@ -44,7 +45,7 @@ def send_all(connection: Connection, data: bytes | bytearray | memoryview, timeo
 class ConnectionReader:
     """What pywsgi calls *rfile*: first the bytes received with the request head, then the socket.
 
-    :param timeout: seconds to wait for the next bytes, 0 for ever; then reading raises `ClientTimeout`.
+    :param timeout: seconds to wait for the next bytes, 0 for ever; then reading raises `ClientTimeoutError`.
     """
 
     __slots__ = ("closed", "connection", "timeout")
@@ -60,7 +61,11 @@ class ConnectionReader:
             try:
                 data = sock.recv(_RECV_BYTES)
             except BlockingIOError:
-                wait_read(sock.fileno(), self.timeout or None, ClientTimeout("the request content did not come"))
+                wait_read(
+                    sock.fileno(),
+                    self.timeout or None,
+                    ClientTimeoutError("the request content did not come"),
+                )
                 continue
             if len(data) == _RECV_BYTES:
                 self.connection.pending = True  # the edge is used up, though more may be waiting

@@ -1,8 +1,8 @@
 """The supervisor: makes the sockets, forks the workers, replaces those that die, stops them in order.
 
-It is a plain process that waits for signals with sigtimedwait(2): no event loop, no handlers that run between two
-lines. The application is imported here, before the forks, so that all workers share its memory; `gc.freeze`
-keeps the collector from touching, and so copying, what they share.
+It is a plain process that waits for signals with sigtimedwait(2): no event loop, no handlers that run between
+two lines. The application is imported here, before the forks, so that all workers share its memory;
+`gc.freeze` keeps the collector from touching, and so copying, what they share.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ import traceback
 from collections.abc import Callable
 from dataclasses import dataclass
 from os import WNOHANG, _exit, fork, waitpid  # before gevent patches os: the supervisor must not get a hub
+from pathlib import Path
 from socket import socket
 from typing import Any, Final
 
@@ -33,8 +34,8 @@ _BACK_OFF_S: Final = (0.1, 10.0)
 _LONG_LIFE_S: Final = 10.0
 #: Deaths before any worker was ever ready after which we give up.
 _MAX_START_FAILURES: Final = 5
-#: Seconds in which a second TERM or INT is taken for an echo of the first: timeout(1) and some shells signal a
-#: process and then its group.
+#: Seconds in which a second TERM or INT is taken for an echo of the first: timeout(1) and some shells signal
+#: a process and then its group.
 _ECHO_S: Final = 0.5
 #: Seconds beyond the graceful timeout that a worker may take to exit.
 _EXIT_GRACE_S: Final = 2.0
@@ -67,7 +68,7 @@ def load_application(name: str) -> Callable[..., Any]:
     :raises StartError: with the module and the error.
     """
     module_name, _, attributes = name.partition(":")
-    sys.path.insert(0, os.getcwd())
+    sys.path.insert(0, str(Path.cwd()))
     try:
         found: Any = importlib.import_module(module_name)
         for attribute in attributes.split("."):
@@ -152,7 +153,7 @@ class Supervisor:
             for other in self._slots:
                 if other is not slot:
                     other.listener.close()
-            signal.signal(signal.SIGINT, signal.SIG_IGN)  # ^C reaches the whole group; the supervisor will say TERM
+            signal.signal(signal.SIGINT, signal.SIG_IGN)  # ^C reaches all; the supervisor will say TERM
             signal.pthread_sigmask(signal.SIG_UNBLOCK, _SIGNALS)
             code = worker.run(
                 slot.row,
@@ -216,7 +217,9 @@ class Supervisor:
             wait_s = 0.0 if self._is_ready(slot) else slot.back_off_s
         else:
             slot.back_off_s = wait_s = min(slot.back_off_s * 2, _BACK_OFF_S[1])
-        self._say(f"worker {slot.pid} {_cause(status)}; replacing it" + (f" in {wait_s:g} s" if wait_s else ""))
+        self._say(
+            f"worker {slot.pid} {_cause(status)}; replacing it" + (f" in {wait_s:g} s" if wait_s else "")
+        )
         slot.pid = 0
         slot.due = now + wait_s
 
@@ -232,7 +235,9 @@ class Supervisor:
                 break
             received = signal.sigtimedwait(_SIGNALS, max(0.0, deadline - time.monotonic()))
             now = time.monotonic()
-            if now >= deadline or (received and received.si_signo != signal.SIGCHLD and now > began + _ECHO_S):
+            if now >= deadline or (
+                received and received.si_signo != signal.SIGCHLD and now > began + _ECHO_S
+            ):
                 self._kill(signal.SIGKILL)
                 code = EXIT_KILLED
                 deadline = now + 3600.0  # a killed process ends, if the kernel lets it

@@ -11,8 +11,8 @@ _WOULD_BLOCK: Final = (ssl.SSLWantReadError, ssl.SSLWantWriteError)
 class TLSSocket:
     """A client's TLS connection after its handshake.
 
-    `recv` keeps the promise that parking relies on: fewer bytes than asked for mean that nothing is left, neither
-    in the kernel nor, decrypted, in OpenSSL. An SSL socket with pending bytes is not idle.
+    `recv` keeps the promise that parking relies on: fewer bytes than asked for mean that nothing is left,
+    neither in the kernel nor, decrypted, in OpenSSL. An SSL socket with pending bytes is not idle.
     """
 
     __slots__ = ("_ssl",)

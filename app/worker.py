@@ -8,6 +8,7 @@ import signal
 import socket
 import sys
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, Final
 
 import gevent
@@ -47,7 +48,8 @@ def run(
         log=log,
         error_log=sys.stderr,
         spawn=settings.limit_requests or "default",
-        # pywsgi asks the resolver for SERVER_NAME, which takes a thread and up to seconds; we know our address.
+        # pywsgi asks the resolver for SERVER_NAME, which takes a thread and up to seconds; we know our
+        # address.
         environ={"wsgi.multiprocess": workers > 1, "SERVER_NAME": str(listener.getsockname()[0])},
         idle_timeout=settings.idle_timeout,
         header_timeout=settings.header_timeout,
@@ -55,7 +57,10 @@ def run(
         write_timeout=settings.write_timeout,
         max_connections=sizing.worker_room(nofile),
         limits=Limits(
-            settings.limit_request_line, settings.limit_header_bytes, settings.limit_header_count, settings.limit_body
+            settings.limit_request_line,
+            settings.limit_header_bytes,
+            settings.limit_header_count,
+            settings.limit_body,
         ),
     )
     server.max_accept = KeepAliveWSGIServer.max_accept  # pywsgi's 1 is for workers that share one socket
@@ -80,4 +85,4 @@ def _access_log(name: str) -> Any:
     if name == "-":
         return sys.stdout
     # Appended line by line: short lines of several processes do not mix (write(2), O_APPEND).
-    return open(name, "a", buffering=1, encoding="utf-8")  # noqa: SIM115 - it lives as long as the process
+    return Path(name).open("a", buffering=1, encoding="utf-8")

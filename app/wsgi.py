@@ -55,7 +55,7 @@ def _write_problem(request: falcon.Request, response: falcon.Response, error: fa
     response.data = falcon.media.JSONHandler().serialize(problem, "application/json")
 
 
-def create_app() -> falcon.App:
+def create_app() -> falcon.App[falcon.Request, falcon.Response]:
     """Make the application; it needs nothing and keeps no state."""
     app = falcon.App(media_type=falcon.MEDIA_TEXT)
     app.add_route("/", Text())

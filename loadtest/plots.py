@@ -80,7 +80,8 @@ class _Run:
         for row in range(1, len(self.phases) + 1):
             if row == len(self.phases) or self.phases[row] != self.phases[first]:
                 last = min(row, len(self.phases) - 1)
-                yield self.phases[first], float(self.time[first]), float(self.time[last])
+                # The first row is a second or more after the start.
+                yield self.phases[first], float(self.time[first]) if first else 0.0, float(self.time[last])
                 first = row
 
     def settled(self, values: Series) -> float:
@@ -251,7 +252,7 @@ def _cpu(run: _Run, figure: Figure) -> None:
     title = title.replace("cores", f"of {_whole(cores)} cores", 1) if math.isfinite(cores) else title
     parts = [_when(f"{name} {{}}", run.settled(values), _hundredths) for name, values in shares.items()]
     title += ": " + ", ".join(filter(None, parts)) if title and any(parts) else ""
-    note = "Kernel is what no process is charged with; other is other programs on this machine"
+    note = "Kernel: time in the kernel that neither side is charged with; other: other programs here"
     axes = _panels(run, figure, title or "CPU was not measured", note, lower=False)[0]
     bands = _stack(axes, run, shares, (BLUE, ORANGE, GREEN, PURPLE))
     axes.set_ylabel("busy cores", fontsize=_TEXT)
@@ -318,11 +319,11 @@ def _panels(run: _Run, figure: Figure, title: str, note: str, lower: bool = True
             axes.axvspan(begin, end, color=_PHASES.get(phase, "white"), linewidth=0, zorder=-2)
         panels.append(axes)
     axes = panels[0]
-    begin, end = float(run.time[0]), float(run.time[-1])
-    axes.set_xlim(begin, end if end > begin else begin + 1)
+    end = max(float(run.time[-1]), 1.0)
+    axes.set_xlim(0, end)
     for phase, phase_begin, phase_end in run.spans():
-        if (phase_end - phase_begin) / (end - begin) > 0.04:  # else there is no room for its name
-            place = ((phase_begin + phase_end) / 2 - begin) / (end - begin)
+        if (phase_end - phase_begin) / end > 0.04:  # else there is no room for its name
+            place = (phase_begin + phase_end) / 2 / end
             axes.text(place, 1.01, phase, transform=axes.transAxes, ha="center", fontsize=_SMALL, color=GREY)
     if lower:
         axes.tick_params(labelbottom=False)

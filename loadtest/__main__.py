@@ -82,15 +82,32 @@ def parser() -> argparse.ArgumentParser:
         "(default: http://127.0.0.1:8000)",
     )
     made.add_argument(
-        "-f", "--locustfile", default=None, type=Path, metavar="FILE", help="a locustfile (default: loadtest/keepalive.py)"
+        "-f",
+        "--locustfile",
+        default=None,
+        type=Path,
+        metavar="FILE",
+        help="a locustfile (default: loadtest/keepalive.py)",
     )
     made.add_argument(
-        "--processes", default=0, type=options.count, metavar="N", help="Locust workers (default: what -c asks for)"
+        "--processes",
+        default=0,
+        type=options.count,
+        metavar="N",
+        help="Locust workers (default: what -c asks for)",
     )
-    made.add_argument("--web", action="store_true", help="start the test from Locust's web UI instead of at once")
-    made.add_argument("--web-port", default=8089, type=_port, metavar="PORT", help="port of the web UI (default: 8089)")
     made.add_argument(
-        "--master-port", default=5557, type=_port, metavar="PORT", help="port for Locust's workers (default: 5557)"
+        "--web", action="store_true", help="start the test from Locust's web UI instead of at once"
+    )
+    made.add_argument(
+        "--web-port", default=8089, type=_port, metavar="PORT", help="port of the web UI (default: 8089)"
+    )
+    made.add_argument(
+        "--master-port",
+        default=5557,
+        type=_port,
+        metavar="PORT",
+        help="port for Locust's workers (default: 5557)",
     )
     made.add_argument(
         "--results",

@@ -1,7 +1,7 @@
 """One TCP (or TLS) connection of a user.
 
-A raw non-blocking `_socket.socket`: gevent's socket object with its two watchers costs several times the memory, and
-its waiting starts and stops a watcher a request. Waiting is :mod:`loadtest.readiness`'s.
+A raw non-blocking `_socket.socket`: gevent's socket object with its two watchers costs several times the
+memory, and its waiting starts and stops a watcher a request. Waiting is :mod:`loadtest.readiness`'s.
 """
 
 from __future__ import annotations
@@ -31,8 +31,8 @@ if TYPE_CHECKING:
     from loadtest.readiness import Readiness
     from loadtest.source_address import SourceAddresses
 
-#: linux/in.h; not in Python's socket module before 3.12. Leaves the choice of the port to connect(), which knows the
-#: destination and so can use a port again that is taken towards another one. ip(7), Linux 4.2.
+#: linux/in.h; not in Python's socket module before 3.12. Leaves the choice of the port to connect(), which
+#: knows the destination and so can use a port again that is taken towards another one. ip(7), Linux 4.2.
 IP_BIND_ADDRESS_NO_PORT = 24
 
 #: Bytes asked for in one receive. A short read means that the socket is drained for now.
@@ -42,7 +42,8 @@ RECEIVE_BYTES = 65536
 class Connection:
     """An open connection. Create with :meth:`open`.
 
-    :ivar hung_up: the peer has closed its sending side; what is buffered can still be read, nothing more will come.
+    :ivar hung_up: the peer has closed its sending side; what is buffered can still be read, nothing more will
+    come.
     """
 
     __slots__ = ("_on_lost", "_readiness", "_sock", "fd", "hung_up", "ready", "tls", "waiter")
@@ -140,7 +141,8 @@ class Connection:
         self.send_raw(data, timeout_s)
 
     def receive(self, timeout_s: float) -> bytes:
-        """Some bytes, at least one. Raises :class:`ClosedByPeer`, :class:`ReceiveFailed` or :class:`TimedOut`."""
+        """Some bytes, at least one. Raises :class:`ClosedByPeer`, :class:`ReceiveFailed` or
+        :class:`TimedOut`."""
         if self.tls is not None:
             return self.tls.receive(self, timeout_s)
         return self.receive_raw(timeout_s)
@@ -165,8 +167,8 @@ class Connection:
                 raise _broken(error, SendFailed) from None
 
     def receive_raw(self, timeout_s: float) -> bytes:
-        # The answer to a request that was just sent is never there yet: wait first, and save the receive that would
-        # say so. Nothing is missed, since an event that came before is kept in `ready`.
+        # The answer to a request that was just sent is never there yet: wait first, and save the receive that
+        # would say so. Nothing is missed, since an event that came before is kept in `ready`.
         while True:
             if not self.hung_up:
                 self._readiness.wait(self, timeout_s)

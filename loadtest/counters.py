@@ -1,7 +1,7 @@
 """What one process has counted, and the samples it sends to the master.
 
-Everything in a sample is cumulative, except the gauges, the maxima and the latencies since the sample before. A late
-or lost sample therefore costs resolution, never a count.
+Everything in a sample is cumulative, except the gauges, the maxima and the latencies since the sample before.
+A late or lost sample therefore costs resolution, never a count.
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ from loadtest.errors import KINDS, kind_of
 if TYPE_CHECKING:
     from loadtest.think import ThinkTimer
 
-#: Range of latencies in microseconds and significant digits. An answer that takes longer than the range has long
-#: been a timeout.
+#: Range of latencies in microseconds and significant digits. An answer that takes longer than the range has
+#: long been a timeout.
 HISTOGRAM_RANGE_US = (1, 3_600_000_000)
 HISTOGRAM_DIGITS = 3
 #: A request that leaves this much after it was due is counted as late: the client, not the server, was slow.
@@ -65,7 +65,9 @@ class Counters:
         if seconds > LATE_SEND_S:
             self.late_sends += 1
 
-    def request_done(self, latency_ms: float, received_bytes: int, failure: BaseException | str | None) -> None:
+    def request_done(
+        self, latency_ms: float, received_bytes: int, failure: BaseException | str | None
+    ) -> None:
         self.requests += 1
         self.received_bytes += received_bytes
         self.latencies_ms.append(latency_ms)

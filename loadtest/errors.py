@@ -1,8 +1,8 @@
 """Failures by kind.
 
-Every failed request carries exactly one kind, counted separately to the end. `docs/errors.md` gives each one's
-usual cause and remedy. The texts hold no port, time or length, so that Locust, which groups errors by their text,
-keeps one row a kind instead of one a request.
+Every failed request carries exactly one kind, counted separately to the end. `docs/errors.md` gives each
+one's usual cause and remedy. The texts hold no port, time or length, so that Locust, which groups errors by
+their text, keeps one row a kind instead of one a request.
 """
 
 from __future__ import annotations

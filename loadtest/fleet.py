@@ -82,7 +82,8 @@ class Fleet:
         return next((name for worker in self.workers.values() if (name := worker.sample["server"])), "")
 
     def lose_silent(self) -> list[Worker]:
-        """Workers that have ended since the last call. What they had counted stays, their connections are gone."""
+        """Workers that have ended since the last call. What they had counted stays, their connections are
+        gone."""
         lost = []
         now = time.monotonic()
         for worker in self.workers.values():
@@ -104,12 +105,12 @@ class Fleet:
             users=sum(worker.sample["users"] for worker in alive),
             connections=connections,
             connections_min=min(
-                sum(
-                    self._connections_min.get(worker.name, worker.sample["connections"]) for worker in alive
-                ),
+                sum(self._connections_min.get(worker.name, worker.sample["connections"]) for worker in alive),
                 connections,
             ),
-            totals={name: sum(worker.sample[name] for worker in self.workers.values()) for name in CUMULATIVE},
+            totals={
+                name: sum(worker.sample[name] for worker in self.workers.values()) for name in CUMULATIVE
+            },
             failures_by_kind=failures_by_kind,
             latencies=self._latencies,
             burst_10ms_max=max(self._sends),
@@ -126,7 +127,8 @@ class Fleet:
         """A row a worker, for the results."""
         kept = ("pid", "source", "users", "connections", *CUMULATIVE)
         return [
-            {"worker": number, "name": worker.name, "lost": worker.lost} | {key: worker.sample[key] for key in kept}
+            {"worker": number, "name": worker.name, "lost": worker.lost}
+            | {key: worker.sample[key] for key in kept}
             for number, worker in enumerate(self.workers.values())
         ]
 

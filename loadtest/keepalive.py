@@ -2,7 +2,8 @@
 
     locust -f loadtest/keepalive.py --headless                      # one process, 1,000 connections
     locust -f loadtest/keepalive.py                                 # the same from the web UI
-    locust -f loadtest/keepalive.py --headless --processes 22 -u 400000 -r 2500 --hold 5m --results results/mine
+    locust -f loadtest/keepalive.py --headless --processes 22 -u 400000 -r 2500 --hold 5m --results
+    results/mine
 
 A test of your own needs no more than what is here: a subclass of KeepAliveUser with tasks.
 """

@@ -1,7 +1,8 @@
 """Every adjustment to Locust, each with its reason and the upstream code it answers.
 
-Written for the Locust version below. :func:`apply` refuses any other, and refuses when one of the functions that it
-stands in for has changed, since then nobody has looked whether the reason still holds. It is idempotent.
+Written for the Locust version below. :func:`apply` refuses any other, and refuses when one of the functions
+that it stands in for has changed, since then nobody has looked whether the reason still holds. It is
+idempotent.
 """
 
 from __future__ import annotations
@@ -41,8 +42,9 @@ UPSTREAM: dict[str, tuple[Callable[..., Any] | property, str]] = {
     "MasterRunner.quit": (MasterRunner.quit, "69367e86ece0"),
 }
 
-#: Heartbeats (of one second) that may stay out before a worker counts as missing. Upstream: 3. In a ramp a worker is
-#: busy for longer than that, and calling it missing moves its users to the others, which are then busy for longer.
+#: Heartbeats (of one second) that may stay out before a worker counts as missing. Upstream: 3. In a ramp a
+#: worker is busy for longer than that, and calling it missing moves its users to the others, which are then
+#: busy for longer.
 HEARTBEAT_LIVENESS = 60
 
 #: prctl(2): signal for this process when its parent dies.
@@ -70,7 +72,9 @@ def check_upstream() -> None:
         )
     changed = [name for name, (function, known) in UPSTREAM.items() if fingerprint(function) != known]
     if changed:
-        raise UpstreamChanged(f"Locust {LOCUST_VERSION} differs in {', '.join(changed)}: review loadtest/locust_scale.py")
+        raise UpstreamChanged(
+            f"Locust {LOCUST_VERSION} differs in {', '.join(changed)}: review loadtest/locust_scale.py"
+        )
 
 
 @functools.cache
@@ -100,8 +104,8 @@ def raise_descriptor_limit() -> None:
 def cache_default_arguments() -> None:
     """Build Locust's argument parser once, not once an option and spawn message.
 
-    Upstream: `WorkerRunner.handle_message`, case "spawn", calls `argument_parser.default_args_dict()` in the condition
-    of a comprehension over all options. Unpatched it takes half of a worker's CPU in a ramp.
+    Upstream: `WorkerRunner.handle_message`, case "spawn", calls `argument_parser.default_args_dict()` in the
+    condition of a comprehension over all options. Unpatched it takes half of a worker's CPU in a ramp.
     """
     argument_parser.default_args_dict = functools.cache(argument_parser.default_args_dict)  # type: ignore[assignment]
 
@@ -109,8 +113,8 @@ def cache_default_arguments() -> None:
 def count_users_without_walking() -> None:
     """Know the number of users a class from a count, not from a walk over all users.
 
-    Upstream: `Runner.user_classes_count`, called about six times a spawn message and once a report, each time over
-    every user of the worker. Users that are not KeepAliveUsers are counted as upstream does.
+    Upstream: `Runner.user_classes_count`, called about six times a spawn message and once a report, each time
+    over every user of the worker. Users that are not KeepAliveUsers are counted as upstream does.
     """
     walk = Runner.user_classes_count.fget  # type: ignore[attr-defined]
 
@@ -131,8 +135,9 @@ def count_users_without_walking() -> None:
 def stop_users_without_greenlets() -> None:
     """Stop users at rest directly.
 
-    Upstream: `Runner.stop_users` spawns a greenlet a user to stop it, and another switch to join it. A KeepAliveUser at
-    rest has nothing to interrupt: closing its connection is all. The rest is left to upstream.
+    Upstream: `Runner.stop_users` spawns a greenlet a user to stop it, and another switch to join it. A
+    KeepAliveUser at rest has nothing to interrupt: closing its connection is all. The rest is left to
+    upstream.
     """
     upstream = Runner.stop_users
 
@@ -172,10 +177,10 @@ def _let_own_turn_end(runner: Runner, left: dict[str, int]) -> None:
 def end_in_order() -> None:
     """Let a master that quits wait for its workers' last figures, and end a ramp that is under way first.
 
-    Upstream: `MasterRunner.quit` sends "quit" and sleeps 0.5 s "for final stats report from all workers"; closing
-    18,000 connections takes a worker longer than that, and what it had still to report is lost. `MasterRunner.start`
-    runs in a greenlet that `stop` does not end: interrupted in a ramp, it goes on to spawn users that were just
-    stopped.
+    Upstream: `MasterRunner.quit` sends "quit" and sleeps 0.5 s "for final stats report from all workers";
+    closing 18,000 connections takes a worker longer than that, and what it had still to report is lost.
+    `MasterRunner.start` runs in a greenlet that `stop` does not end: interrupted in a ramp, it goes on to
+    spawn users that were just stopped.
     """
     upstream_start, upstream_stop, upstream_quit = MasterRunner.start, MasterRunner.stop, MasterRunner.quit
 

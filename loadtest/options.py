@@ -1,4 +1,5 @@
-"""Values that options take, parsed and checked in one place, and the options that the locustfile adds to Locust's."""
+"""Values that options take, parsed and checked in one place, and the options that the locustfile adds to
+Locust's."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """What all users of a Locust process share.
 
-One of each in a worker (or in a Locust that runs without workers): the epoll set, the think timer, the turn greenlets,
-the counters, the statistics, and per server address what its connections have in common.
+One of each in a worker (or in a Locust that runs without workers): the epoll set, the think timer, the turn
+greenlets, the counters, the statistics, and per server address what its connections have in common.
 """
 
 from __future__ import annotations
@@ -35,9 +35,10 @@ SAMPLE_S = 1.0
 #: Name of the message that carries a sample.
 SAMPLE_MESSAGE = "keepalive_sample"
 
-#: Allocations between two collections of the youngest generation, and collections of one generation per collection of
-#: the next. Users at rest are live objects by the ten thousand that no collection will ever free; Python's defaults
-#: (700, 10, 10) would walk them all again and again in a ramp. Requests make no cycles, so little waits to be collected.
+#: Allocations between two collections of the youngest generation, and collections of one generation per
+#: collection of the next. Users at rest are live objects by the ten thousand that no collection will ever
+#: free; Python's defaults (700, 10, 10) would walk them all again and again in a ramp. Requests make no
+#: cycles, so little waits to be collected.
 GC_THRESHOLDS = (100_000, 50, 1_000)
 
 
@@ -48,7 +49,9 @@ class Origin:
     :ivar tail: what follows the path in a GET without fields of its own.
     """
 
-    def __init__(self, url: str, default_headers: Mapping[str, str], insecure: bool, worker_index: int) -> None:
+    def __init__(
+        self, url: str, default_headers: Mapping[str, str], insecure: bool, worker_index: int
+    ) -> None:
         parts = urlsplit(url)
         if parts.scheme not in ("http", "https") or not parts.hostname:
             raise ValueError(f"host {url!r} is not an http:// or https:// URL")
@@ -57,23 +60,33 @@ class Origin:
         self.hostname = parts.hostname
         self.tls_context = _tls_context(insecure) if parts.scheme == "https" else None
         port = parts.port or (443 if self.tls_context else 80)
-        self.family, _, _, _, self.address = socket.getaddrinfo(parts.hostname, port, type=socket.SOCK_STREAM)[0]
+        self.family, _, _, _, self.address = socket.getaddrinfo(
+            parts.hostname, port, type=socket.SOCK_STREAM
+        )[0]
         self.sources = SourceAddresses.of_worker(str(self.address[0]), worker_index)
-        self._fields = {"Host": authority, "User-Agent": "locust-keepalive", "Accept-Encoding": "gzip, deflate"}
+        self._fields = {
+            "Host": authority,
+            "User-Agent": "locust-keepalive",
+            "Accept-Encoding": "gzip, deflate",
+        }
         if parts.username is not None:
             from loadtest.session import basic_authorization
 
             credentials = unquote(parts.username), unquote(parts.password or "")
             self._fields["Authorization"] = basic_authorization(*credentials)
         for name, value in default_headers.items():
-            self._fields = {known: kept for known, kept in self._fields.items() if known.lower() != name.lower()}
+            self._fields = {
+                known: kept for known, kept in self._fields.items() if known.lower() != name.lower()
+            }
             self._fields[name] = value
         self.tail = self.tail_beside(())
 
     def tail_beside(self, names: Iterable[str]) -> bytes:
         """Version and shared fields, less those that a request brings itself."""
         brought = {name.lower() for name in names}
-        fields = "".join(f"{name}: {value}\r\n" for name, value in self._fields.items() if name.lower() not in brought)
+        fields = "".join(
+            f"{name}: {value}\r\n" for name, value in self._fields.items() if name.lower() not in brought
+        )
         return b" HTTP/1.1\r\n" + fields.encode("latin-1")
 
 

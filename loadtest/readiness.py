@@ -1,11 +1,11 @@
 """One epoll set for all of a process's connections.
 
-A connection is registered once, for both directions and edge-triggered, and never touched again: a request costs no
-`epoll_ctl` and no gevent watcher. gevent's own loop sees a single descriptor, that of the epoll set; when it becomes
-readable, each event switches directly to the greenlet that waits for it.
+A connection is registered once, for both directions and edge-triggered, and never touched again: a request
+costs no `epoll_ctl` and no gevent watcher. gevent's own loop sees a single descriptor, that of the epoll set;
+when it becomes readable, each event switches directly to the greenlet that waits for it.
 
-Edge-triggered means that an event comes once. One that arrives while nobody waits is kept in `ready`, and whoever
-waits next returns at once and tries again; a wake-up is a hint, never a promise.
+Edge-triggered means that an event comes once. One that arrives while nobody waits is kept in `ready`, and
+whoever waits next returns at once and tries again; a wake-up is a hint, never a promise.
 """
 
 from __future__ import annotations
@@ -22,7 +22,8 @@ from loadtest.errors import TimedOut
 if TYPE_CHECKING:
     from loadtest.connection import Connection
 
-#: monkey-patching takes `epoll` out of `select`, since it would block the loop; here it is never asked to block.
+#: monkey-patching takes `epoll` out of `select`, since it would block the loop; here it is never asked to
+#: block.
 _epoll = monkey.get_original("select", "epoll")
 
 BOTH_WAYS = select.EPOLLIN | select.EPOLLOUT | select.EPOLLRDHUP | select.EPOLLET
@@ -41,8 +42,8 @@ class Readiness:
         self._hub = gevent.get_hub()
         self._epoll = _epoll()
         self._connections: dict[int, Connection] = {}
-        # Waiting connections by timeout. All entries of one inner dict have the same timeout, so insertion order is
-        # the order of their deadlines and a sweep looks at the expired ones only.
+        # Waiting connections by timeout. All entries of one inner dict have the same timeout, so insertion
+        # order is the order of their deadlines and a sweep looks at the expired ones only.
         self._deadlines: dict[float, dict[Connection, float]] = {}
         self._watcher = self._hub.loop.io(self._epoll.fileno(), 1)
         self._watcher.start(self._dispatch)
@@ -62,7 +63,8 @@ class Readiness:
         self._epoll.register(connection.fd, BOTH_WAYS)
 
     def unregister(self, connection: Connection) -> None:
-        """Forget a connection that is about to close; the kernel drops the descriptor from the set by itself."""
+        """Forget a connection that is about to close; the kernel drops the descriptor from the set by
+        itself."""
         del self._connections[connection.fd]
 
     @property

@@ -1,14 +1,15 @@
 """Follows a run from the Locust master (or from a Locust without workers) and writes it down as it happens.
 
 Once a second: what the workers counted (:mod:`loadtest.fleet`) and what outside witnesses saw
-(:mod:`loadtest.monitor`) become a row of `samples.csv` and a line of `logfile`. It also tells the phases apart
+(:mod:`loadtest.monitor`) become a row of `samples.csv` and a line of `logfile`. It also tells the phases
+apart
 
     ramp    from the start until all connections are established
     hold    from then on; ends after --hold, or when Locust ends the test
     stop    users are being stopped
 
-and writes `run.json`, the facts from which :mod:`loadtest.report` makes the summary, every few seconds anew: whatever
-becomes of the master, what was measured stays.
+and writes `run.json`, the facts from which :mod:`loadtest.report` makes the summary, every few seconds anew:
+whatever becomes of the master, what was measured stays.
 """
 
 from __future__ import annotations
@@ -43,8 +44,9 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-#: Columns of samples.csv that come from the workers; MACHINE_COLUMNS come from the monitor. Units are in the names,
-#: *_total are since the start, `requests`, `failures`, `reconnects` and `received_bytes` are of the row's second.
+#: Columns of samples.csv that come from the workers; MACHINE_COLUMNS come from the monitor. Units are in the
+#: names, *_total are since the start, `requests`, `failures`, `reconnects` and `received_bytes` are of the
+#: row's second.
 FLEET_COLUMNS = (
     "time_s",
     "unix_time_s",
@@ -169,7 +171,9 @@ class Recorder:
             run.end()
             if not os.environ.get(REPORT_VARIABLE):
                 # A process of its own: the plots' library is large, and this process is monkey-patched.
-                subprocess.run([sys.executable, "-m", "loadtest.report", str(run.folder)], env=_with_path(), check=False)
+                subprocess.run(
+                    [sys.executable, "-m", "loadtest.report", str(run.folder)], env=_with_path(), check=False
+                )
 
 
 class Run:
@@ -255,7 +259,9 @@ class Run:
                 self._hold_first = self._hold_last = second.totals
                 self._hold_min = second.connections
                 self._cpu_first = self._cpu_last = cpu
-            elif self._runner.state == STATE_RUNNING and now - (self._progress_at or self._started) > STALLED_S:
+            elif (
+                self._runner.state == STATE_RUNNING and now - (self._progress_at or self._started) > STALLED_S
+            ):
                 self.note(f"the ramp stalled at {second.connections:,} of {self._target:,} connections")
                 self.over = "ramp stalled: no new connection for a minute, ending the test"
         elif self._phase == "hold":
@@ -317,10 +323,13 @@ class Run:
     def cannot_write(self, error: OSError) -> None:
         if self._rows is not None:
             self._rows = self._log = None
-            self.note(f"results: {error.strerror} ({error.filename or self.folder}); the run goes on unrecorded")
+            self.note(
+                f"results: {error.strerror} ({error.filename or self.folder}); the run goes on unrecorded"
+            )
 
     def _forget(self, name: str) -> None:
-        """Have Locust see at its next heartbeat that a worker is gone; it would wait for a minute by itself."""
+        """Have Locust see at its next heartbeat that a worker is gone; it would wait for a minute by
+        itself."""
         if isinstance(self._runner, MasterRunner):
             node = self._runner.clients.get(name)
             if node is not None and node.state != STATE_MISSING:
@@ -391,7 +400,9 @@ def _rounded(value: Any) -> Any:
 
 
 def _versions() -> dict[str, str]:
-    return {"python": platform.python_version()} | {name: importlib.metadata.version(name) for name in PACKAGES}
+    return {"python": platform.python_version()} | {
+        name: importlib.metadata.version(name) for name in PACKAGES
+    }
 
 
 def _with_path() -> dict[str, str]:

@@ -2,8 +2,8 @@
 
     python -m loadtest.report results/20261123T010000Z-20000
 
-Reads what :mod:`loadtest.recorder` wrote, `run.json` and `samples.csv`, and nothing else, so it can be made again at
-any time, also for a run whose master was killed.
+Reads what :mod:`loadtest.recorder` wrote, `run.json` and `samples.csv`, and nothing else, so it can be made
+again at any time, also for a run whose master was killed.
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ from typing import Any
 
 from loadtest.counters import new_histogram
 
-#: The share of the offered request rate that a passing run reaches, at least. Offered are (connections / mean think
-#: time); a rate below means that the machine did not keep up.
+#: The share of the offered request rate that a passing run reaches, at least. Offered are (connections / mean
+#: think time); a rate below means that the machine did not keep up.
 RATE_SHARE = 0.95
 #: Of the connections that the clients count, the share of sockets that the kernel must have seen.
 WITNESS_SHARE = 0.999
@@ -89,7 +89,11 @@ def summarise(folder: Path) -> dict[str, Any]:
             "retrans_segs": _peak(rows, "retrans_segs"),
         },
         "memory_available_least_bytes": min(_numbers(rows, "memory_available_bytes"), default=None),
-        "workload": {"think_s": facts["think_s"], "length_characters": facts["length"], "host": facts["host"]},
+        "workload": {
+            "think_s": facts["think_s"],
+            "length_characters": facts["length"],
+            "host": facts["host"],
+        },
         "started_unix_s": round(facts["started_unix_s"], 1),
         "machine": facts["machine"],
         "versions": facts["versions"],
@@ -101,7 +105,8 @@ def summarise(folder: Path) -> dict[str, Any]:
 
 
 def reasons(summary: dict[str, Any], both_ends: bool) -> list[str]:
-    """Why the run has failed; empty if it has passed. `both_ends`: the server's sockets are on this machine too."""
+    """Why the run has failed; empty if it has passed. `both_ends`: the server's sockets are on this machine
+    too."""
     found = []
     target = summary["target_connections"]
     if not summary["hold_seconds"]:
@@ -111,9 +116,13 @@ def reasons(summary: dict[str, Any], both_ends: bool) -> list[str]:
         if asked_s and summary["hold_seconds"] < asked_s - 1:
             found.append(f"held for {summary['hold_seconds']:.0f} s of {asked_s} s")
         if summary["min_connections_in_hold"] < target:
-            found.append(f"connections fell to {summary['min_connections_in_hold']:,} of {target:,} in the hold")
+            found.append(
+                f"connections fell to {summary['min_connections_in_hold']:,} of {target:,} in the hold"
+            )
         if summary["offered_rps"] and summary["hold_rps"] < RATE_SHARE * summary["offered_rps"]:
-            found.append(f"{summary['hold_rps']:,.0f} requests/s reached of {summary['offered_rps']:,.0f} offered")
+            found.append(
+                f"{summary['hold_rps']:,.0f} requests/s reached of {summary['offered_rps']:,.0f} offered"
+            )
         inuse = summary["kernel"]["sockstat_tcp_inuse_peak"]
         needed = int(target * (2 if both_ends else 1) * WITNESS_SHARE)
         if inuse is not None and inuse < needed:

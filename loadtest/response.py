@@ -1,8 +1,8 @@
 """A response: read off a connection, and what a task sees of it.
 
-Most responses of a keep-alive test look alike: HTTP/1.1, a Content-Length, no coding. For these a few searches in the
-header bytes are enough (about 1 us, a parser object with its callbacks about 8). Whatever is not plainly of that kind
-goes to llhttp (httptools) from its first byte on.
+Most responses of a keep-alive test look alike: HTTP/1.1, a Content-Length, no coding. For these a few
+searches in the header bytes are enough (about 1 us, a parser object with its callbacks about 8). Whatever is
+not plainly of that kind goes to llhttp (httptools) from its first byte on.
 """
 
 from __future__ import annotations
@@ -26,7 +26,8 @@ if TYPE_CHECKING:
     from loadtest.connection import Connection
     from loadtest.session import KeepAliveSession
 
-#: A header section beyond this is not a server's mistake in size any more. nginx and Apache send at most a few KB.
+#: A header section beyond this is not a server's mistake in size any more. nginx and Apache send at most a
+#: few KB.
 MAX_HEAD_BYTES = 262_144
 
 
@@ -122,7 +123,9 @@ class _Collector:
         except httptools.HttpParserUpgrade:
             raise BadResponse("the server switched protocols") from None
         except httptools.HttpParserError as error:
-            raise BadResponse("not an HTTP/1 response" if not self.complete else "bytes after the response") from error
+            raise BadResponse(
+                "not an HTTP/1 response" if not self.complete else "bytes after the response"
+            ) from error
 
 
 def _read_any(connection: Connection, timeout_s: float, data: bytes, to_head: bool) -> RawResponse:
@@ -153,7 +156,9 @@ def _read_any(connection: Connection, timeout_s: float, data: bytes, to_head: bo
         if data:
             collector.feed(data)
         if collector.complete:
-            return RawResponse(status, head, lower_head, b"".join(collector.body), collector.keep_alive, received)
+            return RawResponse(
+                status, head, lower_head, b"".join(collector.body), collector.keep_alive, received
+            )
         try:
             data = connection.receive(timeout_s)
         except ClosedByPeer:
@@ -165,7 +170,8 @@ def _read_any(connection: Connection, timeout_s: float, data: bytes, to_head: bo
 
 
 def _stays(lower_head: bytes) -> bool:
-    """Whether the connection stays (RFC 9112, 9.3), for a response to HEAD, whose framing says nothing about it."""
+    """Whether the connection stays (RFC 9112, 9.3), for a response to HEAD, whose framing says nothing about
+    it."""
     if lower_head.startswith(b"http/1.1"):
         return b"\r\nconnection: close" not in lower_head
     return b"\r\nconnection: keep-alive" in lower_head
@@ -251,7 +257,9 @@ class KeepAliveResponse:
         if content is None:
             return None
         if self.encoding is None:
-            self.encoding = get_encoding_from_headers(self.headers) or str(detect(content)["encoding"] or "utf-8")
+            self.encoding = get_encoding_from_headers(self.headers) or str(
+                detect(content)["encoding"] or "utf-8"
+            )
         return content.decode(self.encoding, errors="replace")
 
     def json(self) -> Any:
@@ -287,7 +295,10 @@ class KeepAliveResponse:
         return self
 
     def __exit__(
-        self, exc_type: type[BaseException] | None, exc: BaseException | None, _traceback: TracebackType | None
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        _traceback: TracebackType | None,
     ) -> bool:
         result = self._manual_result
         if result is None:

@@ -1,7 +1,8 @@
 """A run from start to end: check, start what is missing, let Locust work, stop everything, report.
 
-Every process that is started here gets a session of its own, so that a terminal's INT reaches only this program, which
-then ends the others in order. Should this program itself be killed, the kernel sends them a TERM.
+Every process that is started here gets a session of its own, so that a terminal's INT reaches only this
+program, which then ends the others in order. Should this program itself be killed, the kernel sends them a
+TERM.
 """
 
 from __future__ import annotations
@@ -38,8 +39,8 @@ LOCAL_HOSTS = ("127.0.0.1", "localhost", "::1")
 SERVER_READY_S = 60.0
 #: Seconds that the server may take to stop, per 100,000 connections, and at least.
 STOP_S_PER_100K, STOP_LEAST_S = 15.0, 20.0
-#: Connections opened a second if nothing else is asked for: what this kind of machine opens while requests run
-#: without a listen queue ever overflowing (docs/design.md).
+#: Connections opened a second if nothing else is asked for: what this kind of machine opens while requests
+#: run without a listen queue ever overflowing (docs/design.md).
 SPAWN_PER_S_A_CORE = 1000
 #: prctl(2): signal for the child when its parent dies.
 PR_SET_PDEATHSIG = 1
@@ -69,7 +70,9 @@ class Settings:
     def of(cls, chosen: argparse.Namespace, machine: Machine, command: str, now_unix_s: float) -> Settings:
         """Fill in what was left to the machine."""
         spawn_per_s = (
-            max(100, int(SPAWN_PER_S_A_CORE * machine.cpu_count)) if chosen.spawn_rate == "auto" else chosen.spawn_rate
+            max(100, int(SPAWN_PER_S_A_CORE * machine.cpu_count))
+            if chosen.spawn_rate == "auto"
+            else chosen.spawn_rate
         )
         settings = cls(
             connections=1 if chosen.connections == "auto" else chosen.connections,
@@ -88,8 +91,12 @@ class Settings:
             machine=machine,
         )
         if chosen.connections == "auto":
-            fit = sizing.largest_that_fits(machine, settings.plan(local=settings.is_local, start=settings.is_local))
-            settings = dataclasses.replace(settings, connections=max(fit.connections, 1), bottleneck=fit.bottleneck)
+            fit = sizing.largest_that_fits(
+                machine, settings.plan(local=settings.is_local, start=settings.is_local)
+            )
+            settings = dataclasses.replace(
+                settings, connections=max(fit.connections, 1), bottleneck=fit.bottleneck
+            )
         stamp = time.strftime("%Y%m%dT%H%M%SZ", time.gmtime(now_unix_s))
         folder = chosen.results or PROJECT / "results" / f"{stamp}-{settings.connections}"
         return dataclasses.replace(settings, results=folder.resolve())
@@ -152,7 +159,9 @@ def _run(settings: Settings, started: contextlib.ExitStack, interrupted: Interru
     try:
         settings.results.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise Stop(RESULTS, f"cannot make {settings.results}: {error.strerror}; choose another with --results") from None
+        raise Stop(
+            RESULTS, f"cannot make {settings.results}: {error.strerror}; choose another with --results"
+        ) from None
     if start_server:
         server = started.enter_context(_server(settings, plan))
         _await_server(settings, server, interrupted)
@@ -246,7 +255,9 @@ def _report(settings: Settings, locust_code: int, interrupted: Interrupted) -> i
     except report.NoRun:
         if interrupted.is_set:
             raise Stop(INTERRUPTED, "interrupted before the test began") from None
-        raise Stop(START, f"Locust ended with code {locust_code}: {_tail(settings.results / 'locust.log')}") from None
+        raise Stop(
+            START, f"Locust ended with code {locust_code}: {_tail(settings.results / 'locust.log')}"
+        ) from None
     except OSError as error:
         raise Stop(RESULTS, f"cannot write to {settings.results}: {error.strerror}") from None
     say("\n".join(report.lines(summary, settings.results)))

@@ -1,7 +1,7 @@
 """KeepAliveSession: `self.client` of a KeepAliveUser.
 
-The calls are those of Locust's `FastHttpSession`. Beneath is one connection, and nothing that a user does not use: no
-pool, cookie jar or header dictionary exists before something needs it.
+The calls are those of Locust's `FastHttpSession`. Beneath is one connection, and nothing that a user does not
+use: no pool, cookie jar or header dictionary exists before something needs it.
 """
 
 from __future__ import annotations
@@ -37,12 +37,23 @@ BECOMES_GET = frozenset((301, 302, 303))
 class KeepAliveSession:
     """Requests over one connection.
 
-    :ivar due: when the next request should leave, on the `time.perf_counter` scale: the end of the think time. Its
+    :ivar due: when the next request should leave, on the `time.perf_counter` scale: the end of the think
+    time. Its
         response time counts from there, however late it really leaves. None between the requests of one task.
     :ivar request_name: name under which all requests are counted (see :meth:`rename_request`).
     """
 
-    __slots__ = ("_connection", "_cookies", "_opened", "_origin", "_others", "_process", "_user", "due", "request_name")
+    __slots__ = (
+        "_connection",
+        "_cookies",
+        "_opened",
+        "_origin",
+        "_others",
+        "_process",
+        "_user",
+        "due",
+        "request_name",
+    )
 
     def __init__(self, user: KeepAliveUser) -> None:
         self._user = user
@@ -55,7 +66,7 @@ class KeepAliveSession:
         self.due: float | None = None
         self.request_name: str | None = None
 
-    # The connection ---------------------------------------------------------------------------------------------
+    # The connection
 
     def connect(self) -> None:
         """Open the connection if it is not open. Raises a :class:`RequestFailure`."""
@@ -92,7 +103,7 @@ class KeepAliveSession:
         self._connection = None
         self._process.counters.connection_closed(by_peer=True)
 
-    # Requests ---------------------------------------------------------------------------------------------------
+    # Requests
 
     def request(
         self,
@@ -114,10 +125,12 @@ class KeepAliveSession:
 
         :param url: path on the user's host, or a whole URL; another host gets a connection of its own.
         :param name: name in the statistics, in place of the URL.
-        :param catch_response: the result is used in a `with` block that decides whether the request has failed.
+        :param catch_response: the result is used in a `with` block that decides whether the request has
+        failed.
         :param data: body: bytes, text, or a mapping that becomes a form.
         :param json: body as JSON, if there is no `data`.
-        :param allow_redirects: follow redirections, each counted within this request's response time. Off unless
+        :param allow_redirects: follow redirections, each counted within this request's response time. Off
+        unless
             asked for: a load test wants to see them.
         :param context: given to listeners of the request event, beside what `User.context()` returns.
         :raises ValueError: for `stream=True`: every response is read whole.
@@ -179,7 +192,7 @@ class KeepAliveSession:
         finally:
             self.request_name = None
 
-    # What a response reports to ---------------------------------------------------------------------------------
+    # What a response reports to
 
     def report(self, response: KeepAliveResponse, failure: Exception | None) -> None:
         """Count a finished request."""
@@ -222,7 +235,15 @@ class KeepAliveSession:
         return session, path
 
     def _follow(
-        self, raw: RawResponse, url: str, method: str, data: Any, headers: Any, auth: Any, json: Any, files: Any
+        self,
+        raw: RawResponse,
+        url: str,
+        method: str,
+        data: Any,
+        headers: Any,
+        auth: Any,
+        json: Any,
+        files: Any,
     ) -> RawResponse:
         """The response at the end of a chain of redirections."""
         for _ in range(self._user.max_redirects):
@@ -257,7 +278,10 @@ class KeepAliveSession:
             if isinstance(data, str | bytes):
                 body = data.encode() if isinstance(data, str) else data
             else:
-                body, fields["Content-Type"] = urlencode(data, doseq=True).encode(), "application/x-www-form-urlencoded"
+                body, fields["Content-Type"] = (
+                    urlencode(data, doseq=True).encode(),
+                    "application/x-www-form-urlencoded",
+                )
         elif json is not None:
             body = jsonlib.dumps(json).encode()
             fields["Content-Type"] = fields["Accept"] = "application/json"
@@ -268,7 +292,7 @@ class KeepAliveSession:
         if auth:
             fields["Authorization"] = basic_authorization(*auth)
         if self._cookies is not None:
-            request = Request(self._origin.url + path)  # noqa: S310 - never opened: it carries the URL to the jar
+            request = Request(self._origin.url + path)
             self._cookies.add_cookie_header(request)
             fields.update(request.unredirected_hdrs)
         if headers:
@@ -282,7 +306,8 @@ class KeepAliveSession:
         return b"%b %b%b%b\r\n%b" % (method.encode(), path.encode(), tail, extra.encode("latin-1"), body)
 
     def _exchange(self, method: str, message: bytes) -> RawResponse:
-        """Send a request, read its response; the connection is opened before and dropped after where it must be."""
+        """Send a request, read its response; the connection is opened before and dropped after where it must
+        be."""
         if self._connection is None:
             self.connect()
         connection = self._connection
@@ -293,7 +318,8 @@ class KeepAliveSession:
             connection.send(message, timeout_s)
             raw = read_response(connection, timeout_s, method == "HEAD")
         except BaseException:
-            # Whatever it was, the next response on this connection could not be told from the rest of this one.
+            # Whatever it was, the next response on this connection could not be told from the rest of this
+            # one.
             self._drop()
             raise
         if not raw.keep_alive or connection.hung_up:
@@ -316,7 +342,7 @@ class KeepAliveSession:
         return self._cookies
 
     def _take_cookies(self, raw: RawResponse) -> None:
-        request = Request(self._origin.url)  # noqa: S310 - never opened: the jar reads host and path from it
+        request = Request(self._origin.url)
         self.cookiejar.extract_cookies(_HeadersOnly(raw), request)  # type: ignore[arg-type]
 
 

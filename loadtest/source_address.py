@@ -1,12 +1,12 @@
 """Which local address a connection starts from.
 
-A connection is told apart by its two addresses and two ports. Towards one server address and port, a source address
-has only as many connections as it has ports: 65535 - 1024 + 1 = 64,512 at most, 28,232 with Linux' default
-`ip_local_port_range`. So each worker binds addresses of its own.
+A connection is told apart by its two addresses and two ports. Towards one server address and port, a source
+address has only as many connections as it has ports: 65535 - 1024 + 1 = 64,512 at most, 28,232 with Linux'
+default `ip_local_port_range`. So each worker binds addresses of its own.
 
-Even fewer are cheap. connect() tries ports of one parity first, from a random one on, and once most of those are taken
-it walks past the taken ones (`__inet_hash_connect` in the kernel's net/ipv4/inet_hashtables.c). A worker therefore
-goes on to its next address when a quarter of an address's ports is in use.
+Even fewer are cheap. connect() tries ports of one parity first, from a random one on, and once most of those
+are taken it walks past the taken ones (`__inet_hash_connect` in the kernel's net/ipv4/inet_hashtables.c). A
+worker therefore goes on to its next address when a quarter of an address's ports is in use.
 """
 
 from __future__ import annotations
@@ -15,11 +15,11 @@ import ipaddress
 import os
 from pathlib import Path
 
-#: What a worker binds from if nothing else is said and the server is on loopback: 127.0.0.0/8 is local as a whole,
-#: so no address need be added anywhere.
+#: What a worker binds from if nothing else is said and the server is on loopback: 127.0.0.0/8 is local as a
+#: whole, so no address need be added anywhere.
 LOOPBACK_RANGE = "127.1.0.0/16"
-#: Environment variable with a host's own range, for example 10.0.0.16/28. Not a command-line option: Locust overwrites
-#: a worker's options with the master's, and the addresses differ from host to host.
+#: Environment variable with a host's own range, for example 10.0.0.16/28. Not a command-line option: Locust
+#: overwrites a worker's options with the master's, and the addresses differ from host to host.
 RANGE_VARIABLE = "KEEPALIVE_SOURCE"
 #: Addresses that belong to one worker, where the range is large enough.
 ADDRESSES_A_WORKER = 16
@@ -33,7 +33,8 @@ class SourceAddresses:
     def __init__(self, network: str, worker_index: int, connections_an_address: int) -> None:
         """
         :param network: address range, such as 127.1.0.0/16 or a single address.
-        :param worker_index: Locust's number of the worker; its block of the range follows from it. A range with
+        :param worker_index: Locust's number of the worker; its block of the range follows from it. A range
+        with
             fewer blocks than workers is shared, which costs nothing but ports.
         :param connections_an_address: connections after which the next address follows.
         """

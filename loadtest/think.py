@@ -1,8 +1,9 @@
 """Think times: one coarse timer for all users of a process.
 
-Think times are tens of seconds, so their ends are gathered in slots of a few milliseconds. A user's think time ends
-with its slot, whose end is the moment from which the next request's response time counts: waking late shows as
-latency. Each process draws the phase of its slots, or all of them would send at the same instants.
+Think times are tens of seconds, so their ends are gathered in slots of a few milliseconds. A user's think
+time ends with its slot, whose end is the moment from which the next request's response time counts: waking
+late shows as latency. Each process draws the phase of its slots, or all of them would send at the same
+instants.
 """
 
 from __future__ import annotations
@@ -17,8 +18,8 @@ import gevent
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-#: Length of a slot. Shorter ones spread requests more evenly and wake the process more often: at 10 ms, 46 idle
-#: processes on two cores spend about 2 % of a core on it.
+#: Length of a slot. Shorter ones spread requests more evenly and wake the process more often: at 10 ms, 46
+#: idle processes on two cores spend about 2 % of a core on it.
 SLOT_S = 0.01
 
 
@@ -77,8 +78,10 @@ class ThinkTimer(Generic[S]):
                 if sleeper.slot == slot:
                     sleeper.slot = None
                     self._wake(sleeper, due)
-        # Not a repeating timer: libev starts its period anew wherever it was once late, and the ticks would then come
-        # at some other point between two slots, to which all latencies would be added.
+        # Not a repeating timer: libev starts its period anew wherever it was once late, and the ticks would
+        # then come at some other point between two slots, to which all latencies would be added.
         self._timer.close()
-        self._timer = self._loop.timer(max(0.0, self._origin + self._next * self._slot_s - time.perf_counter()))
+        self._timer = self._loop.timer(
+            max(0.0, self._origin + self._next * self._slot_s - time.perf_counter())
+        )
         self._timer.start(self._tick, update=True)

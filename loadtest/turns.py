@@ -1,11 +1,12 @@
 """Users without greenlets: a user at rest is an object, and borrows a greenlet for each turn.
 
-A greenlet at rest costs 6-8 KB: a page of Python data stack, its saved C stack and gevent's object. A user rests
-nearly all of its life, so none is kept for it: when its think time ends, an idle greenlet of a small pool runs its
-turn (one task, up to the next think time). As many greenlets exist as turns were ever under way at once.
+A greenlet at rest costs 6-8 KB: a page of Python data stack, its saved C stack and gevent's object. A user
+rests nearly all of its life, so none is kept for it: when its think time ends, an idle greenlet of a small
+pool runs its turn (one task, up to the next think time). As many greenlets exist as turns were ever under way
+at once.
 
-Locust keeps its users' greenlets in a `gevent.pool.Group`: counts them, walks them and kills them. :class:`UserHandle`
-stands there in their place.
+Locust keeps its users' greenlets in a `gevent.pool.Group`: counts them, walks them and kills them.
+:class:`UserHandle` stands there in their place.
 """
 
 from __future__ import annotations
@@ -60,8 +61,8 @@ class TurnPool:
 class UserHandle:
     """Stands in Locust's group of user greenlets for one user.
 
-    Has what `gevent.pool.Group` and `locust.runners` use of a greenlet: `args`, `dead`, `ready`, `kill`, `join`,
-    `rawlink` and `unlink`. Which calls these are is checked by the tests against the pinned versions.
+    Has what `gevent.pool.Group` and `locust.runners` use of a greenlet: `args`, `dead`, `ready`, `kill`,
+    `join`, `rawlink` and `unlink`. Which calls these are is checked by the tests against the pinned versions.
     """
 
     __slots__ = ("_links", "dead", "turn", "user")
@@ -109,7 +110,8 @@ class UserHandle:
             self.join(timeout)
 
     def throw(self, turn: greenlet, exception: Any) -> None:
-        """Raise the exception in the turn. If that is over by now, its greenlet may serve another user: end at rest."""
+        """Raise the exception in the turn. If that is over by now, its greenlet may serve another user: end
+        at rest."""
         if self.turn is turn:
             turn.throw(exception)
         elif not self.dead:

@@ -1,11 +1,12 @@
 """KeepAliveUser: a Locust user that is one keep-alive connection.
 
-Write tasks for it as for `FastHttpUser`. What differs inside is what makes hundreds of thousands of them fit on a
-machine: one connection instead of a pool, and no greenlet while the user thinks (see :mod:`loadtest.turns`).
+Write tasks for it as for `FastHttpUser`. What differs inside is what makes hundreds of thousands of them fit
+on a machine: one connection instead of a pool, and no greenlet while the user thinks (see
+:mod:`loadtest.turns`).
 
-A *turn* is what a user does between two think times: it runs Locust's own `TaskSet.run`, which ends the turn where it
-would go to sleep. A nested TaskSet, `self.wait()` and `gevent.sleep()` inside a task keep their greenlet while they
-sleep, as everywhere in Locust.
+A *turn* is what a user does between two think times: it runs Locust's own `TaskSet.run`, which ends the turn
+where it would go to sleep. A nested TaskSet, `self.wait()` and `gevent.sleep()` inside a task keep their
+greenlet while they sleep, as everywhere in Locust.
 """
 
 from __future__ import annotations
@@ -39,16 +40,17 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-#: Users that Locust starts in one go open their connections spread over this many seconds, or each second of a ramp
-#: would begin with all of its SYNs at once.
+#: Users that Locust starts in one go open their connections spread over this many seconds, or each second of
+#: a ramp would begin with all of its SYNs at once.
 START_SPREAD_S = 1.0
 #: Seconds before a user whose connection could not be opened tries again; doubled each time, up to the last.
 RETRY_CONNECT_FIRST_S = 1.0
 RETRY_CONNECT_LAST_S = 8.0
 
 
-class _Rest(BaseException):  # noqa: N818 - not an error: it ends a turn
-    """Leaves `TaskSet.run` where it would sleep. Not an `Exception`, which `TaskSet.run` would take for a failed task."""
+class _Rest(BaseException):
+    """Leaves `TaskSet.run` where it would sleep. Not an `Exception`, which `TaskSet.run` would take for a
+    failed task."""
 
     def __init__(self, seconds: float) -> None:
         self.seconds = seconds
@@ -57,7 +59,8 @@ class _Rest(BaseException):  # noqa: N818 - not an error: it ends a turn
 class RestingTaskSet(DefaultTaskSet):
     """Locust's default task set, except that its sleep ends the turn.
 
-    `TaskSet.__init__` would make a deque (624 bytes) and seven attributes a user; these come from the class or when used.
+    `TaskSet.__init__` would make a deque (624 bytes) and seven attributes a user; these come from the class
+    or when used.
     """
 
     min_wait = max_wait = wait_function = None
@@ -102,7 +105,8 @@ class _ShortQueue(list[Any]):
 class KeepAliveUser(FastHttpUser):
     """One user, one connection, opened when the user starts and kept.
 
-    :cvar think_time: shortest and longest think time in seconds, drawn evenly. A `wait_time` of your own takes its
+    :cvar think_time: shortest and longest think time in seconds, drawn evenly. A `wait_time` of your own
+    takes its
         place, as in any Locust user.
     :cvar network_timeout: seconds without any byte of a response after which a request has failed.
     :cvar connection_timeout: seconds that opening the connection may take.
@@ -123,7 +127,7 @@ class KeepAliveUser(FastHttpUser):
         self.process = Process.of(environment)
         self.client = KeepAliveSession(self)
 
-    # What subclasses may change ---------------------------------------------------------------------------------
+    # What subclasses may change
 
     def wait_time(self) -> float:
         """Seconds to think before the next task."""
@@ -132,11 +136,11 @@ class KeepAliveUser(FastHttpUser):
     def first_wait_time(self) -> float:
         """Seconds from the start to the first task.
 
-        With the built-in think times users begin as if they had been there for ever: the wait is what is left of a
-        think time into which one looks at random, so that the request rate is (users / mean think time) from the
-        first second on. The length of such a think time has a density proportional to itself, hence the square root
-        (renewal theory: Cox, Renewal Theory, 1962, chapter 5). With a `wait_time` of its own, a class starts with a
-        task at once, as in Locust.
+        With the built-in think times users begin as if they had been there for ever: the wait is what is left
+        of a think time into which one looks at random, so that the request rate is (users / mean think time)
+        from the first second on. The length of such a think time has a density proportional to itself, hence
+        the square root (renewal theory: Cox, Renewal Theory, 1962, chapter 5). With a `wait_time` of its own,
+        a class starts with a task at once, as in Locust.
         """
         if type(self).wait_time is not KeepAliveUser.wait_time:
             return 0.0
@@ -144,7 +148,7 @@ class KeepAliveUser(FastHttpUser):
         length = (shortest**2 + random.random() * (longest**2 - shortest**2)) ** 0.5
         return float(random.random() * length)
 
-    # What Locust's runner calls ---------------------------------------------------------------------------------
+    # What Locust's runner calls
 
     def start(self, group: Group) -> UserHandle:
         """In place of `User.start`, which spawns a greenlet for the user's whole life."""
@@ -169,7 +173,7 @@ class KeepAliveUser(FastHttpUser):
             self._state = LOCUST_STATE_STOPPING
             self.process.turns.run_soon(self._last_turn)
 
-    # One turn ---------------------------------------------------------------------------------------------------
+    # One turn
 
     def wake(self, due: float) -> None:
         """The think time is over: run a turn. Called in the hub."""
@@ -205,7 +209,9 @@ class KeepAliveUser(FastHttpUser):
         except Exception as error:
             logger.error("%s\n%s", error, traceback.format_exc())
             if not isinstance(error, StopUser | StopTest):
-                self.environment.events.user_error.fire(user_instance=self, exception=error, tb=error.__traceback__)
+                self.environment.events.user_error.fire(
+                    user_instance=self, exception=error, tb=error.__traceback__
+                )
             raise
         wait_s = self.first_wait_time()
         if wait_s > 0:

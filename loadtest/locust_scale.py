@@ -73,7 +73,7 @@ def check_upstream() -> None:
     changed = [name for name, (function, known) in UPSTREAM.items() if fingerprint(function) != known]
     if changed:
         raise UpstreamChanged(
-            f"Locust {LOCUST_VERSION} differs in {', '.join(changed)}: review loadtest/locust_scale.py"
+            f"Locust {LOCUST_VERSION} is not as published: {', '.join(changed)}; review loadtest/locust_scale.py"
         )
 
 
@@ -107,7 +107,7 @@ def cache_default_arguments() -> None:
     Upstream: `WorkerRunner.handle_message`, case "spawn", calls `argument_parser.default_args_dict()` in the
     condition of a comprehension over all options. Unpatched it takes half of a worker's CPU in a ramp.
     """
-    argument_parser.default_args_dict = functools.cache(argument_parser.default_args_dict)  # type: ignore[assignment]
+    argument_parser.default_args_dict = functools.cache(argument_parser.default_args_dict)
 
 
 def count_users_without_walking() -> None:
@@ -157,7 +157,7 @@ def stop_users_without_greenlets() -> None:
         _let_own_turn_end(runner, left)
         upstream(runner, {name: count for name, count in left.items() if count > 0})
 
-    Runner.stop_users = stop_users  # type: ignore[method-assign]
+    Runner.stop_users = stop_users  # type: ignore[assignment,method-assign]
 
 
 def _let_own_turn_end(runner: Runner, left: dict[str, int]) -> None:
@@ -202,7 +202,9 @@ def end_in_order() -> None:
             stop(runner)
         upstream_quit(runner)
 
-    MasterRunner.start, MasterRunner.stop, MasterRunner.quit = start, stop, quit  # type: ignore[method-assign]
+    MasterRunner.start = start  # type: ignore[assignment,method-assign]
+    MasterRunner.stop = stop  # type: ignore[assignment,method-assign]
+    MasterRunner.quit = quit  # type: ignore[assignment,method-assign]
 
 
 def end_with_master(environment: Environment, **_: Any) -> None:
@@ -210,7 +212,9 @@ def end_with_master(environment: Environment, **_: Any) -> None:
 
     Upstream: a worker notices after MASTER_HEARTBEAT_TIMEOUT, a minute, during which its connections go on.
     """
-    if isinstance(environment.runner, WorkerRunner) and environment.parsed_options.processes:
+    if isinstance(environment.runner, WorkerRunner) and getattr(
+        environment.parsed_options, "processes", None
+    ):
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
 
 

@@ -60,9 +60,9 @@ class Origin:
         self.hostname = parts.hostname
         self.tls_context = _tls_context(insecure) if parts.scheme == "https" else None
         port = parts.port or (443 if self.tls_context else 80)
-        self.family, _, _, _, self.address = socket.getaddrinfo(
-            parts.hostname, port, type=socket.SOCK_STREAM
-        )[0]
+        found = socket.getaddrinfo(parts.hostname, port, type=socket.SOCK_STREAM)[0]
+        self.family: int = found[0]
+        self.address: tuple[Any, ...] = found[4]
         self.sources = SourceAddresses.of_worker(str(self.address[0]), worker_index)
         self._fields = {
             "Host": authority,
@@ -156,7 +156,7 @@ class Process:
         """Count a request that has ended, here and in Locust."""
         self.counters.request_done(response_time_ms, received_bytes, failure)
         if response is not None and not self.server_software:
-            self.server_software = response.headers.get("server") or "unnamed"
+            self.server_software = str(response.headers.get("server") or "unnamed")
         if self.statistics.only_locust_listens:
             self.statistics.log(method, name, response_time_ms, length_bytes, failure)
         else:

@@ -134,7 +134,8 @@ def reasons(summary: dict[str, Any], both_ends: bool) -> list[str]:
         found.append(f"{summary['reconnects']:,} reconnects")
     if summary["connections_closed_by_server"]:
         found.append(f"{summary['connections_closed_by_server']:,} connections closed by the server")
-    return found + summary["notes"]
+    found.extend(summary["notes"])
+    return found
 
 
 def _numbers(rows: list[dict[str, str]], column: str) -> list[float]:
@@ -175,15 +176,15 @@ def lines(summary: dict[str, Any], folder: Path) -> list[str]:
         f"{name} {value:,.0f}" for name, value in summary["latency_ms"].items() if value is not None
     )
     rows = {
-        "connections": f"{summary['peak_connections']:,} at most, {summary['min_connections_in_hold']:,} at least in "
-        f"the hold, of {summary['target_connections']:,}; the kernel saw "
-        f"{kernel['sockstat_tcp_inuse_peak'] or 0:,} TCP sockets",
+        "connections": f"{summary['min_connections_in_hold']:,} at least in the hold, of "
+        f"{summary['target_connections']:,}; the kernel saw {kernel['sockstat_tcp_inuse_peak'] or 0:,} TCP sockets",
         "time": f"ramp {summary['ramp_seconds']:.0f} s, hold {summary['hold_seconds']:.0f} s",
-        "requests": f"{summary['requests']:,}, {summary['failures']:,} failed, {summary['reconnects']:,} reconnects",
+        "requests": f"{summary['requests']:,}, {summary['failures']:,} failed; "
+        f"{summary['reconnects']:,} reconnects",
         "hold": f"{summary['hold_rps']:,.0f} requests/s of {summary['offered_rps'] or 0:,.0f} offered, "
         f"{summary['hold_mib_per_second']:,.1f} MiB/s",
         "latency ms": latency or "-",
-        "server": f"{server['software'] or 'unknown'}: {server['processes'] or 0} processes, "
+        "server": f"{server['processes'] or 0} processes of {server['software'] or 'unknown software'}, "
         f"{mib(server['pss_peak_bytes'])}, {cores(server['cpu_seconds_in_hold'])}",
         "client": f"{client['processes'] or 0} processes, {mib(client['pss_peak_bytes'])}, "
         f"{cores(client['cpu_seconds_in_hold'])}",

@@ -111,6 +111,7 @@ class Settings:
         return parts.port or (443 if parts.scheme == "https" else 80)
 
     def plan(self, local: bool, start: bool) -> sizing.Plan:
+        """The run as the sizing model sees it; process counts of 0 are the model's to fill in."""
         return sizing.Plan(
             connections=self.connections,
             think_s=options.think_time(self.think),
@@ -125,7 +126,7 @@ class Settings:
             master_port=self.master_port,
             web_port=self.web_port,
             results=self.results,
-        ).on(self.machine)
+        )
 
 
 class Stop(Exception):
@@ -154,7 +155,7 @@ def _run(settings: Settings, started: contextlib.ExitStack, interrupted: Interru
     if not (probe.ok or start_server):
         raise Stop(HOST, f"{settings.host}: {probe.detail}")
     local = settings.is_local
-    plan = settings.plan(local, start_server)
+    plan = settings.plan(local, start_server).on(settings.machine)
     _say_plan(settings, plan)
     try:
         settings.results.mkdir(parents=True, exist_ok=True)

@@ -23,6 +23,11 @@ if TYPE_CHECKING:
     from loadtest.user import KeepAliveUser
 
 
+#: Greenlets kept for later turns. A worker has tens of turns under way at once; after a server's stall it may have
+#: had thousands, whose memory (7 KB each) is given back.
+IDLE_MAX = 200
+
+
 class TurnPool:
     """Runs functions in reused greenlets."""
 
@@ -49,6 +54,8 @@ class TurnPool:
                 pass
             except BaseException as error:  # the same place that an uncaught error of a greenlet goes to
                 self._hub.handle_error(function, type(error), error, error.__traceback__)
+            if len(self._idle) >= IDLE_MAX:
+                return
             self._idle.append(me)
             while True:
                 try:
@@ -112,7 +119,7 @@ class UserHandle:
     def throw(self, turn: greenlet, exception: Any) -> None:
         """Raise the exception in the turn. If that is over by now, its greenlet may serve another user: end
         at rest."""
-        if self.turn is turn:
+        if self.turn is turn is not None:
             turn.throw(exception)
         elif not self.dead:
             self.user.end(exception)

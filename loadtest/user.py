@@ -14,7 +14,6 @@ from __future__ import annotations
 import logging
 import random
 import traceback
-from functools import cached_property
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from gevent import GreenletExit
@@ -64,16 +63,19 @@ class RestingTaskSet(DefaultTaskSet):
     """
 
     min_wait = max_wait = wait_function = None
-    _cp_last_run = _cp_last_wait_time = 0.0
-    _time_start = 0.0
+    _cp_last_run = _cp_last_wait_time = _time_start = 0.0
     _in_task = False
+    _tasks_to_do: _ShortQueue | None = None
 
     def __init__(self, parent: User) -> None:
         self._user = self._parent = parent
 
-    @cached_property
-    def _task_queue(self) -> Any:
-        return _ShortQueue()
+    @property
+    def _task_queue(self) -> Any:  # type: ignore[override]
+        """Made when a turn first asks for it, and dropped at rest if empty (see :meth:`wait`)."""
+        if self._tasks_to_do is None:
+            self._tasks_to_do = _ShortQueue()
+        return self._tasks_to_do
 
     def execute_next_task(self) -> None:
         self._in_task = True
@@ -89,6 +91,7 @@ class RestingTaskSet(DefaultTaskSet):
         if self.user._state == LOCUST_STATE_STOPPING:
             raise StopUser
         self.user._state = LOCUST_STATE_WAITING
+        self._tasks_to_do = self._tasks_to_do or None
         raise _Rest(self.wait_time())
 
 
@@ -115,6 +118,9 @@ class KeepAliveUser(FastHttpUser):
     abstract = True
 
     think_time: ClassVar[tuple[float, float]] = (10.0, 90.0)
+    client: KeepAliveSession  # type: ignore[assignment]
+    _greenlet: UserHandle
+    _taskset_instance: RestingTaskSet
     #: Where the user waits among the think timer's slots; None while its turn runs.
     slot: int | None = None
     _retry_connect_s = RETRY_CONNECT_FIRST_S

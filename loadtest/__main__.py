@@ -19,7 +19,7 @@ exit codes
   2  an option is wrong
   3  this machine's limits are too low for -c (--force tries anyway)
   4  the host does not resolve, refuses, or is no HTTP server
-  5  the server or Locust could not be started, or ended before the run did
+  5  the server or Locust could not be started
   6  the results folder cannot be written
   130  interrupted; what was measured is in the results folder
 
@@ -51,7 +51,7 @@ def parser() -> argparse.ArgumentParser:
         default="auto",
         type=lambda text: text if text == "auto" else options.count(text),
         metavar="R|auto",
-        help="connections opened a second (default: auto)",
+        help="connections opened a second; auto: as fast as requests stay on time (default: auto)",
     )
     made.add_argument(
         "--hold",

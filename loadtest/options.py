@@ -100,6 +100,12 @@ def add_locust_options(parser: argparse.ArgumentParser) -> None:
         help="end the test this long after all connections are established, such as 5m (default: --run-time decides)",
     )
     parser.add_argument(
+        "--adaptive",
+        action="store_true",
+        include_in_web_ui=False,
+        help="take --spawn-rate as the rate to begin with: faster while requests stay on time, else slower",
+    )
+    parser.add_argument(
         "--results",
         default=None,
         metavar="DIR",

@@ -111,8 +111,8 @@ class Process:
         self.statistics = BatchedStatistics(environment)
         #: Running users by class name.
         self.users: Counter[str] = Counter()
-        #: The Server field of the first response.
-        self.server_software = ""
+        #: The Server field of the first response; None before one came.
+        self.server_software: str | None = None
         self._origins: dict[tuple[str, type[KeepAliveUser]], Origin] = {}
         environment.events.test_stop.add_listener(self._test_stopped)
         gc.set_threshold(*GC_THRESHOLDS)
@@ -155,8 +155,8 @@ class Process:
     ) -> None:
         """Count a request that has ended, here and in Locust."""
         self.counters.request_done(response_time_ms, received_bytes, failure)
-        if response is not None and not self.server_software:
-            self.server_software = str(response.headers.get("server") or "unnamed")
+        if self.server_software is None and response is not None:
+            self.server_software = str(response.headers.get("server", ""))
         if self.statistics.only_locust_listens:
             self.statistics.log(method, name, response_time_ms, length_bytes, failure)
         else:
@@ -177,7 +177,7 @@ class Process:
         if runner is not None:
             source = next((origin.sources.used for origin in self._origins.values() if origin.sources), "")
             sample = self.counters.sample(self.timer, source, self.users.total())
-            runner.send_message(SAMPLE_MESSAGE, sample | {"server": self.server_software})
+            runner.send_message(SAMPLE_MESSAGE, sample | {"server": self.server_software or ""})
 
     def _report(self) -> None:
         """Fold the statistics and send samples, each second as near to its end as the loop allows."""

@@ -37,6 +37,7 @@ from loadtest.fleet import Fleet, Second
 from loadtest.machine import Machine
 from loadtest.monitor import MachineSample, Monitor
 from loadtest.process import SAMPLE_MESSAGE
+from loadtest.ramp import Pace, PacedDispatcher
 
 if TYPE_CHECKING:
     from locust.env import Environment
@@ -121,6 +122,7 @@ class Recorder:
         self._runner = environment.runner
         self._fleet = Fleet()
         self._run: Run | None = None
+        environment.dispatcher_class = PacedDispatcher
         self._runner.register_message(SAMPLE_MESSAGE, self._take)
         environment.events.test_start.add_listener(self._test_started)
         environment.events.test_stopping.add_listener(self._test_stopping)
@@ -133,6 +135,7 @@ class Recorder:
     def _test_started(self, **_: Any) -> None:
         self._fleet = Fleet()
         self._run = Run(self._environment, self._fleet)
+        PacedDispatcher.pace = self._run.pace
         gevent.spawn(self._follow, self._run)
 
     def _follow(self, run: Run) -> None:
@@ -188,6 +191,7 @@ class Run:
         self._chosen = chosen
         self._host = environment.host or ""
         self._hold_s = options.duration(chosen.hold) if chosen.hold else None
+        self.pace = Pace(chosen.spawn_rate) if chosen.adaptive else None
         self.folder = Path(chosen.results) if chosen.results else None
         self.ended = False
         #: Why the test is to end, once it is.
@@ -254,6 +258,8 @@ class Run:
             self._peak, self._progress_at = second.connections, now
         cpu = (machine.server_cpu_seconds, machine.client_cpu_seconds) if machine else (0.0, 0.0)
         if self._phase == "ramp":
+            if self.pace is not None:
+                self.pace.observe(second, machine)
             if self._target and second.connections >= self._target and self._runner.state == STATE_RUNNING:
                 self._phase, self._hold_began = "hold", now
                 self._hold_first = self._hold_last = second.totals

@@ -13,9 +13,12 @@ import csv
 import json
 import sys
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from loadtest.counters import new_histogram
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
 #: The share of the offered request rate that a passing run reaches, at least. Offered are (connections / mean
 #: think time); a rate below means that the machine did not keep up.
@@ -32,8 +35,12 @@ class NoRun(Exception):
     """The folder holds no run."""
 
 
-def summarise(folder: Path) -> dict[str, Any]:
-    """The content of summary.json. Raises :class:`NoRun`."""
+def summarise(folder: Path, notes: Sequence[str] = ()) -> dict[str, Any]:
+    """The content of summary.json. Raises :class:`NoRun`.
+
+    :param notes: what the run's folder can't know, such as how Locust ended; each is a reason for a failed
+    run.
+    """
     try:
         facts = json.loads((folder / "run.json").read_text())
         with (folder / "samples.csv").open(newline="") as file:
@@ -48,7 +55,7 @@ def summarise(folder: Path) -> dict[str, Any]:
     summary: dict[str, Any] = {
         "verdict": "",
         "reasons": [],
-        "notes": facts["notes"],
+        "notes": [*facts["notes"], *notes],
         "target_connections": facts["target_connections"],
         "peak_connections": int(facts["peak_connections"]),
         "min_connections_in_hold": facts["min_connections_in_hold"] or 0,
@@ -71,7 +78,7 @@ def summarise(folder: Path) -> dict[str, Any]:
         },
         "burst_10ms_max": facts["burst_10ms_max"],
         "server": {
-            "software": facts["server_software"],
+            "software": facts["server_software"] or None,
             "processes": _peak(rows, "server_processes"),
             "pss_peak_bytes": _peak(rows, "server_pss_bytes"),
             "cpu_seconds_in_hold": round(facts["hold_cpu_s"]["server"], 2),
@@ -177,14 +184,15 @@ def lines(summary: dict[str, Any], folder: Path) -> list[str]:
     )
     rows = {
         "connections": f"{summary['min_connections_in_hold']:,} at least in the hold, of "
-        f"{summary['target_connections']:,}; the kernel saw {kernel['sockstat_tcp_inuse_peak'] or 0:,} TCP sockets",
+        f"{summary['target_connections']:,}; "
+        f"the kernel saw {kernel['sockstat_tcp_inuse_peak'] or 0:,} TCP sockets",
         "time": f"ramp {summary['ramp_seconds']:.0f} s, hold {summary['hold_seconds']:.0f} s",
         "requests": f"{summary['requests']:,}, {summary['failures']:,} failed; "
         f"{summary['reconnects']:,} reconnects",
         "hold": f"{summary['hold_rps']:,.0f} requests/s of {summary['offered_rps'] or 0:,.0f} offered, "
         f"{summary['hold_mib_per_second']:,.1f} MiB/s",
         "latency ms": latency or "-",
-        "server": f"{server['processes'] or 0} processes of {server['software'] or 'unknown software'}, "
+        "server": f"{server['processes'] or 0} processes ({server['software'] or 'no Server header'}), "
         f"{mib(server['pss_peak_bytes'])}, {cores(server['cpu_seconds_in_hold'])}",
         "client": f"{client['processes'] or 0} processes, {mib(client['pss_peak_bytes'])}, "
         f"{cores(client['cpu_seconds_in_hold'])}",
@@ -196,11 +204,11 @@ def lines(summary: dict[str, Any], folder: Path) -> list[str]:
     return [f"{name:<12} {text}" for name, text in rows.items()]
 
 
-def make(folder: Path) -> dict[str, Any]:
+def make(folder: Path, notes: Sequence[str] = ()) -> dict[str, Any]:
     """Write summary.json, the latency histogram and the plots; returns the summary."""
     from loadtest import plots
 
-    summary = summarise(folder)
+    summary = summarise(folder, notes)
     facts = json.loads((folder / "run.json").read_text())
     partial = folder / "summary.json.partial"
     partial.write_text(json.dumps(summary, indent=2) + "\n")

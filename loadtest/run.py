@@ -39,9 +39,8 @@ LOCAL_HOSTS = ("127.0.0.1", "localhost", "::1")
 SERVER_READY_S = 60.0
 #: Seconds that the server may take to stop, per 100,000 connections, and at least.
 STOP_S_PER_100K, STOP_LEAST_S = 15.0, 20.0
-#: Connections opened a second if nothing else is asked for: what this kind of machine opens while requests
-#: run without a listen queue ever overflowing (docs/design.md).
-SPAWN_PER_S_A_CORE = 1000
+#: Connections opened a second and core at the beginning of a ramp that adapts.
+SPAWN_PER_S_A_CORE = 1500
 #: prctl(2): signal for the child when its parent dies.
 PR_SET_PDEATHSIG = 1
 
@@ -52,6 +51,7 @@ class Settings:
 
     connections: int
     spawn_per_s: int
+    adaptive: bool
     hold: str
     think: str
     length: str
@@ -69,14 +69,12 @@ class Settings:
     @classmethod
     def of(cls, chosen: argparse.Namespace, machine: Machine, command: str, now_unix_s: float) -> Settings:
         """Fill in what was left to the machine."""
-        spawn_per_s = (
-            max(100, int(SPAWN_PER_S_A_CORE * machine.cpu_count))
-            if chosen.spawn_rate == "auto"
-            else chosen.spawn_rate
-        )
+        adaptive = chosen.spawn_rate == "auto"
+        spawn_per_s = max(100, int(SPAWN_PER_S_A_CORE * machine.cpu_count)) if adaptive else chosen.spawn_rate
         settings = cls(
             connections=1 if chosen.connections == "auto" else chosen.connections,
             spawn_per_s=spawn_per_s,
+            adaptive=adaptive,
             hold=chosen.hold,
             think=chosen.think,
             length=chosen.length,
@@ -228,8 +226,10 @@ def _locust(settings: Settings, plan: sizing.Plan, interrupted: Interrupted) -> 
         *("--results", str(settings.results), "--csv", str(prefix), "--csv-full-history"),
         *("--html", f"{prefix}.html", "--only-summary", "--loglevel", "WARNING"),
     ]
-    # No --run-time: the hold counts from when all connections are established.
+    # In place of the locustfile's default: the hold counts from when all connections are established.
     command += ["--run-time", "168h"]
+    if settings.adaptive:
+        command.append("--adaptive")
     if settings.web_port is None:
         command.append("--headless")
     else:
@@ -251,8 +251,10 @@ def _locust(settings: Settings, plan: sizing.Plan, interrupted: Interrupted) -> 
 
 
 def _report(settings: Settings, locust_code: int, interrupted: Interrupted) -> int:
+    killed = locust_code < 0 and not interrupted.is_set
+    notes = [f"Locust's master was killed by signal {-locust_code}"] if killed else []
     try:
-        summary = report.make(settings.results)
+        summary = report.make(settings.results, notes)
     except report.NoRun:
         if interrupted.is_set:
             raise Stop(INTERRUPTED, "interrupted before the test began") from None

@@ -1,0 +1,73 @@
+"""The ramp: as fast as connections are accepted and requests stay on time, and no faster.
+
+With `--adaptive` Locust's spawn rate is only where the ramp begins. Every second the pace rises while all
+goes well and falls as soon as something is late, as TCP does with its window: a server whose accept queue
+overflows drops SYNs, and each of these costs its client a second.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, ClassVar
+
+from locust.dispatch import UsersDispatcher
+
+if TYPE_CHECKING:
+    from loadtest.fleet import Second
+    from loadtest.monitor import MachineSample
+
+#: Lateness of event loops and of the slowest percent of responses below which the pace rises, and above which
+#: it falls, seconds. A second of garbage collection or a neighbour's burst lies between: the pace stays.
+ON_TIME_S = 0.1
+LATE_S = 0.3
+#: Factors by which the pace changes a second.
+FASTER = 1.05
+SLOWER = 0.75
+#: After dropped SYNs.
+MUCH_SLOWER = 0.5
+#: Bounds, in multiples of the rate to begin with.
+LEAST, MOST = 0.05, 2.0
+
+
+class Pace:
+    """Connections to open a second.
+
+    :ivar per_s: the rate now.
+    """
+
+    def __init__(self, begin_per_s: float) -> None:
+        self.per_s = begin_per_s
+        self._least = max(1.0, LEAST * begin_per_s)
+        self._most = MOST * begin_per_s
+        self._dropped = 0
+
+    def observe(self, second: Second, machine: MachineSample | None) -> None:
+        """Take in what the last second was like."""
+        dropped = (machine.listen_overflows or 0) + (machine.listen_drops or 0) if machine is not None else 0
+        waiting = second.users - second.connections
+        late_s = second.loop_lag_max_s
+        if second.latencies.get_total_count():
+            late_s = max(late_s, second.latencies.get_value_at_percentile(99) / 1e6)
+        factor = 1.0
+        if dropped > self._dropped:
+            factor = MUCH_SLOWER
+        elif late_s > LATE_S:
+            factor = SLOWER
+        elif late_s < ON_TIME_S and waiting < 2 * self.per_s:
+            factor = FASTER
+        self._dropped = dropped
+        self.per_s = min(max(self.per_s * factor, self._least), self._most)
+
+
+class PacedDispatcher(UsersDispatcher):
+    """Locust's dispatcher, asking for the pace before each second's users.
+
+    Set as `Environment.dispatcher_class`, which is Locust's own place for it.
+    """
+
+    pace: ClassVar[Pace | None] = None
+
+    def _add_users_on_workers(self) -> dict[str, dict[str, int]]:
+        if self.pace is not None:
+            self._user_count_per_dispatch_iteration = max(1, round(self.pace.per_s))
+            self._wait_between_dispatch = 1.0
+        return super()._add_users_on_workers()

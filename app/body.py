@@ -49,7 +49,7 @@ class RequestBody(pywsgi.Input):  # type: ignore[misc] # gevent has no type hint
     :param limit: bytes after which chunked content is refused, 0 for no bound.
     """
 
-    __slots__ = ("abandoned", "broken", "chunk_left", "ended", "limit", "received", "send_continue")
+    __slots__ = ("abandoned", "broken", "chunk_left", "ended", "limit", "received", "send_continue", "too_long")
 
     def __init__(
         self,
@@ -69,6 +69,8 @@ class RequestBody(pywsgi.Input):  # type: ignore[misc] # gevent has no type hint
         self.chunk_left = 0
         self.ended = False
         self.received = 0
+        #: It was refused for its length.
+        self.too_long = False
 
     @property
     def unread(self) -> bool:
@@ -136,6 +138,7 @@ class RequestBody(pywsgi.Input):  # type: ignore[misc] # gevent has no type hint
         self.chunk_left = int(match[1], 16)
         self.received += self.chunk_left
         if self.limit and self.received > self.limit:
+            self.too_long = True
             raise self._invalid("chunked content too long")
         if self.chunk_left:
             return

@@ -334,7 +334,8 @@ class KeepAliveWSGIHandler(pywsgi.WSGIHandler):  # type: ignore[misc]
             self.status = f"socket error: {error}"
             if self.code > 0:
                 self.code = -self.code
-            self.close_connection = True
+            self.close_connection = self.connection.hung_up = True
+            self.connection.buffer = b""
             raise
         self.response_length += len(data)
 
@@ -405,20 +406,29 @@ class KeepAliveWSGIHandler(pywsgi.WSGIHandler):  # type: ignore[misc]
 
     def handle_error(self, t: Any, v: Any, tb: Any) -> None:
         if isinstance(v, ClientTimeoutError):
-            self.close_connection = True
-            if not self.headers_sent and self.connection is not None:
-                self._answer_timeout(self.connection)
-            return
-        super().handle_error(t, v, tb)
+            self.server.timed_out_bodies += 1
+            self._refuse(HTTPStatus.REQUEST_TIMEOUT)
+        else:
+            super().handle_error(t, v, tb)
 
-    def _answer_timeout(self, connection: Connection) -> None:
-        self.server.timed_out_bodies += 1
+    def _send_error_response_if_possible(self, error_code: int) -> None:
+        if self.wsgi_input is not None and getattr(self.wsgi_input, "too_long", False):
+            self._refuse(HTTPStatus.REQUEST_ENTITY_TOO_LARGE)
+        else:
+            super()._send_error_response_if_possible(error_code)
+
+    def _refuse(self, status: HTTPStatus) -> None:
+        """Answer for the client's fault, if there is no answer yet, and close."""
+        self.close_connection = True
+        if self.headers_sent:
+            return
         self.headers_sent = True
-        self._orig_status = "408 Request Timeout"
+        self.code = status.value
+        self._orig_status = f"{status.value} {status.phrase}"
         try:
-            self._sendall(error_response(HTTPStatus.REQUEST_TIMEOUT))
+            self._sendall(error_response(status))
         except OSError:
-            pass  # gone: it has its answer
+            pass  # it is gone, and with it the one who would have read this
 
     def log_error(self, msg: str, *args: Any) -> None:
         if self.connection is not None and "socket" not in self.__dict__:

@@ -135,6 +135,7 @@ class KeepAliveWSGIServer(pywsgi.WSGIServer):  # type: ignore[misc]
 
     def init_socket(self) -> None:
         super().init_socket()
+        self.socket.setblocking(False)  # a listener that was handed in may block, and so would the hub
         if self.socket.family in (_socket.AF_INET, _socket.AF_INET6):
             # Accepted sockets inherit it. A response is one send; what is left of Nagle's algorithm is the 40
             # ms that it waits for a delayed ACK when a streamed response takes two.

@@ -242,3 +242,18 @@ def load(arguments: Sequence[str], environment: Mapping[str, str]) -> Settings:
         except ValueError as error:
             command.exit(EXIT_USAGE, f"{command.prog}: {source} {text!r}: {error}\n")
     return Settings(**values)
+
+
+def markdown_table() -> str:
+    """The settings as docs/server.md lists them."""
+    rows = ["| flag | variable | default | unit | meaning |", "| --- | --- | --- | --- | --- |"]
+    for field in dataclasses.fields(Settings):
+        names = ", ".join(f"`{name}`" for name in variables(field))
+        default = f"`{field.metadata['default']}`" if field.metadata["default"] else "empty"
+        sentence = field.metadata["sentence"]
+        rows.append(f"| `{flag(field)}` | {names} | {default} | {field.metadata['metavar']} | {sentence} |")
+    return "\n".join(rows) + "\n"
+
+
+if __name__ == "__main__":
+    print(markdown_table(), end="")

@@ -31,9 +31,11 @@ class Health:
 
 
 def _length(request: falcon.Request) -> int:
+    # PERF: the usual query needs no general parse, which takes 4 us.
     query = request.query_string
-    # PERF: the usual query needs no general parse (falcon.Request.params takes 4 us).
-    value = query[7:] if query.startswith("length=") and "&" not in query else request.get_param("length")
+    value: str | None = query[7:]
+    if not (query.startswith("length=") and query[7:].isdigit()):
+        value = request.get_param("length")
     if value is None:
         return DEFAULT_LENGTH
     if value.isascii() and value.isdigit() and len(value) <= 9:

@@ -1,0 +1,11 @@
+from __future__ import annotations
+
+import pytest
+
+from app import idle
+
+
+@pytest.fixture(autouse=True)
+def _quick_ticks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Timeouts are looked at fifty times a second, so that tests need not wait for the next look."""
+    monkeypatch.setattr(idle, "TICK_S", 0.02)

@@ -1,0 +1,227 @@
+from __future__ import annotations
+
+import socket
+from collections.abc import Iterator
+
+import _socket
+import gevent
+import pytest
+
+from app import idle
+from app.idle import Connection, IdleConnections
+from tests.app.support import eventually
+
+
+class Clock:
+    now = 1000.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+class Bench:
+    """IdleConnections with one end of socket pairs parked in it and a clock that we move."""
+
+    def __init__(self, **timeouts: float) -> None:
+        self.clock = Clock()
+        self.ready: list[Connection] = []
+        self.late: list[Connection] = []
+        self.emptied = 0
+        self.idle = IdleConnections(self.ready.extend, self.late.append, self.empty, **timeouts, clock=self.clock)
+        self.peers: list[socket.socket] = []
+
+    def close(self) -> None:
+        for peer in self.peers:
+            peer.close()
+        self.idle.drain()
+        for connection in self.idle.connections():
+            self.idle.close(connection)
+
+    def empty(self) -> None:
+        self.emptied += 1
+
+    def park(self) -> tuple[Connection, socket.socket]:
+        ours, peer = socket.socketpair()
+        raw = _socket.socket(ours.family, ours.type, ours.proto, fileno=ours.detach())
+        raw.setblocking(False)
+        connection = Connection(raw, ("peer", 1))
+        self.idle.add(connection)
+        self.peers.append(peer)
+        return connection, peer
+
+    def pass_time(self, seconds: float, rounds: int = 1) -> None:
+        self.clock.now += seconds
+        for _ in range(rounds):
+            self.idle.tick()
+
+
+@pytest.fixture
+def bench() -> Iterator[Bench]:
+    bench = Bench(idle_timeout=60, header_timeout=10)
+    yield bench
+    bench.close()
+
+
+def test_a_parked_connection_is_reported_once_when_it_becomes_readable(bench: Bench) -> None:
+    connection, peer = bench.park()
+    other, _ = bench.park()
+    peer.send(b"x")
+    eventually(lambda: bench.ready)
+    assert bench.ready == [connection]
+    assert connection.busy
+    assert not other.busy
+    gevent.sleep(0.02)
+    assert bench.ready == [connection]
+
+
+def test_bytes_that_were_there_before_parking_are_reported(bench: Bench) -> None:
+    ours, peer = socket.socketpair()
+    bench.peers.append(peer)
+    peer.send(b"early")
+    raw = _socket.socket(ours.family, ours.type, ours.proto, fileno=ours.detach())
+    bench.idle.add(Connection(raw, ""))
+    eventually(lambda: bench.ready)
+
+
+def test_an_edge_while_busy_keeps_the_connection_from_being_parked(bench: Bench) -> None:
+    connection, peer = bench.park()
+    peer.send(b"x")
+    eventually(lambda: bench.ready)
+    peer.send(b"y")
+    eventually(lambda: connection.pending)
+    assert not bench.idle.park(connection)
+    assert connection.busy
+    connection.pending = False
+    assert bench.idle.park(connection)
+    assert not connection.busy
+    assert bench.ready == [connection]
+
+
+def test_a_client_that_shuts_its_side_is_reported_as_hung_up(bench: Bench) -> None:
+    connection, peer = bench.park()
+    peer.shutdown(socket.SHUT_WR)
+    eventually(lambda: bench.ready)
+    assert connection.hung_up
+
+
+def test_an_idle_connection_is_closed_after_the_timeout_and_not_before(bench: Bench) -> None:
+    connection, _ = bench.park()
+    bench.pass_time(59, idle.TICKS_A_ROUND)
+    assert bench.idle.count == 1
+    bench.pass_time(2, idle.TICKS_A_ROUND)
+    assert bench.idle.count == 0
+    assert connection.sock.fileno() == -1
+    assert bench.idle.idle_timed_out == 1
+
+
+def test_parking_anew_starts_the_idle_timeout_anew(bench: Bench) -> None:
+    connection, _ = bench.park()
+    for _ in range(3):
+        bench.pass_time(50, idle.TICKS_A_ROUND)
+        connection.busy = True
+        bench.idle.park(connection)
+    assert bench.idle.count == 1
+
+
+def test_the_clock_hand_reaches_every_descriptor_in_one_round(bench: Bench) -> None:
+    for _ in range(50):
+        bench.park()
+    bench.pass_time(61, idle.TICKS_A_ROUND)
+    assert bench.idle.count == 0
+
+
+def test_a_busy_connection_is_not_idle(bench: Bench) -> None:
+    connection, _ = bench.park()
+    connection.busy = True
+    bench.pass_time(1000, 2 * idle.TICKS_A_ROUND)
+    assert bench.idle.count == 1
+
+
+def test_half_a_request_has_the_header_timeout_from_its_first_byte_on(bench: Bench) -> None:
+    connection, _ = bench.park()
+    connection.buffer = b"GET"
+    bench.idle.park(connection)
+    bench.pass_time(6)
+    connection.buffer = b"GET /"
+    bench.idle.park(connection)  # more of it does not extend the time
+    bench.pass_time(3)
+    assert bench.late == []
+    bench.pass_time(2)
+    assert bench.late == [connection]
+
+
+def test_a_complete_request_has_no_deadline(bench: Bench) -> None:
+    connection, _ = bench.park()
+    connection.buffer = b"GET"
+    bench.idle.park(connection)
+    bench.idle.head_complete(connection)
+    bench.pass_time(100)
+    assert bench.late == []
+
+
+def test_a_timeout_of_0_means_never() -> None:
+    bench = Bench()
+    connection, _ = bench.park()
+    connection.buffer = b"GET"
+    bench.idle.park(connection)
+    bench.pass_time(1e6, 2 * idle.TICKS_A_ROUND)
+    assert bench.idle.count == 1
+    assert bench.late == []
+    bench.close()
+
+
+def test_a_lingering_connection_throws_input_away_until_the_client_closes(bench: Bench) -> None:
+    connection, peer = bench.park()
+    bench.idle.linger(connection)
+    assert peer.recv(10) == b""  # our side is shut
+    peer.send(b"x" * 1000)
+    gevent.sleep(0.02)
+    assert bench.ready == []
+    assert bench.idle.count == 1
+    peer.close()
+    eventually(lambda: bench.idle.count == 0)
+
+
+def test_lingering_ends_after_its_time_or_its_bytes(bench: Bench) -> None:
+    connection, _ = bench.park()
+    bench.idle.linger(connection)
+    bench.pass_time(idle.LINGER_S + 1)
+    assert bench.idle.count == 0
+    connection, peer = bench.park()
+    bench.idle.linger(connection)
+    peer.setblocking(False)
+
+    def flood() -> bool:
+        try:
+            peer.send(b"x" * 65536)
+        except (BlockingIOError, BrokenPipeError):
+            pass
+        return bench.idle.count == 0
+
+    eventually(flood)
+
+
+def test_closing_twice_counts_once(bench: Bench) -> None:
+    connection, _ = bench.park()
+    bench.idle.close(connection)
+    bench.idle.close(connection)
+    assert bench.idle.count == 0
+
+
+def test_draining_closes_the_idle_and_tells_when_the_busy_are_gone(bench: Bench) -> None:
+    parked, _ = bench.park()
+    busy, _ = bench.park()
+    busy.busy = True
+    bench.idle.drain()
+    assert parked.sock.fileno() == -1
+    assert bench.emptied == 0
+    bench.idle.close(busy)
+    assert bench.emptied == 1
+
+
+def test_addresses_share_their_host() -> None:
+    one = idle.shared_address(("10.0.0." + str(1), 5))
+    two = idle.shared_address(("10.0.0." + str(1), 6))
+    assert one == ("10.0.0.1", 5)
+    assert one[0] is two[0]
+    assert idle.shared_address("") == ""

@@ -1,0 +1,90 @@
+from __future__ import annotations
+
+import dataclasses
+import re
+
+import pytest
+
+from app import settings
+from app.settings import Address, Settings
+from tests.app.support import CHECKOUT
+
+FIELDS = dataclasses.fields(Settings)
+
+
+def test_a_flag_wins_over_a_variable_and_that_over_the_default() -> None:
+    assert settings.load([], {}).idle_timeout == 900
+    assert settings.load([], {"KEEPALIVE_IDLE_TIMEOUT": "5"}).idle_timeout == 5
+    assert settings.load(["--idle-timeout", "7"], {"KEEPALIVE_IDLE_TIMEOUT": "5"}).idle_timeout == 7
+
+
+def test_web_concurrency_sets_the_workers_unless_our_own_variable_does() -> None:
+    assert settings.load([], {"WEB_CONCURRENCY": "3"}).workers == 3
+    assert settings.load([], {"WEB_CONCURRENCY": "3", "KEEPALIVE_WORKERS": "auto"}).workers is None
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("127.0.0.1:80", Address("127.0.0.1", 80)),
+        (":80", Address("0.0.0.0", 80)),
+        ("[::1]:8000", Address("::1", 8000)),
+        ("unix:/run/a.sock", Address("", 0, "/run/a.sock")),
+    ],
+)
+def test_addresses_are_read_and_written(text: str, expected: Address) -> None:
+    assert settings.address(text) == expected
+    assert settings.address(str(expected)) == expected
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["--bind", "nonsense"],
+        ["--bind", "::1:80"],
+        ["--bind", "a:65536"],
+        ["--bind", "a:-1"],
+        ["--bind", "unix:"],
+        ["--bind", "unix:/" + "x" * 200],
+        ["--workers", "0"],
+        ["--workers", "many"],
+        ["--connections", "-5"],
+        ["--idle-timeout", "nan"],
+        ["--idle-timeout", "-1"],
+        ["--idle-timeout", "1e400"],
+        ["--limit-request-line", "0"],
+        ["--app", "module"],
+        ["--app", "a b:c"],
+        ["--idle-time", "5"],  # no abbreviations: they break when a flag is added
+        ["--unknown"],
+        ["extra"],
+    ],
+)
+def test_what_makes_no_sense_ends_with_one_line_and_code_2(
+    arguments: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as caught:
+        settings.load(arguments, {})
+    assert caught.value.code == settings.EXIT_USAGE
+    assert arguments[0] in capsys.readouterr().err
+
+
+def test_a_bad_variable_is_named(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        settings.load([], {"WEB_CONCURRENCY": "x"})
+    assert capsys.readouterr().err.count("\n") == 1
+
+
+def test_help_names_every_flag_variable_and_exit_code() -> None:
+    text = settings.parser().format_help()
+    for field in FIELDS:
+        assert settings.flag(field) in text
+        assert "KEEPALIVE_" + field.name.upper() in text
+    for code in (0, 2, 3, 4, 5, 6):
+        assert re.search(rf"^  {code}  ", text, re.MULTILINE)
+
+
+def test_the_documented_table_is_the_one_in_the_code() -> None:
+    """To renew it: `python -m app.settings`."""
+    document = (CHECKOUT / "docs" / "server.md").read_text()
+    assert settings.markdown_table() in document

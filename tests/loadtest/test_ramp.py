@@ -1,0 +1,79 @@
+"""The ramp's pace, without a load."""
+
+from __future__ import annotations
+
+import itertools
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from locust import User
+from locust.runners import WorkerNode
+
+from loadtest.counters import new_histogram
+from loadtest.ramp import LATE_S, MOST, Pace, PacedDispatcher
+
+
+def second(latency_s: float = 0.002, lag_s: float = 0.0, users: int = 1000, connections: int = 1000) -> Any:
+    latencies = new_histogram()
+    latencies.record_value(round(latency_s * 1e6))
+    return SimpleNamespace(latencies=latencies, loop_lag_max_s=lag_s, users=users, connections=connections)
+
+
+def machine(dropped: int = 0) -> Any:
+    return SimpleNamespace(listen_overflows=dropped, listen_drops=0)
+
+
+def test_the_pace_rises_while_all_is_on_time_up_to_its_bound() -> None:
+    pace = Pace(1000)
+    pace.observe(second(), machine())
+    assert 1000 < pace.per_s < 1200
+    for _ in range(100):
+        pace.observe(second(), machine())
+    assert pace.per_s == MOST * 1000
+
+
+@pytest.mark.parametrize("late", [second(latency_s=LATE_S * 2), second(lag_s=LATE_S * 2)])
+def test_the_pace_falls_when_a_response_or_an_event_loop_is_late(late: Any) -> None:
+    pace = Pace(1000)
+    pace.observe(late, machine())
+    assert pace.per_s < 1000
+    for _ in range(100):
+        pace.observe(late, machine())
+    assert pace.per_s > 0
+
+
+def test_the_pace_stays_while_connections_wait_to_be_accepted() -> None:
+    pace = Pace(1000)
+    pace.observe(second(users=10_000, connections=1000), machine())
+    assert pace.per_s == 1000
+
+
+def test_a_dropped_syn_halves_the_pace_once() -> None:
+    pace = Pace(1000)
+    pace.observe(second(), machine(dropped=3))
+    assert pace.per_s == 500
+    pace.observe(second(), machine(dropped=3))
+    assert pace.per_s > 500
+
+
+def test_the_pace_needs_no_monitor_and_no_requests() -> None:
+    pace = Pace(1000)
+    quiet = SimpleNamespace(latencies=new_histogram(), loop_lag_max_s=0.0, users=0, connections=0)
+    pace.observe(quiet, None)  # type: ignore[arg-type]
+    assert pace.per_s > 1000
+
+
+def test_locusts_dispatcher_spawns_what_the_pace_says(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Visitor(User):
+        pass
+
+    monkeypatch.setattr("gevent.sleep", lambda seconds: None)
+    monkeypatch.setattr(PacedDispatcher, "pace", SimpleNamespace(per_s=100.0))
+    dispatcher = PacedDispatcher([WorkerNode("a_1"), WorkerNode("a_2")], [Visitor])
+    dispatcher.new_dispatch(target_user_count=1000, spawn_rate=10)
+    seen = []
+    for dispatched in itertools.islice(dispatcher, 3):
+        seen.append(sum(users["Visitor"] for users in dispatched.values()))
+        PacedDispatcher.pace.per_s *= 2  # type: ignore[union-attr]
+    assert seen == [100, 300, 700]

@@ -1,0 +1,192 @@
+"""What the recorder writes, fed with samples as workers send them."""
+
+from __future__ import annotations
+
+import csv
+import errno
+import json
+import os
+import time
+from pathlib import Path
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from locust.runners import STATE_RUNNING, STATE_SPAWNING
+
+from loadtest import recorder
+from loadtest.counters import PARTS_A_SECOND, new_histogram
+from loadtest.fleet import Fleet
+from loadtest.recorder import Run
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+
+def sample(**changes: Any) -> dict[str, Any]:
+    latencies = new_histogram()
+    latencies.record_value(2000)
+    return {
+        "unix_time_s": time.time(),
+        "pid": os.getpid(),
+        "source": "127.1.0.1",
+        "server": "test",
+        "users": 10,
+        "connections": 10,
+        "connections_min": 10,
+        "opened": 10,
+        "reconnects": 0,
+        "closed_by_peer": 0,
+        "requests": 5,
+        "failures": 0,
+        "failures_by_kind": {},
+        "late_sends": 0,
+        "received_bytes": 5000,
+        "sent_bytes": 500,
+        "cpu_s": 0.1,
+        "loop_lag_max_s": 0.001,
+        "sends": [0] * PARTS_A_SECOND,
+        "latencies": latencies.encode(),
+    } | changes
+
+
+class Scene:
+    """A run with one worker and a clock that is moved by hand."""
+
+    def __init__(self, folder: Path, monkeypatch: pytest.MonkeyPatch, **options: Any) -> None:
+        self.now = 1000.0
+        monkeypatch.setattr(recorder.time, "monotonic", lambda: self.now)
+        self.runner = SimpleNamespace(target_user_count=10, state=STATE_SPAWNING)
+        chosen = {
+            "hold": "3s",
+            "results": str(folder),
+            "adaptive": False,
+            "spawn_rate": 1,
+            "think": "10:90",
+            "length": "1024:10240",
+        }
+        environment = SimpleNamespace(
+            runner=self.runner,
+            host="http://127.0.0.1:9",
+            parsed_options=SimpleNamespace(**chosen | options),
+        )
+        self.fleet = Fleet()
+        self.run = Run(environment, self.fleet)  # type: ignore[arg-type]
+        self.folder = folder
+
+    def second(self, **changes: Any) -> None:
+        self.fleet.take("local", sample(**changes))
+        self.now += 1
+        self.run.second()
+
+    def rows(self) -> list[dict[str, str]]:
+        with (self.folder / "samples.csv").open(newline="") as file:
+            return list(csv.DictReader(file))
+
+    def facts(self) -> Any:
+        return json.loads((self.folder / "run.json").read_text())
+
+
+@pytest.fixture
+def scene(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Scene]:
+    scene = Scene(tmp_path / "run", monkeypatch)
+    yield scene
+    scene.run.end()
+
+
+def test_the_hold_begins_when_all_are_established_and_ends_after_its_time(scene: Scene) -> None:
+    scene.second(connections=4, requests=1)
+    scene.second(requests=10)
+    assert scene.run.over == ""
+    scene.runner.state = STATE_RUNNING
+    scene.second(requests=20)
+    for second in range(1, 4):
+        assert scene.run.over == ""
+        scene.second(requests=20 + 7 * second)
+    assert "held for 3 s" in scene.run.over
+    scene.run.stopping()
+    scene.second(connections=0, requests=42)
+    scene.run.end()
+    assert [row["phase"] for row in scene.rows()] == ["ramp"] * 3 + ["hold"] * 3 + ["stop"]
+    facts = scene.facts()
+    assert (facts["hold_s"], facts["hold"]["requests"]) == (3, 21)
+    assert facts["min_connections_in_hold"] == 10
+    assert facts["totals"]["requests"] == 42
+    assert facts["notes"] == []
+
+
+def test_a_row_has_the_seconds_figures_and_the_log_the_originals_line(scene: Scene) -> None:
+    scene.second(requests=5, received_bytes=1024 * 1024)
+    scene.second(requests=12, received_bytes=3 * 1024 * 1024, failures=2)
+    row = scene.rows()[1]
+    assert (row["requests"], row["requests_total"], row["failures"]) == ("7", "12", "2")
+    assert row["received_bytes"] == str(2 * 1024 * 1024)
+    assert float(row["latency_p50_ms"]) == pytest.approx(2, rel=0.01)
+    assert int(row["memory_available_bytes"]) > 0
+    last = (scene.folder / "logfile").read_text().splitlines()[-1]
+    assert last.startswith(
+        "time 2s, concurrency: 10, total requests: 12, throughput: 1.50M/s, 6.00 requests/seconds | ramp 100%"
+    )
+
+
+def test_a_dip_between_two_samples_shows_in_the_minimum(scene: Scene) -> None:
+    scene.runner.state = STATE_RUNNING
+    scene.second()
+    scene.second(connections_min=9, reconnects=1)
+    scene.run.end()
+    assert scene.facts()["min_connections_in_hold"] == 9
+
+
+def test_a_ramp_that_makes_no_progress_is_given_up(scene: Scene) -> None:
+    scene.runner.state = STATE_RUNNING
+    for _ in range(recorder.STALLED_S + 2):
+        scene.second(connections=7)
+    assert "stalled" in scene.run.over
+    scene.run.end()
+    assert "the ramp stalled at 7 of 10 connections" in scene.facts()["notes"]
+
+
+def test_a_worker_that_ended_is_named_and_its_counts_stay(
+    scene: Scene, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scene.runner.state = STATE_RUNNING
+    scene.second(requests=30)
+    monkeypatch.setattr("loadtest.fleet.time.monotonic", lambda: scene.now + 10)
+    monkeypatch.setattr("loadtest.fleet._may_be_alive", lambda worker, silent_s: False)
+    scene.now += 1
+    scene.run.second()
+    row = scene.rows()[-1]
+    assert (row["connections"], row["requests_total"]) == ("0", "30")
+    scene.run.end()
+    assert f"Locust worker pid {os.getpid()} ended" in scene.facts()["notes"][0]
+
+
+def test_a_full_disk_is_noted_once_and_the_run_goes_on(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
+    scene.second()
+    scene.run.cannot_write(OSError(errno.ENOSPC, "No space left on device"))
+    scene.run.cannot_write(OSError(errno.ENOSPC, "No space left on device"))
+    scene.second(requests=99)
+    assert len(scene.rows()) == 1
+    scene.run.end()
+    facts = scene.facts()
+    assert len([note for note in facts["notes"] if "No space left" in note]) == 1
+    assert facts["totals"]["requests"] == 99
+
+
+def test_facts_are_there_before_the_end(scene: Scene) -> None:
+    for second in range(recorder.FACTS_S + 1):
+        scene.second(requests=second)
+    assert scene.facts()["totals"]["requests"] >= recorder.FACTS_S - 1
+
+
+def test_without_results_nothing_is_written_and_the_hold_still_ends(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    scene = Scene(tmp_path, monkeypatch, results="")
+    scene.runner.state = STATE_RUNNING
+    for _ in range(4):
+        scene.second()
+    assert "held for 3 s" in scene.run.over
+    scene.run.end()
+    assert list(tmp_path.iterdir()) == []

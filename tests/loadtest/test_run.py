@@ -1,0 +1,282 @@
+"""run_test as a user runs it: real Locust workers, a real server, bad input and bad weather."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import resource
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import psutil
+import pytest
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+PROJECT = Path(__file__).resolve().parents[2]
+
+#: Seconds that a run of a few thousand connections may take here before a test calls it hung.
+RUN_S = 90
+
+
+def free_ports(count: int) -> list[int]:
+    sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
+    ports = [sock.getsockname()[1] for sock in sockets]
+    for sock in sockets:
+        sock.close()
+    return ports
+
+
+class RunTest:
+    """One run_test process and what it leaves."""
+
+    def __init__(self, folder: Path, *options: str, before: Callable[[], object] | None = None) -> None:
+        self.folder = folder
+        server_port, master_port = free_ports(2)
+        defaults = {
+            "--host": f"http://127.0.0.1:{server_port}",
+            "--master-port": str(master_port),
+            "--results": str(folder),
+        }
+        for name, value in defaults.items():
+            if name not in options:
+                options += (name, value)
+        self.output = folder.parent / f"{folder.name}.out"
+        with self.output.open("wb") as out:
+            self.process = subprocess.Popen(
+                [sys.executable, "-m", "loadtest", *options],
+                stdin=subprocess.DEVNULL,
+                stdout=out,
+                stderr=subprocess.STDOUT,
+                env=os.environ | {"PYTHONPATH": str(PROJECT)},
+                preexec_fn=before,
+            )
+        self._family: dict[int, psutil.Process] = {}
+
+    def family(self) -> list[psutil.Process]:
+        """Every process that it has started so far and that is still there."""
+        with suppress(psutil.NoSuchProcess):
+            for child in psutil.Process(self.process.pid).children(recursive=True):
+                self._family.setdefault(child.pid, child)
+        return [process for process in self._family.values() if process.is_running()]
+
+    def text(self) -> str:
+        return self.output.read_text()
+
+    def await_text(self, wanted: str, within_s: float = RUN_S) -> None:
+        deadline = time.monotonic() + within_s
+        while wanted not in self.text():
+            assert self.process.poll() is None, f"ended before {wanted!r}:\n{self.text()}"
+            assert time.monotonic() < deadline, f"no {wanted!r} within {within_s} s:\n{self.text()}"
+            self.family()
+            time.sleep(0.05)
+
+    def end(self, within_s: float = RUN_S) -> int:
+        """Wait for its end; nothing that it started may be left then."""
+        deadline = time.monotonic() + within_s
+        while self.process.poll() is None:
+            assert time.monotonic() < deadline, f"did not end within {within_s} s:\n{self.text()}"
+            self.family()
+            time.sleep(0.05)
+        left = [process for process in self.family() if process.status() != psutil.STATUS_ZOMBIE]
+        assert not left, f"left running: {left}"
+        return self.process.returncode
+
+    def summary(self) -> dict[str, object]:
+        loaded: dict[str, object] = json.loads((self.folder / "summary.json").read_text())
+        return loaded
+
+    def kill(self) -> None:
+        for process in [*self.family(), psutil.Process(self.process.pid)]:
+            with suppress(psutil.NoSuchProcess):
+                process.kill()
+        self.process.wait()
+
+
+@contextmanager
+def run_test(folder: Path, *options: str, before: Callable[[], object] | None = None) -> Iterator[RunTest]:
+    run = RunTest(folder, *options, before=before)
+    try:
+        yield run
+    finally:
+        if run.process.poll() is None:
+            run.kill()
+
+
+def refusal(folder: Path, *options: str, before: Callable[[], object] | None = None) -> tuple[int, str]:
+    """Exit code and output of a run that is expected to be refused."""
+    with run_test(folder, *options, before=before) as run:
+        return run.end(30), run.text()
+
+
+def test_two_thousand_connections_are_held_and_everything_is_written(tmp_path: Path) -> None:
+    with run_test(tmp_path / "run", "-c", "2000", "--hold", "4s", "--think", "1:3") as run:
+        assert run.end() == 0, run.text()
+    summary = run.summary()
+    assert (summary["verdict"], summary["reasons"]) == ("pass", [])
+    assert summary["peak_connections"] == summary["min_connections_in_hold"] == 2000
+    assert (summary["failures"], summary["reconnects"]) == (0, 0)
+    assert summary["kernel"]["sockstat_tcp_inuse_peak"] >= 4000  # type: ignore[index]
+    assert summary["hold_rps"] == pytest.approx(summary["offered_rps"], rel=0.1)
+    assert summary["hold_seconds"] >= 4  # type: ignore[operator]
+    names = {file.name for file in run.folder.iterdir()}
+    assert {"logfile", "samples.csv", "summary.json", "locust.html", "locust_stats.csv"} <= names
+    assert {"connections.png", "throughput.png", "latency.png", "cpu.png", "memory.png"} <= names
+    with (run.folder / "locust_stats.csv").open(newline="") as file:
+        aggregated = list(csv.DictReader(file))[-1]
+    assert int(aggregated["Request Count"]) == summary["requests"]
+    log = (run.folder / "logfile").read_text()
+    assert "concurrency: 2000, total requests: " in log
+
+
+def test_an_interrupt_in_the_hold_writes_everything_and_leaves_nothing_running(tmp_path: Path) -> None:
+    with run_test(tmp_path / "run", "-c", "300", "--hold", "60s") as run:
+        run.await_text("| hold")
+        run.process.send_signal(signal.SIGINT)
+        assert run.end() == 130
+    summary = run.summary()
+    assert summary["peak_connections"] == 300
+    assert "held for" in str(summary["reasons"])
+    assert (run.folder / "locust.html").exists()
+
+
+def test_an_interrupt_in_the_ramp_writes_what_was_measured(tmp_path: Path) -> None:
+    with run_test(tmp_path / "run", "-c", "5000", "-r", "100", "--hold", "60s") as run:
+        run.await_text("time 3s")
+        run.process.send_signal(signal.SIGINT)
+        assert run.end() == 130
+    summary = run.summary()
+    assert summary["verdict"] == "fail"
+    assert 100 <= summary["peak_connections"] < 5000  # type: ignore[operator]
+
+
+def test_a_killed_locust_worker_is_named_and_the_run_ends_by_itself(tmp_path: Path) -> None:
+    with run_test(tmp_path / "run", "-c", "400", "--processes", "2", "--hold", "8s") as run:
+        run.await_text("| hold")
+        master = next(process for process in run.family() if "locust" in process.cmdline())
+        worker = master.children()[0]
+        worker.kill()
+        assert run.end() == 1
+    assert f"Locust worker pid {worker.pid} ended" in str(run.summary()["reasons"])
+    assert run.summary()["min_connections_in_hold"] == 200
+
+
+def test_a_killed_server_worker_shows_as_lost_connections(tmp_path: Path) -> None:
+    with run_test(tmp_path / "run", "-c", "400", "--think", "1:2", "--hold", "6s") as run:
+        run.await_text("| hold")
+        supervisor = next(process for process in run.family() if "app" in process.cmdline())
+        supervisor.children()[0].kill()
+        assert run.end() == 1
+    summary = run.summary()
+    assert summary["min_connections_in_hold"] < 400  # type: ignore[operator]
+    assert summary["reconnects"] > 0  # type: ignore[operator]
+    assert "server process" in str(summary["reasons"])
+
+
+def test_a_killed_master_leaves_its_results_and_no_workers(tmp_path: Path) -> None:
+    with run_test(tmp_path / "run", "-c", "300", "--hold", "60s") as run:
+        run.await_text("time 7s")  # the facts are written every five seconds
+        master = next(process for process in run.family() if "locust" in process.cmdline())
+        master.kill()
+        assert run.end() == 1
+    assert "master was killed by signal 9" in str(run.summary()["reasons"])
+    assert run.summary()["peak_connections"] == 300
+
+
+@pytest.mark.parametrize(
+    ("options", "wanted"),
+    [
+        (("-c", "0"), "positive whole number"),
+        (("-c", "many"), "positive whole number"),
+        (("--hold", "soon"), "is not a duration"),
+        (("--think", "90:10"), "MIN <= MAX"),
+        (("--length", "0:5"), "MIN <= MAX"),
+        (("--master-port", "70000"), "is not a port"),
+        (("--nonsense",), "unrecognized arguments"),
+    ],
+)
+def test_a_wrong_option_is_one_clear_line_and_exit_code_2(
+    tmp_path: Path, options: tuple[str, ...], wanted: str
+) -> None:
+    code, text = refusal(tmp_path / "run", *options)
+    assert code == 2
+    assert wanted in text.splitlines()[-1]
+    assert "Traceback" not in text
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("host", ["http://127.0.0.2:9", "ftp://127.0.0.1", "http://"])
+def test_a_host_that_cannot_be_tested_is_exit_code_4(tmp_path: Path, host: str) -> None:
+    code, text = refusal(tmp_path / "run", "-c", "10", "--host", host)
+    assert code == 4, text
+    assert len(text.splitlines()) == 1
+    assert "Traceback" not in text
+
+
+def test_a_host_that_does_not_speak_http_is_exit_code_4(tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+
+        def speak() -> None:
+            with suppress(OSError):
+                while True:
+                    peer, _ = listener.accept()
+                    peer.sendall(b"220 mail.example ESMTP\r\n")
+                    peer.close()
+
+        threading.Thread(target=speak, daemon=True).start()
+        code, text = refusal(
+            tmp_path / "run", "-c", "10", "--host", f"http://127.0.0.1:{listener.getsockname()[1]}"
+        )
+        listener.shutdown(socket.SHUT_RDWR)
+    assert code == 4, text
+    assert "HTTP" in text
+
+
+def test_a_busy_master_port_is_named_before_anything_starts(tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as busy:
+        port = str(busy.getsockname()[1])
+        code, text = refusal(tmp_path / "run", "-c", "10", "--master-port", port)
+    assert code == 3
+    assert port in text
+    assert "Traceback" not in text
+
+
+def test_a_descriptor_limit_that_is_too_low_is_named_with_its_remedy(tmp_path: Path) -> None:
+    def lower() -> None:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (60, 60))
+
+    code, text = refusal(tmp_path / "run", "-c", "100000", before=lower)
+    assert code == 3, text
+    assert "nofile" in text or "descriptor" in text
+    assert "--force" in text
+
+
+def test_a_results_folder_that_cannot_be_made_is_exit_code_6(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("in the way")
+    in_a_file = str(tmp_path / "file" / "run")
+    code, text = refusal(tmp_path / "run", "-c", "10", "--results", in_a_file)
+    assert code == 6, text
+    assert "--results" in text
+    assert "Traceback" not in text
+
+
+def test_help_names_units_defaults_and_exit_codes() -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "loadtest", "--help"],
+        capture_output=True,
+        text=True,
+        env=os.environ | {"PYTHONPATH": str(PROJECT)},
+        timeout=30,
+        check=True,
+    )
+    for wanted in ("-c", "--hold", "(default: 10:90)", "exit codes", "KEEPALIVE_SOURCE"):
+        assert wanted in done.stdout

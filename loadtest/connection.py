@@ -23,7 +23,15 @@ from _socket import (
 )
 from typing import TYPE_CHECKING, Any
 
-from loadtest.errors import ClosedByPeer, ConnectFailed, ReceiveFailed, SendFailed, TimedOut
+from loadtest.errors import (
+    BadResponse,
+    ClosedByPeer,
+    ConnectFailed,
+    CutOff,
+    ReceiveFailed,
+    SendFailed,
+    TimedOut,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -95,6 +103,9 @@ class Connection:
                 readiness.wait(connection, timeout_s)
                 if error_number := sock.getsockopt(SOL_SOCKET, SO_ERROR):
                     raise ConnectFailed(os.strerror(error_number))
+            if connection.hung_up:
+                # No further event would say so, and it would count as held until its first request.
+                raise ConnectFailed("closed by the server at once")
             if tls_context is not None:
                 connection.tls = TlsLayer(tls_context, server_hostname)
                 connection.tls.handshake(connection, timeout_s)
@@ -165,6 +176,31 @@ class Connection:
                 continue
             except OSError as error:
                 raise _broken(error, SendFailed) from None
+        # The response may have come meanwhile, and its event have ended one of these waits.
+        self.ready = True
+
+    def check_quiet(self) -> None:
+        """Between two requests: see whether bytes have come that none has asked for.
+
+        They would pass for the next response. Raises :class:`BadResponse` for such bytes,
+        :class:`ClosedByPeer` or :class:`ReceiveFailed`.
+        """
+        data = b""
+        if self.ready:
+            self.ready = False
+            try:
+                data = self._sock.recv(RECEIVE_BYTES)
+            except BlockingIOError:  # an event whose bytes the last receive had taken, or room for sending
+                pass
+            except OSError as error:
+                raise _broken(error, ReceiveFailed) from None
+            else:
+                if not data:
+                    raise ClosedByPeer("closed by the server")
+        if self.tls is not None:
+            data = self.tls.unasked(self, data)
+        if data:
+            raise BadResponse("bytes that no request has asked for")
 
     def receive_raw(self, timeout_s: float) -> bytes:
         # The answer to a request that was just sent is never there yet: wait first, and save the receive that
@@ -189,7 +225,7 @@ class Connection:
 
 def _broken(error: OSError, failure: type[ReceiveFailed | SendFailed]) -> Exception:
     if error.errno in (errno.ECONNRESET, errno.EPIPE):
-        return ClosedByPeer("reset by the server")
+        return CutOff("reset by the server")
     return failure(os.strerror(error.errno or 0))
 
 
@@ -222,22 +258,41 @@ class TlsLayer:
             connection.send_raw(self._outgoing.read(), timeout_s)
 
     def encrypt(self, data: bytes) -> bytes:
-        self._object.write(data)
+        try:
+            self._object.write(data)
+        except ssl.SSLError as error:
+            raise SendFailed(f"TLS: {error.reason or error}") from None
         return self._outgoing.read()
 
+    def unasked(self, connection: Connection, data: bytes) -> bytes:
+        """What is in the records of `data` and in those that were left, without waiting."""
+        self._incoming.write(data)
+        data = self._read() or b""
+        if self._outgoing.pending:
+            connection.send_raw(self._outgoing.read(), 0.0)
+        return data
+
     def receive(self, connection: Connection, timeout_s: float) -> bytes:
-        while True:
+        while (data := self._read()) is None:
+            # A key update or session ticket may ask for an answer; it leaves before the wait.
+            self._flush(connection, timeout_s)
             try:
-                data = self._object.read(RECEIVE_BYTES)
-            except ssl.SSLWantReadError:
-                # A key update or session ticket may ask for an answer; it leaves before the wait.
-                self._flush(connection, timeout_s)
                 self._incoming.write(connection.receive_raw(timeout_s))
-                continue
-            except ssl.SSLZeroReturnError:
-                data = b""
-            except ssl.SSLError as error:
-                raise ReceiveFailed(f"TLS: {error.reason or error}") from None
-            if not data:
-                raise ClosedByPeer("closed by the server")
-            return data
+            except ClosedByPeer as end:
+                # Without a close_notify anybody may have ended it (RFC 9112, 9.8).
+                raise CutOff(str(end)) from None
+        return data
+
+    def _read(self) -> bytes | None:
+        """Some bytes; None if more records are needed for that."""
+        try:
+            data = self._object.read(RECEIVE_BYTES)
+        except ssl.SSLWantReadError:
+            return None
+        except ssl.SSLZeroReturnError:
+            data = b""
+        except ssl.SSLError as error:
+            raise ReceiveFailed(f"TLS: {error.reason or error}") from None
+        if not data:
+            raise ClosedByPeer("closed by the server")
+        return data

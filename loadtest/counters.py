@@ -73,13 +73,15 @@ class Counters:
         self.latencies_ms.append(latency_ms)
         if failure is not None:
             self.failures += 1
-            self.failures_by_kind[kind_of(failure)] += 1
+            kind = kind_of(failure)
+            self.failures_by_kind[kind] = self.failures_by_kind.get(kind, 0) + 1
 
     def sample(self, timer: ThinkTimer[Any], source: str, users: int) -> dict[str, Any]:
         """The state now, as a message (see the module's docstring)."""
         histogram = new_histogram()
+        least_us, most_us = HISTOGRAM_RANGE_US
         for latency_ms in self.latencies_ms:
-            histogram.record_value(max(1, round(latency_ms * 1000)))
+            histogram.record_value(min(max(least_us, round(latency_ms * 1000)), most_us))
         cpu = os.times()
         message = {
             "unix_time_s": time.time(),

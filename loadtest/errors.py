@@ -40,6 +40,10 @@ class ClosedByPeer(RequestFailure):
     kind = "closed_by_peer"
 
 
+class CutOff(ClosedByPeer):
+    """The same, by a reset or by TLS without its close_notify: not the end of a body without a length."""
+
+
 class TimedOut(RequestFailure):
     """No answer within `connection_timeout` or `network_timeout` seconds."""
 

@@ -65,7 +65,10 @@ class Fleet:
         self._connections_min: dict[str, int] = {}
 
     def take(self, name: str, sample: dict[str, Any]) -> None:
-        """A worker's sample has come."""
+        """A worker's sample has come. One that comes twice, or behind a later one, is passed over."""
+        known = self.workers.get(name)
+        if known is not None and sample["unix_time_s"] <= known.sample["unix_time_s"]:
+            return
         self.workers[name] = Worker(name, sample, time.monotonic())
         self.news = True
         if sample["latencies"]:

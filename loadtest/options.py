@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import argparse
 import re
+from decimal import Decimal
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -15,6 +16,8 @@ MAX_LENGTH = 1_000_000_000
 #: Longest think time, seconds: a day.
 MAX_THINK_S = 86_400.0
 MAX_DURATION_S = 7 * 86_400
+#: Most connections, connections a second or processes that can be asked for: far beyond any machine.
+MAX_COUNT = 1_000_000_000
 
 
 def think_time(text: str) -> tuple[float, float]:
@@ -54,8 +57,9 @@ def duration(text: str) -> int:
 def count(text: str) -> int:
     """A positive whole number; `400k` and `1M` are understood."""
     matched = re.fullmatch(r"([0-9]+(?:\.[0-9]+)?)([kKmM]?)", text.strip().replace(",", "").replace("_", ""))
-    value = float(matched[1]) * {"": 1, "k": 1_000, "m": 1_000_000}[matched[2].lower()] if matched else 0
-    if value < 1 or value != int(value):
+    # Decimal: 2.3M is a whole number, in binary fractions it is not.
+    value = Decimal(matched[1]) * {"": 1, "k": 1_000, "m": 1_000_000}[matched[2].lower()] if matched else 0
+    if not 1 <= value <= MAX_COUNT or value != int(value):
         raise argparse.ArgumentTypeError(f"{text!r} is not a positive whole number such as 20000, 400k or 1M")
     return int(value)
 
@@ -80,7 +84,7 @@ def add_locust_options(parser: argparse.ArgumentParser) -> None:
         type=checked(think_time),
         default="10:90",
         metavar="MIN:MAX",
-        env_var="KEEPALIVE_THINK",  # type: ignore[call-arg] # configargparse
+        env_var="KEEPALIVE_THINK",
         help="seconds between a response and the next request of a connection, drawn evenly (default 10:90)",
     )
     parser.add_argument(
@@ -88,7 +92,7 @@ def add_locust_options(parser: argparse.ArgumentParser) -> None:
         type=checked(length),
         default="1024:10240",
         metavar="MIN:MAX",
-        env_var="KEEPALIVE_LENGTH",  # type: ignore[call-arg]
+        env_var="KEEPALIVE_LENGTH",
         help="characters of a response, drawn evenly and checked (default 1024:10240)",
     )
     parser.add_argument(
@@ -96,8 +100,9 @@ def add_locust_options(parser: argparse.ArgumentParser) -> None:
         type=checked(duration),
         default=None,
         metavar="DURATION",
-        include_in_web_ui=False,  # type: ignore[call-arg]
-        help="end the test this long after all connections are established, such as 5m (default: --run-time decides)",
+        include_in_web_ui=False,
+        help="end the test this long after all connections are established, such as 5m "
+        "(default: --run-time decides)",
     )
     parser.add_argument(
         "--adaptive",
@@ -109,6 +114,6 @@ def add_locust_options(parser: argparse.ArgumentParser) -> None:
         "--results",
         default=None,
         metavar="DIR",
-        include_in_web_ui=False,  # type: ignore[call-arg]
+        include_in_web_ui=False,
         help="write samples, log, summary and plots to this folder, and a line a second to the terminal",
     )

@@ -10,6 +10,7 @@ whoever waits next returns at once and tries again; a wake-up is a hint, never a
 
 from __future__ import annotations
 
+import math
 import select
 import time
 from typing import TYPE_CHECKING, Any
@@ -42,6 +43,9 @@ class Readiness:
         self._hub = gevent.get_hub()
         self._epoll = _epoll()
         self._connections: dict[int, Connection] = {}
+        # Descriptors registered since the events at hand were fetched. A number that was closed and taken
+        # again in between would get its predecessor's event, such as its end.
+        self._newborn: set[int] = set()
         # Waiting connections by timeout. All entries of one inner dict have the same timeout, so insertion
         # order is the order of their deadlines and a sweep looks at the expired ones only.
         self._deadlines: dict[float, dict[Connection, float]] = {}
@@ -60,6 +64,7 @@ class Readiness:
 
     def register(self, connection: Connection) -> None:
         self._connections[connection.fd] = connection
+        self._newborn.add(connection.fd)
         self._epoll.register(connection.fd, BOTH_WAYS)
 
     def unregister(self, connection: Connection) -> None:
@@ -92,10 +97,12 @@ class Readiness:
             del deadlines[connection]
 
     def _dispatch(self) -> None:
-        connections = self._connections
-        for fd, events in self._epoll.poll(0, EVENTS_A_POLL):
+        connections, newborn = self._connections, self._newborn
+        ready = self._epoll.poll(0, EVENTS_A_POLL)
+        newborn.clear()
+        for fd, events in ready:
             connection = connections.get(fd)
-            if connection is None:
+            if connection is None or fd in newborn:
                 continue  # closed by a greenlet that an earlier event of this batch woke
             if events & GONE:
                 connection.hung_up = True
@@ -109,7 +116,9 @@ class Readiness:
 
     def _sweep(self) -> None:
         now = time.perf_counter()
-        for deadlines in self._deadlines.values():
+        for deadlines in list(
+            self._deadlines.values()
+        ):  # who is woken may be the first to wait for another time
             expired = []
             for connection, deadline in deadlines.items():
                 if deadline > now:
@@ -117,5 +126,6 @@ class Readiness:
                 expired.append(connection)
             for connection in expired:
                 waiter: Any = connection.waiter
-                if waiter is not None:
+                # Not if one of those before has woken or closed it.
+                if waiter is not None and deadlines.get(connection, math.inf) <= now:
                     waiter.throw(TimedOut("no answer in time"))

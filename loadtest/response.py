@@ -10,15 +10,15 @@ from __future__ import annotations
 import gzip
 import json
 import zlib
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import httptools
 from charset_normalizer import detect
 from geventhttpclient.header import Headers
-from locust.exception import CatchResponseError, LocustError
+from locust.exception import CatchResponseError, LocustError, ResponseError
 from requests.utils import get_encoding_from_headers
 
-from loadtest.errors import BadResponse, BadStatus, ClosedByPeer, RequestFailure
+from loadtest.errors import BadResponse, BadStatus, ClosedByPeer, CutOff
 
 if TYPE_CHECKING:
     from types import TracebackType
@@ -29,10 +29,21 @@ if TYPE_CHECKING:
 #: A header section beyond this is not a server's mistake in size any more. nginx and Apache send at most a
 #: few KB.
 MAX_HEAD_BYTES = 262_144
+#: Interim (1xx) responses before a final one. Servers send one or two (100, 103).
+MAX_INTERIM = 20
+#: Statuses of responses without a body, whatever their header fields say (RFC 9112, 6.3).
+BODILESS = (b"204", b"304")
+#: Digits of the largest Content-Length that is taken for one; llhttp refuses what 64 bits can't hold.
+MAX_LENGTH_DIGITS = 18
+KEEP_ALIVE = b"\r\nconnection: keep-alive\r\n"
 
 
 class RawResponse:
-    """Status, header bytes and body (decoded from its transfer coding, not from its content coding)."""
+    """Status, header bytes and body (without transfer coding, and after :meth:`decode` without content coding).
+
+    :ivar lower_head: the header bytes in lower case, for searches.
+    :ivar received_bytes: all that came for it, interim responses and framing included.
+    """
 
     __slots__ = ("body", "head", "keep_alive", "lower_head", "received_bytes", "status")
 
@@ -54,6 +65,26 @@ class RawResponse:
         start += len(name) + 3
         return self.head[start : self.head.find(b"\r\n", start)].strip().decode("latin-1")
 
+    def decode(self) -> None:
+        """Undo the content coding (RFC 9110, 8.4.1). One that was not offered is left as it is."""
+        coding = self.field(b"content-encoding").lower()
+        try:
+            if not self.body:
+                pass
+            elif coding in ("gzip", "x-gzip"):
+                self.body = gzip.decompress(self.body)
+            elif coding == "deflate":
+                self.body = _inflated(self.body)
+        except (OSError, EOFError, zlib.error) as error:
+            raise BadResponse(f"body is not {coding}") from error
+
+
+def _inflated(body: bytes) -> bytes:
+    try:
+        return zlib.decompress(body)
+    except zlib.error:  # some servers leave the zlib header away (RFC 9110, 8.4.1.2, note)
+        return zlib.decompress(body, -zlib.MAX_WBITS)
+
 
 def read_response(connection: Connection, timeout_s: float, to_head: bool = False) -> RawResponse:
     """Read one whole response; `to_head` says that it answers a HEAD request and so has no body.
@@ -62,20 +93,32 @@ def read_response(connection: Connection, timeout_s: float, to_head: bool = Fals
     """
     data = connection.receive(timeout_s)
     head_end = data.find(b"\r\n\r\n")
-    if head_end < 0 or to_head or data[:9] != b"HTTP/1.1 " or data[9:12] < b"200":
+    if head_end < 0 or to_head or data[:9] != b"HTTP/1.1 ":
         return _read_any(connection, timeout_s, data, to_head)
     head = data[: head_end + 2]
     lower_head = head.lower()
-    start = lower_head.find(b"\r\ncontent-length:")
-    if start < 0 or b"\r\ntransfer-encoding:" in lower_head or b"\r\nconnection:" in lower_head:
-        return _read_any(connection, timeout_s, data, to_head)
-    digits = head[start + 17 : head.find(b"\r\n", start + 17)].strip()
+    start = lower_head.find(b"\r\ncontent-length:") + 17
+    digits = head[start : head.find(b"\r\n", start)].strip()
     status = head[9:12]
+    persistence = lower_head.find(b"\r\nconnection:")
+    # Names are searched for without what surrounds them: an odd spelling is for llhttp to judge.
     if (
-        not digits.isdigit()
+        start < 17
+        or not digits.isdigit()
+        or len(digits) > MAX_LENGTH_DIGITS
+        or lower_head.find(b"content-length", start) >= 0
+        or b"transfer-encoding" in lower_head
         or not status.isdigit()
-        or status in (b"204", b"304")
-        or lower_head.find(b"\r\ncontent-length:", start + 17) >= 0
+        or status < b"200"
+        or status in BODILESS
+        or head[12] not in b" \r"
+        or (
+            persistence >= 0
+            and (
+                not lower_head.startswith(KEEP_ALIVE, persistence)
+                or lower_head.find(b"\r\nconnection", persistence + 12) >= 0
+            )
+        )
     ):
         return _read_any(connection, timeout_s, data, to_head)
     total = head_end + 4 + int(digits)
@@ -96,16 +139,12 @@ class _Collector:
     """llhttp's callbacks: gathers one response."""
 
     def __init__(self) -> None:
-        self.parser = httptools.HttpResponseParser(self)
         self.body: list[bytes] = []
-        self.framed = self.keep_alive = self.complete = False
+        self.framed = self.complete = False
 
     def on_header(self, name: bytes, _value: bytes) -> None:
         if name.lower() in (b"content-length", b"transfer-encoding"):
             self.framed = True
-
-    def on_headers_complete(self) -> None:
-        self.keep_alive = self.parser.should_keep_alive()
 
     def on_body(self, body: bytes) -> None:
         self.body.append(body)
@@ -117,20 +156,21 @@ class _Collector:
     def on_message_complete(self) -> None:
         self.complete = True
 
-    def feed(self, data: bytes) -> None:
-        try:
-            self.parser.feed_data(data)
-        except httptools.HttpParserUpgrade:
-            raise BadResponse("the server switched protocols") from None
-        except httptools.HttpParserError as error:
-            raise BadResponse(
-                "not an HTTP/1 response" if not self.complete else "bytes after the response"
-            ) from error
+
+def _feed(parser: Any, collector: _Collector, data: bytes) -> None:
+    try:
+        parser.feed_data(data)
+    except httptools.HttpParserUpgrade:
+        raise BadResponse("the server switched protocols") from None
+    except httptools.HttpParserError as error:
+        raise BadResponse(
+            "bytes after the response" if collector.complete else "not an HTTP/1 response"
+        ) from error
 
 
 def _read_any(connection: Connection, timeout_s: float, data: bytes, to_head: bool) -> RawResponse:
     received = len(data)
-    while True:
+    for _ in range(MAX_INTERIM + 1):
         while (head_end := data.find(b"\r\n\r\n")) < 0:
             if not b"HTTP/".startswith(data[:5]):
                 raise BadResponse("not an HTTP/1 response")
@@ -141,40 +181,48 @@ def _read_any(connection: Connection, timeout_s: float, data: bytes, to_head: bo
             received += len(more)
         head, data = data[: head_end + 2], data[head_end + 4 :]
         collector = _Collector()
-        collector.feed(head + b"\r\n")
-        status = collector.parser.get_status_code()
+        # Not an attribute of the collector, whose methods it holds: it would take the garbage collector.
+        parser = httptools.HttpResponseParser(collector)
+        _feed(parser, collector, head + b"\r\n")
+        status = parser.get_status_code()
+        if status == 101:
+            raise BadResponse("the server switched protocols")
         if not 100 <= status < 200:
             break
         # An interim response: the one that is waited for is still to come (RFC 9110, 15.2).
+    else:
+        raise BadResponse("too many interim responses")
     lower_head = head.lower()
+    stays = _stays(lower_head)
     if to_head:
         # Its header fields describe a body that is not sent (RFC 9110, 9.3.2).
         if data:
             raise BadResponse("a body after the response to HEAD")
-        return RawResponse(status, head, lower_head, b"", _stays(lower_head), received)
+        return RawResponse(status, head, lower_head, b"", stays, received)
     while True:
         if data:
-            collector.feed(data)
+            _feed(parser, collector, data)
         if collector.complete:
-            return RawResponse(
-                status, head, lower_head, b"".join(collector.body), collector.keep_alive, received
-            )
+            return RawResponse(status, head, lower_head, b"".join(collector.body), stays, received)
         try:
             data = connection.receive(timeout_s)
-        except ClosedByPeer:
+        except ClosedByPeer as end:
             # Without Content-Length or chunks the end of the connection ends the body (RFC 9112, 6.3).
-            if collector.framed:
+            if collector.framed or isinstance(end, CutOff):
                 raise
             return RawResponse(status, head, lower_head, b"".join(collector.body), False, received)
         received += len(data)
 
 
 def _stays(lower_head: bytes) -> bool:
-    """Whether the connection stays (RFC 9112, 9.3), for a response to HEAD, whose framing says nothing about
-    it."""
-    if lower_head.startswith(b"http/1.1"):
-        return b"\r\nconnection: close" not in lower_head
-    return b"\r\nconnection: keep-alive" in lower_head
+    """Whether the connection stays after a response that is complete (RFC 9112, 9.3)."""
+    options = {
+        option.strip()
+        for field in lower_head.split(b"\r\n")
+        if field.startswith(b"connection:")
+        for option in field[11:].split(b",")
+    }
+    return b"close" not in options and (lower_head.startswith(b"http/1.1") or b"keep-alive" in options)
 
 
 class KeepAliveResponse:
@@ -184,16 +232,18 @@ class KeepAliveResponse:
 
     :ivar status_code: 0 if there was no response.
     :ivar error: the failure, or None.
-    :ivar content: body with its content coding undone; None if there was no response.
+    :ivar content: body with its codings undone; None if there was no response.
+    :ivar request_meta: what the request event will be given, by its names; a task may change the name or
+        the response time before the end of the `with` block.
     """
 
     __slots__ = (
         "__dict__",
         "_catch_response",
-        "_content",
         "_entered",
         "_headers",
         "_manual_result",
+        "_path",
         "_raw",
         "_session",
         "encoding",
@@ -201,7 +251,6 @@ class KeepAliveResponse:
         "js",
         "request_meta",
         "status_code",
-        "url",
     )
 
     def __init__(
@@ -209,20 +258,19 @@ class KeepAliveResponse:
         session: KeepAliveSession,
         raw: RawResponse | None,
         error: Exception | None,
-        url: str,
-        request_meta: tuple[Any, ...],
+        path: str,
+        request_meta: dict[str, Any],
         catch_response: bool,
     ) -> None:
         self._session = session
         self._raw = raw
-        self._content: bytes | None = None
+        self._path = path
         self._headers: Headers | None = None
         self._catch_response = catch_response
         self._entered = False
         self._manual_result: bool | Exception | None = None
         self.status_code = 0 if raw is None else raw.status
         self.error = error
-        self.url = url
         self.encoding: str | None = None
         self.request_meta = request_meta
 
@@ -243,12 +291,13 @@ class KeepAliveResponse:
         return self._headers
 
     @property
+    def url(self) -> str:
+        """The URL that was asked for, whatever redirections followed."""
+        return self._session.absolute(self._path)
+
+    @property
     def content(self) -> bytes | None:
-        if self._content is None and self._raw is not None:
-            body = self._raw.body
-            coding = self._raw.field(b"content-encoding") if body else ""
-            self._content = _decoded(body, coding.lower()) if coding else body
-        return self._content
+        return None if self._raw is None else self._raw.body
 
     @property
     def text(self) -> str | None:
@@ -257,14 +306,19 @@ class KeepAliveResponse:
         if content is None:
             return None
         if self.encoding is None:
-            self.encoding = get_encoding_from_headers(self.headers) or str(
-                detect(content)["encoding"] or "utf-8"
-            )
-        return content.decode(self.encoding, errors="replace")
+            declared = get_encoding_from_headers(cast(Any, self.headers))  # any case-blind mapping
+            self.encoding = declared or str(detect(content)["encoding"] or "utf-8")
+        try:
+            return content.decode(self.encoding, errors="replace")
+        except LookupError:  # the server names a charset that is none
+            return content.decode(errors="replace")
 
     def json(self) -> Any:
         """The body parsed as JSON; raises :class:`json.JSONDecodeError`."""
-        return json.loads(self.content or b"")
+        try:
+            return json.loads(self.content or b"")
+        except UnicodeDecodeError:  # not in UTF-8, which RFC 8259 asks for
+            return json.loads(self.text or "")
 
     def raise_for_status(self) -> None:
         """Raise what made the request fail, if anything did."""
@@ -275,7 +329,8 @@ class KeepAliveResponse:
 
     def success(self) -> None:
         """Report the request as successful, whatever its status."""
-        self._manual_result = self._in_with_block("success()") or True
+        self._in_with_block("success()")
+        self._manual_result = True
 
     def failure(self, exc: Exception | str) -> None:
         """Report the request as failed, for the given reason."""
@@ -285,7 +340,8 @@ class KeepAliveResponse:
     def _in_with_block(self, call: str) -> None:
         if not self._entered:
             raise LocustError(
-                f"{call} needs a with block: with self.client.get(..., catch_response=True) as response: response.{call}"
+                f"{call} needs a with block: "
+                f"with self.client.get(..., catch_response=True) as response: response.{call}"
             )
 
     def __enter__(self) -> KeepAliveResponse:
@@ -304,27 +360,15 @@ class KeepAliveResponse:
         if result is None:
             if exc_type is None:
                 result = self.error or True
-            elif isinstance(exc, RequestFailure | CatchResponseError):
-                result = exc
+            elif isinstance(exc, ResponseError | CatchResponseError) or exc is self.error:
+                result = exc  # from raise_for_status(), or a failure in the task's own words
             else:
                 return False
             exc_type = None
-        self._session.report(self, None if result is True else result)
+        self._session.report(self, result if isinstance(result, Exception) else None)
         return exc_type is None
 
 
 def failure_of(raw: RawResponse) -> BadStatus | None:
     """The failure that a complete response stands for, as Locust sees it: any status of 400 and above."""
     return None if raw.status < 400 else BadStatus(f"status {raw.status}")
-
-
-def _decoded(body: bytes, coding: str) -> bytes:
-    """Undo a content coding (RFC 9110, 8.4.1). One that is not known is left as it is."""
-    try:
-        if coding in ("gzip", "x-gzip"):
-            return gzip.decompress(body)
-        if coding == "deflate":
-            return zlib.decompress(body)
-    except (OSError, EOFError, zlib.error) as error:
-        raise BadResponse(f"body is not {coding}") from error
-    return body

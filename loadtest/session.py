@@ -7,20 +7,22 @@ use: no pool, cookie jar or header dictionary exists before something needs it.
 from __future__ import annotations
 
 import json as jsonlib
+import re
 import time
 from base64 import b64encode
 from contextlib import contextmanager
 from email import message_from_bytes
 from http.client import HTTPMessage
 from http.cookiejar import CookieJar
-from typing import TYPE_CHECKING, Any
-from urllib.parse import urlencode, urljoin, urlsplit
+from typing import TYPE_CHECKING, Any, cast
+from urllib.parse import quote, urlencode, urljoin, urlsplit
 from urllib.request import Request
 
-from urllib3.filepost import encode_multipart_formdata
+import requests
+from gevent import Timeout
 
 from loadtest.connection import Connection
-from loadtest.errors import BadResponse, RequestFailure
+from loadtest.errors import BadResponse, ClosedByPeer, ConnectFailed, RequestFailure, TimedOut
 from loadtest.response import KeepAliveResponse, RawResponse, failure_of, read_response
 
 if TYPE_CHECKING:
@@ -32,6 +34,14 @@ if TYPE_CHECKING:
 #: Statuses that send a client elsewhere, and those of them after which a GET follows (RFC 9110, 15.4).
 REDIRECTS = frozenset((301, 302, 303, 307, 308))
 BECOMES_GET = frozenset((301, 302, 303))
+
+is_absolute = re.compile(r"https?://", re.IGNORECASE).match
+#: Finds what must not stand in a request line as it is (RFC 3986, 2), and the fragment, which is not sent.
+find_unsafe = re.compile(r"[^!$-~]").search
+#: What is left alone when the rest is percent-encoded: delimiters, and escapes that are there already.
+SAFE = "%/?:@!$&'()*+,;=[]~"
+#: Header fields that are for one server only, and so don't follow a redirection to another.
+CONFIDENTIAL = frozenset(("authorization", "cookie", "proxy-authorization"))
 
 
 class KeepAliveSession:
@@ -71,20 +81,27 @@ class KeepAliveSession:
     def connect(self) -> None:
         """Open the connection if it is not open. Raises a :class:`RequestFailure`."""
         if self._connection is None:
-            counters = self._process.counters
-            origin = self._origin
-            self._connection = Connection.open(
-                origin.family,
-                origin.address,
-                readiness=self._process.readiness,
-                sources=origin.sources,
-                timeout_s=self._user.connection_timeout,
-                on_lost=self._lost,
-                tls_context=origin.tls_context,
-                server_hostname=origin.hostname,
-            )
-            counters.connection_opened(again=self._opened)
-            self._opened = True
+            self._connect()
+
+    def _connect(self) -> Connection:
+        origin = self._origin
+        connection = Connection.open(
+            origin.family,
+            origin.address,
+            readiness=self._process.readiness,
+            sources=origin.sources,
+            timeout_s=self._user.connection_timeout,
+            on_lost=self._lost,
+            tls_context=origin.tls_context,
+            server_hostname=origin.hostname,
+        )
+        if self._connection is not None:
+            connection.close()
+            raise in_use()
+        self._connection = connection
+        self._process.counters.connection_opened(again=self._opened)
+        self._opened = True
+        return connection
 
     @property
     def connected(self) -> bool:
@@ -114,7 +131,7 @@ class KeepAliveSession:
         catch_response: bool = False,
         stream: bool = False,
         headers: Mapping[str, str] | None = None,
-        auth: tuple[str, str] | None = None,
+        auth: tuple[str | bytes, str | bytes] | None = None,
         json: Any = None,
         allow_redirects: bool = False,
         context: Mapping[str, Any] | None = None,
@@ -134,6 +151,7 @@ class KeepAliveSession:
             asked for: a load test wants to see them.
         :param context: given to listeners of the request event, beside what `User.context()` returns.
         :raises ValueError: for `stream=True`: every response is read whole.
+        :raises RuntimeError: if another greenlet is in the middle of a request of this user.
         """
         if stream:
             raise ValueError("KeepAliveUser reads every response whole; use Locust's FastHttpUser to stream")
@@ -142,24 +160,41 @@ class KeepAliveSession:
             self._process.counters.sent_late(start - self.due)
             start, self.due = self.due, None
         wall_start = time.time()
-        if params:
-            url += ("&" if "?" in url else "?") + urlencode(params, doseq=True)
-        counted_name = name or self.request_name or url
-        session, path = (self, url) if url[:1] == "/" else self._session_of(url)
+        session, path = self, url
         raw: RawResponse | None = None
         failure: Exception | None = None
+        interrupt: Timeout | None = None
         try:
-            raw = session._exchange(method, session._message(method, path, data, headers, auth, json, files))
+            if url[:1] != "/":
+                session, path = self._session_of(url)
+            if params:
+                path += ("&" if "?" in path else "?") + urlencode(params, doseq=True)
+            if find_unsafe(path):
+                path = quote(path.partition("#")[0], SAFE)
+            raw = session._exchange(
+                method, path, session._message(method, path, data, headers, auth, json, files)
+            )
             if allow_redirects and raw.status in REDIRECTS:
-                raw = self._follow(raw, session._origin.url + path, method, data, headers, auth, json, files)
+                raw = self._follow(raw, session, path, method, data, headers, auth, json, files)
             failure = failure_of(raw)
         except RequestFailure as error:
             failure = error
-        elapsed_s = time.perf_counter() - start
-        meta = (method, counted_name, elapsed_s * 1000, wall_start, context)
-        response = KeepAliveResponse(self, raw, failure, url, meta, catch_response)
-        if not catch_response:
-            self.report(response, failure)
+        except Timeout as timeout:
+            # The task's own, around this call: the request has failed, and the task goes on where it says.
+            failure, interrupt = TimedOut("the task's own gevent.Timeout"), timeout
+        meta = {
+            "request_type": method,
+            "name": name or self.request_name or url,
+            "response_time": (time.perf_counter() - start) * 1000,
+            "response_length": 0 if raw is None else len(raw.body),
+            "start_time": wall_start,
+            "context": context,
+        }
+        response = KeepAliveResponse(session, raw, failure, path, meta, catch_response)
+        if not catch_response or interrupt is not None:
+            session.report(response, failure)
+            if interrupt is not None:
+                raise interrupt
         return response
 
     def get(self, url: str, **kwargs: Any) -> KeepAliveResponse:
@@ -196,34 +231,40 @@ class KeepAliveSession:
 
     def report(self, response: KeepAliveResponse, failure: Exception | None) -> None:
         """Count a finished request."""
-        method, name, response_time_ms, wall_start, context = response.request_meta
-        raw = response._raw
+        meta, raw = response.request_meta, response._raw
         self._process.request_done(
             self._user,
-            method,
-            name,
-            response_time_ms,
-            0 if raw is None else len(raw.body),
+            meta["request_type"],
+            meta["name"],
+            meta["response_time"],
+            meta["response_length"],
             0 if raw is None else raw.received_bytes,
             failure,
             response,
-            wall_start,
-            context,
+            meta["start_time"],
+            meta["context"],
         )
+
+    def absolute(self, path: str) -> str:
+        """The URL of a path on this session's server."""
+        return path if is_absolute(path) else self._origin.url + path
 
     def record_failure(self, method: str, failure: RequestFailure) -> None:
         """Count a failure that belongs to no request, such as a connection that could not be opened."""
         self._process.request_done(self._user, method, "", 0.0, 0, 0, failure, None, time.time(), None)
 
-    # ------------------------------------------------------------------------------------------------------------
+    # The parts of a request
 
     def _session_of(self, url: str) -> tuple[KeepAliveSession, str]:
         """The session that talks to the URL's host, and the path there."""
-        if "://" not in url:
+        if not is_absolute(url):
             return self, f"/{url}"
         parts = urlsplit(url)
         path = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
-        origin = self._process.origin(f"{parts.scheme}://{parts.netloc}", self._user)
+        try:
+            origin = self._process.origin(f"{parts.scheme}://{parts.netloc}", self._user)
+        except OSError as error:
+            raise ConnectFailed(f"{parts.hostname}: {error.strerror or error}") from None
         if origin is self._origin:
             return self, path
         if self._others is None:
@@ -232,15 +273,17 @@ class KeepAliveSession:
         if session is None:
             session = self._others[origin] = KeepAliveSession(self._user)
             session._origin = origin
+            session._cookies = self.cookiejar  # one jar a user; its rules say which server gets which
         return session, path
 
     def _follow(
         self,
         raw: RawResponse,
-        url: str,
+        session: KeepAliveSession,
+        path: str,
         method: str,
         data: Any,
-        headers: Any,
+        headers: Mapping[str, str] | None,
         auth: Any,
         json: Any,
         files: Any,
@@ -248,13 +291,26 @@ class KeepAliveSession:
         """The response at the end of a chain of redirections."""
         for _ in range(self._user.max_redirects):
             location = raw.field(b"location")
-            if raw.status not in REDIRECTS or not location:
+            if not location:
                 return raw
-            url = urljoin(url, location)
+            previous = session
+            try:
+                session, path = self._session_of(urljoin(session.absolute(path), location))
+            except ValueError as error:
+                raise BadResponse(f"redirection to no http:// or https:// URL: {error}") from None
+            path = quote(path, SAFE)
             if raw.status in BECOMES_GET and method != "HEAD":
                 method, data, json, files = "GET", None, None, None
-            session, path = self._session_of(url)
-            raw = session._exchange(method, session._message(method, path, data, headers, auth, json, files))
+            if session is not previous:
+                auth = None
+                headers = {
+                    name: value for name, value in (headers or {}).items() if name.lower() not in CONFIDENTIAL
+                }
+            raw = session._exchange(
+                method, path, session._message(method, path, data, headers, auth, json, files)
+            )
+            if raw.status not in REDIRECTS:
+                return raw
         raise BadResponse("too many redirections")
 
     def _message(
@@ -263,20 +319,24 @@ class KeepAliveSession:
         path: str,
         data: str | bytes | Mapping[str, Any] | None,
         headers: Mapping[str, str] | None,
-        auth: tuple[str, str] | None,
+        auth: tuple[str | bytes, str | bytes] | None,
         json: Any,
         files: Mapping[str, Any] | None,
     ) -> bytes:
         """The request's bytes."""
-        if data is None and json is None and headers is None and auth is None and files is None:
-            if self._cookies is None and method == "GET":
-                return b"GET %b%b\r\n" % (path.encode(), self._origin.tail)
+        plain = data is None and json is None and headers is None and auth is None and files is None
+        if plain and self._cookies is None and method == "GET":
+            return b"GET %b%b\r\n" % (path.encode(), self._origin.tail)
         fields: dict[str, str] = {}
         if files:
-            body, fields["Content-Type"] = encode_multipart_formdata({**dict(data or {}), **files})  # type: ignore[dict-item]
+            form = requests.Request("POST", self._origin.url, data=data, files=files).prepare()
+            body = cast(bytes, form.body)
+            fields["Content-Type"] = str(form.headers["Content-Type"])
         elif data:
-            if isinstance(data, str | bytes):
-                body = data.encode() if isinstance(data, str) else data
+            if hasattr(data, "read"):
+                data = data.read()
+            if isinstance(data, str | bytes | bytearray | memoryview):
+                body = data.encode() if isinstance(data, str) else bytes(data)
             else:
                 body, fields["Content-Type"] = (
                     urlencode(data, doseq=True).encode(),
@@ -296,7 +356,8 @@ class KeepAliveSession:
             self._cookies.add_cookie_header(request)
             fields.update(request.unredirected_hdrs)
         if headers:
-            for name, value in headers.items():
+            for name, given in headers.items():
+                value = given if isinstance(given, str) else str(given)
                 if "\r" in value or "\n" in value or "\r" in name or "\n" in name:
                     raise ValueError(f"line break in header {name!r}")
                 fields = {known: kept for known, kept in fields.items() if known.lower() != name.lower()}
@@ -305,28 +366,43 @@ class KeepAliveSession:
         tail = self._origin.tail_beside(fields)
         return b"%b %b%b%b\r\n%b" % (method.encode(), path.encode(), tail, extra.encode("latin-1"), body)
 
-    def _exchange(self, method: str, message: bytes) -> RawResponse:
-        """Send a request, read its response; the connection is opened before and dropped after where it must
-        be."""
-        if self._connection is None:
-            self.connect()
+    def _exchange(self, method: str, path: str, message: bytes) -> RawResponse:
+        """Send a request, read its response; open the connection before and drop it after where need be."""
         connection = self._connection
-        assert connection is not None
+        if connection is None:
+            connection = self._connect()
+        elif connection.waiter is not None:
+            raise in_use()
+        elif connection.ready or connection.tls is not None:
+            connection = self._checked(connection)
         timeout_s = self._user.network_timeout
         self._process.counters.request_sent(len(message))
         try:
             connection.send(message, timeout_s)
             raw = read_response(connection, timeout_s, method == "HEAD")
-        except BaseException:
-            # Whatever it was, the next response on this connection could not be told from the rest of this
-            # one.
-            self._drop()
+        except BaseException as error:
+            # Whatever it was, the next response here could not be told from the rest of this one.
+            self._drop(by_peer=isinstance(error, ClosedByPeer))
             raise
         if not raw.keep_alive or connection.hung_up:
             self._drop(by_peer=True)
+        if b"\r\ncontent-encoding:" in raw.lower_head:
+            raw.decode()
         if b"\r\nset-cookie:" in raw.lower_head:
-            self._take_cookies(raw)
+            self._take_cookies(raw, path)
         return raw
+
+    def _checked(self, connection: Connection) -> Connection:
+        """A connection on which nothing came since the last response: this one, or a new one if it ended."""
+        try:
+            connection.check_quiet()
+        except ClosedByPeer:
+            self._drop(by_peer=True)
+            return self._connect()
+        except BaseException:
+            self._drop()
+            raise
+        return connection
 
     def _drop(self, by_peer: bool = False) -> None:
         if self._connection is not None:
@@ -341,9 +417,17 @@ class KeepAliveSession:
             self._cookies = CookieJar()
         return self._cookies
 
-    def _take_cookies(self, raw: RawResponse) -> None:
-        request = Request(self._origin.url)
+    def _take_cookies(self, raw: RawResponse, path: str) -> None:
+        # Without a Path of its own a cookie is for the request's folder (RFC 6265, 5.1.4).
+        request = Request(self._origin.url + path)
         self.cookiejar.extract_cookies(_HeadersOnly(raw), request)  # type: ignore[arg-type]
+
+
+def in_use() -> RuntimeError:
+    return RuntimeError(
+        "another greenlet is in the middle of a request of this user: a KeepAliveUser is one connection, "
+        "and HTTP/1.1 answers one request at a time"
+    )
 
 
 class _HeadersOnly:
@@ -353,9 +437,10 @@ class _HeadersOnly:
         self._raw = raw
 
     def info(self) -> HTTPMessage:
-        return message_from_bytes(self._raw.head.partition(b"\r\n")[2], _class=HTTPMessage)  # type: ignore[return-value]
+        return message_from_bytes(self._raw.head.partition(b"\r\n")[2], _class=HTTPMessage)
 
 
-def basic_authorization(user: str, password: str) -> str:
+def basic_authorization(user: str | bytes, password: str | bytes) -> str:
     """The Authorization field's value (RFC 7617)."""
-    return "Basic " + b64encode(f"{user}:{password}".encode()).decode()
+    parts = [part if isinstance(part, bytes) else part.encode() for part in (user, password)]
+    return "Basic " + b64encode(b":".join(parts)).decode()

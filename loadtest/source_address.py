@@ -66,7 +66,8 @@ class SourceAddresses:
         sources = cls(network, worker_index, local_ports() // PORT_SHARE)
         if sources._network.version != address.version:
             raise ValueError(
-                f"{RANGE_VARIABLE}={network} is IPv{sources._network.version}, the server's address IPv{address.version}"
+                f"{RANGE_VARIABLE}={network} is IPv{sources._network.version}, "
+                f"the server's address IPv{address.version}"
             )
         return sources
 

@@ -299,6 +299,7 @@ def test_run_server_keeps_directory_and_arguments_also_through_a_link(copy: Copy
     (tmp_path / "link").symlink_to(copy.path / "run_server")
     elsewhere = tmp_path / "elsewhere"
     (elsewhere / "app").mkdir(parents=True)
+    (elsewhere / "app/__init__.py").touch()
     (elsewhere / "app/__main__.py").write_text("raise SystemExit('the wrong app')")
     result = copy.run(str(tmp_path / "link"), "--bind", "a b", cwd=elsewhere)
     assert result.returncode == 0, result.stderr

@@ -309,6 +309,16 @@ def test_apply_says_when_the_kernel_keeps_another_value(machine: Machine) -> Non
     assert re.search(r"^fs\.file-max: .* -> 900000, but the kernel kept 0", result.stderr, re.MULTILINE)
 
 
+def test_revert_says_when_the_kernel_keeps_another_value(machine: Machine) -> None:
+    machine.state.parent.mkdir()
+    machine.state.write_text("fs.file-max=900000\n")
+    (machine.proc_sys / "fs/file-max").unlink()
+    (machine.proc_sys / "fs/file-max").symlink_to("/proc/self/coredump_filter")  # see above
+    result = machine.run("revert")
+    assert result.returncode == REFUSED
+    assert result.stderr.startswith("fs.file-max: could not put back 900000, it is 0")
+
+
 def test_what_cannot_be_put_back_stays_remembered(machine: Machine) -> None:
     machine.run("apply")
     somaxconn = machine.proc_sys / "net/core/somaxconn"

@@ -18,24 +18,9 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from locust import events, task
 
-from loadtest import locust_scale, options, recorder
+from loadtest import options
 from loadtest.errors import WrongLength
 from loadtest.user import KeepAliveUser
-
-locust_scale.apply()
-recorder.attach(events)
-
-
-@events.init_command_line_parser.add_listener
-def _add_options(parser: Any) -> None:
-    options.add_locust_options(parser)
-
-
-@events.test_start.add_listener
-def _take_options(environment: Any) -> None:
-    chosen = environment.parsed_options
-    KeepAliveConnection.think_time = options.think_time(chosen.think)
-    KeepAliveConnection.length = options.length(chosen.length)
 
 
 class KeepAliveConnection(KeepAliveUser):
@@ -49,3 +34,8 @@ class KeepAliveConnection(KeepAliveUser):
         with self.client.get(f"/?length={length}", name="/?length=N", catch_response=True) as response:
             if response.ok and len(response.content or b"") != length:
                 response.failure(WrongLength("body has not the length that was asked for"))
+
+
+@events.test_start.add_listener
+def _take_length(environment: Any, **_: Any) -> None:
+    KeepAliveConnection.length = options.length(environment.parsed_options.length)

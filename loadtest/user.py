@@ -28,6 +28,7 @@ from locust.user.task import (
     DefaultTaskSet,
 )
 
+from loadtest import plugin
 from loadtest.errors import RequestFailure
 from loadtest.process import Process
 from loadtest.session import KeepAliveSession
@@ -108,9 +109,8 @@ class _ShortQueue(list[Any]):
 class KeepAliveUser(FastHttpUser):
     """One user, one connection, opened when the user starts and kept.
 
-    :cvar think_time: shortest and longest think time in seconds, drawn evenly. A `wait_time` of your own
-    takes its
-        place, as in any Locust user.
+    :cvar think_time: shortest and longest think time in seconds, drawn evenly: --think, unless a class has
+        its own. A `wait_time` of your own takes its place, as in any Locust user.
     :cvar network_timeout: seconds without any byte of a response after which a request has failed.
     :cvar connection_timeout: seconds that opening the connection may take.
     """
@@ -245,3 +245,6 @@ class KeepAliveUser(FastHttpUser):
         self.client.close()
         self.process.user_ended(type(self).__name__)
         self._greenlet.finish()
+
+
+plugin.install(KeepAliveUser)

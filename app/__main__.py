@@ -10,16 +10,9 @@ def main() -> int:
     """Read the settings and run the supervisor; returns the exit code."""
     # Before gevent is imported: spawn trees cost a traceback and 1 KB for each greenlet.
     os.environ.setdefault("GEVENT_TRACK_GREENLET_TREE", "0")
-    # The supervisor takes fork() and waitpid() as they are.
     from app import settings, supervisor
 
     chosen = settings.load(sys.argv[1:], os.environ)
-    # Here, after our own imports and before the application's: what it imports (sockets, locks, database
-    # drivers) then cooperates, so that a request that waits lets others run. The supervisor waits by itself
-    # and needs none of it.
-    from gevent import monkey
-
-    monkey.patch_all()
     try:
         return supervisor.Supervisor(chosen).run()
     except supervisor.StartError as error:

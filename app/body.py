@@ -49,7 +49,16 @@ class RequestBody(pywsgi.Input):  # type: ignore[misc] # gevent has no type hint
     :param limit: bytes after which chunked content is refused, 0 for no bound.
     """
 
-    __slots__ = ("abandoned", "broken", "chunk_left", "ended", "limit", "received", "send_continue", "too_long")
+    __slots__ = (
+        "abandoned",
+        "broken",
+        "chunk_left",
+        "ended",
+        "limit",
+        "received",
+        "send_continue",
+        "too_long",
+    )
 
     def __init__(
         self,

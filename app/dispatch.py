@@ -49,7 +49,7 @@ class RequestGreenlets:
         return self._count - len(self._waiting) + len(self._queue)
 
     def put(self, connections: Iterable[Connection]) -> None:
-        """Queue connections and serve them; called in the hub."""
+        """Queue connections and serve them; to be called in the hub, where the greenlets come back to."""
         self._queue.extend(connections)
         self.run()
 

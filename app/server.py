@@ -261,7 +261,7 @@ class KeepAliveWSGIServer(pywsgi.WSGIServer):  # type: ignore[misc]
         self.idle.add(connection)
         # The first request may have come with the end of the handshake, into OpenSSL where no edge is seen.
         connection.busy = connection.pending = True
-        self._on_ready([connection])
+        self.loop.run_callback(self._on_ready, [connection])
 
     # -- serving
 

@@ -16,10 +16,18 @@ import time
 import traceback
 from collections.abc import Callable
 from dataclasses import dataclass
-from os import WNOHANG, _exit, fork, waitpid  # before gevent patches os: the supervisor must not get a hub
+from os import (
+    WNOHANG,
+    _exit,
+    close,
+    fork,
+    waitpid,
+)  # as they are before gevent patches them: see `_be_worker`
 from pathlib import Path
 from socket import socket
 from typing import Any, Final
+
+from gevent import monkey
 
 from app import sizing, worker
 from app.listening import ListenError, listen
@@ -95,11 +103,16 @@ class Supervisor:
             )
         except sizing.SizingError as error:
             raise StartError(str(error), EXIT_USAGE) from error
-        self._application = load_application(settings.app)
         try:
             listeners = listen(settings.bind, self._workers, settings.backlog)
         except ListenError as error:
             raise StartError(str(error), EXIT_LISTEN) from error
+        # Here, after our sockets are made and before the application is imported: what that imports (sockets,
+        # locks, database drivers) then cooperates, so that a request that waits lets others run. The
+        # supervisor itself waits in the kernel; a socket made after this line would give it an event loop,
+        # which no worker could use.
+        monkey.patch_all()
+        self._application = load_application(settings.app)
         self._slots = [_Slot(row, listener) for row, listener in enumerate(listeners)]
         self._scoreboard = Scoreboard(self._workers)
         self._lifeline = os.pipe()
@@ -149,7 +162,8 @@ class Supervisor:
     def _be_worker(self, slot: _Slot) -> int:
         """In the child, which must not return into the supervisor's code."""
         try:
-            os.close(self._lifeline[1])
+            # gevent's close() waits for the event loop to have been round, which here may be never.
+            close(self._lifeline[1])
             for other in self._slots:
                 if other is not slot:
                     other.listener.close()

@@ -98,7 +98,7 @@ def test_each_chunk_of_a_generator_leaves_at_once() -> None:
         client.send(GET)
         eventually(lambda: b"first" in client.file.readline())
         gate.set()
-        assert client.file.read(16) == b"\r\n6\r\nsecond\r\n0\r"
+        assert client.file.read(16) == b"6\r\nsecond\r\n0\r\n\r\n"
 
 
 def test_http_1_0_keeps_the_connection_only_if_asked_to() -> None:
@@ -130,18 +130,18 @@ def test_statuses_without_content_carry_no_length(status: str) -> None:
 
 
 def test_more_than_the_promised_length_is_cut_and_ends_the_connection() -> None:
-    with serving(app([b"hello world"], headers=[("Content-Length", "5")]), error_log=None) as server:
-        with Client(server) as client:
-            client.send(GET + GET)
-            assert client.answer().body == b"hello"
-            assert client.closed()
+    application = app([b"hello world"], headers=[("Content-Length", "5")])
+    with serving(application, error_log=None) as server, Client(server) as client:
+        client.send(GET + GET)
+        assert client.answer().body == b"hello"
+        assert client.closed()
 
 
 def test_less_than_the_promised_length_ends_the_connection() -> None:
-    with serving(app([b"hello"], headers=[("Content-Length", "50")]), error_log=None) as server:
-        with Client(server) as client:
-            client.send(GET + GET)
-            assert client.rest().endswith(b"\r\n\r\nhello")
+    application = app([b"hello"], headers=[("Content-Length", "50")])
+    with serving(application, error_log=None) as server, Client(server) as client:
+        client.send(GET + GET)
+        assert client.rest().endswith(b"\r\n\r\nhello")
 
 
 def test_content_for_204_is_a_500(quiet: io.StringIO) -> None:
@@ -567,5 +567,6 @@ def test_the_access_log_has_the_form_of_pywsgi() -> None:
         client.ask()
         eventually(log.getvalue)
     assert re.fullmatch(
-        r'127\.0\.0\.1 - - \[\d{4}-\d\d-\d\d \d\d:\d\d:\d\d\] "GET / HTTP/1\.1" 200 \d+ 0\.\d{6}\n', log.getvalue()
+        r'127\.0\.0\.1 - - \[\d{4}-\d\d-\d\d \d\d:\d\d:\d\d\] "GET / HTTP/1\.1" 200 \d+ 0\.\d{6}\n',
+        log.getvalue(),
     )

@@ -1,9 +1,9 @@
 from __future__ import annotations
 
+import _socket
 import socket
 from collections.abc import Iterator
 
-import _socket
 import gevent
 import pytest
 
@@ -27,7 +27,9 @@ class Bench:
         self.ready: list[Connection] = []
         self.late: list[Connection] = []
         self.emptied = 0
-        self.idle = IdleConnections(self.ready.extend, self.late.append, self.empty, **timeouts, clock=self.clock)
+        self.idle = IdleConnections(
+            self.ready.extend, self.late.append, self.empty, **timeouts, clock=self.clock
+        )
         self.peers: list[socket.socket] = []
 
     def close(self) -> None:

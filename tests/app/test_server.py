@@ -7,6 +7,7 @@ import resource
 import socket
 import struct
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import gevent
@@ -224,29 +225,28 @@ def test_connections_over_the_bound_get_a_quick_503() -> None:
 
 def test_out_of_descriptors_accepting_pauses_and_resumes_with_one_line_each_way() -> None:
     log = io.StringIO()
-    with serving(error_log=log) as server:
-        with Client(server) as client:
-            client.ask()
-            soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-            waiting = [gevent.socket.socket() for _ in range(5)]
-            highest = os.dup(0)
-            os.close(highest)
-            resource.setrlimit(resource.RLIMIT_NOFILE, (highest, hard))
-            try:
-                for sock in waiting:
-                    sock.connect(("127.0.0.1", server.server_port))
-                eventually(lambda: "paused" in log.getvalue())
-                started = os.times()
-                gevent.sleep(0.5)
-                used = os.times()
-                assert used.user + used.system - started.user - started.system < 0.1, "it spins"
-                assert client.ask().status == 200
-            finally:
-                resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    with serving(error_log=log) as server, Client(server) as client:
+        client.ask()
+        soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+        waiting = [gevent.socket.socket() for _ in range(5)]
+        highest = os.dup(0)
+        os.close(highest)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (highest, hard))
+        try:
             for sock in waiting:
-                sock.sendall(GET)
-                assert sock.recv(12) == b"HTTP/1.1 200"
-                sock.close()
+                sock.connect(("127.0.0.1", server.server_port))
+            eventually(lambda: "paused" in log.getvalue())
+            started = os.times()
+            gevent.sleep(0.5)
+            used = os.times()
+            assert used.user + used.system - started.user - started.system < 0.1, "it spins"
+            assert client.ask().status == 200
+        finally:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+        for sock in waiting:
+            sock.sendall(GET)
+            assert sock.recv(12) == b"HTTP/1.1 200"
+            sock.close()
     lines = log.getvalue().splitlines()
     assert len(lines) == 2
     assert lines[0].startswith("accepting paused at 1 connections")
@@ -281,8 +281,10 @@ def test_descriptors_connections_and_greenlets_are_back_where_they_were() -> Non
 
     def census() -> tuple[int, int]:
         gc.collect()
-        greenlets = [thing for thing in gc.get_objects() if isinstance(thing, gevent.Greenlet) and not thing.dead]
-        return len(os.listdir("/proc/self/fd")), len(greenlets)
+        greenlets = [
+            thing for thing in gc.get_objects() if isinstance(thing, gevent.Greenlet) and not thing.dead
+        ]
+        return len(list(Path("/proc/self/fd").iterdir())), len(greenlets)
 
     hub = gevent.get_hub()
     printed, hub.exception_stream = hub.exception_stream, io.StringIO()
@@ -396,7 +398,9 @@ def test_a_handler_that_reads_for_itself_works_as_in_pywsgi_and_is_announced() -
 
 
 def test_the_limits_are_options() -> None:
-    with serving(limits=Limits(request_line_bytes=50, header_bytes=100, header_count=3, body_bytes=10)) as server:
+    with serving(
+        limits=Limits(request_line_bytes=50, header_bytes=100, header_count=3, body_bytes=10)
+    ) as server:
         for request, status in [
             (GET.replace(b"/ ", b"/" + b"x" * 60 + b" "), 414),
             (GET.replace(b"test", b"test\r\nX: " + b"y" * 100), 431),

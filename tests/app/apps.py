@@ -1,0 +1,21 @@
+"""Applications that the tests run in processes of their own: --app tests.app.apps:NAME."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable
+from typing import Any
+
+
+def pid(environ: dict[str, Any], start_response: Callable[..., Any]) -> list[bytes]:
+    """Which worker answers; /sleep takes a second, /die never returns."""
+    path = environ["PATH_INFO"]
+    if path == "/sleep":
+        time.sleep(1)  # cooperative, for the command line has patched it
+    elif path == "/stuck":
+        time.sleep(60)
+    elif path == "/die":
+        os._exit(9)
+    start_response("200 OK", [("Content-Type", "text/plain")])
+    return [str(os.getpid()).encode()]

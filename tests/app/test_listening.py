@@ -1,0 +1,46 @@
+from __future__ import annotations
+
+import socket
+
+import pytest
+
+from app.listening import ListenError, default_backlog, listen
+from app.settings import Address
+
+ANY = Address("127.0.0.1", 0)
+
+
+def close(sockets: list[socket.socket]) -> None:
+    for sock in sockets:
+        sock.close()
+
+
+def test_all_sockets_share_one_address() -> None:
+    sockets = listen(ANY, 3, 0)
+    assert len({sock.getsockname() for sock in sockets}) == 1
+    assert all(sock.getsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT) for sock in sockets)
+    close(sockets)
+
+
+def test_another_of_our_own_servers_keeps_the_address_for_itself() -> None:
+    sockets = listen(ANY, 2, 0)
+    with pytest.raises(ListenError, match="in use"):
+        listen(Address(*sockets[0].getsockname()), 2, 0)
+    close(sockets)
+
+
+def test_an_address_can_be_used_again_at_once() -> None:
+    for count in (2, 1, 2):
+        sockets = listen(ANY, count, 0)
+        address = Address(*sockets[0].getsockname())
+        with socket.create_connection(tuple(address)[:2]):
+            close(sockets)
+        close(listen(address, count, 0))
+
+
+def test_the_backlog_is_the_longest_that_the_kernel_takes() -> None:
+    assert default_backlog() > 100
+
+
+def test_host_names_are_resolved() -> None:
+    close(listen(Address("localhost", 0), 1, 5))

@@ -1,0 +1,113 @@
+from __future__ import annotations
+
+import gc
+import ssl
+import subprocess
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import gevent
+import gevent.ssl
+import pytest
+
+from app.server import KeepAliveWSGIServer
+from tests.app.support import GET, Client, eventually, serving
+
+
+@pytest.fixture(scope="module")
+def certificate(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, str]:
+    folder: Path = tmp_path_factory.mktemp("tls")
+    key, cert = str(folder / "key.pem"), str(folder / "cert.pem")
+    subprocess.run(
+        ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes"]
+        + ["-keyout", key, "-out", cert, "-days", "2", "-subj", "/CN=localhost"],
+        check=True,
+        capture_output=True,
+    )
+    return cert, key
+
+
+class TLSClient(Client):
+    def __init__(self, server: KeepAliveWSGIServer) -> None:
+        super().__init__(server)
+        context = gevent.ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+        context.check_hostname = False
+        context.verify_mode = ssl.CERT_NONE
+        self.file.close()
+        self.sock = context.wrap_socket(self.sock)
+        self.file = self.sock.makefile("rb")
+
+
+def url_scheme(environ: dict[str, Any], start_response: Callable[..., Any]) -> list[bytes]:
+    content = environ["wsgi.input"].read()
+    start_response("200 OK", [])
+    return [environ["wsgi.url_scheme"].encode(), content]
+
+
+pytestmark = pytest.mark.filterwarnings(
+    "ignore:.*(PROTOCOL_TLS|wrap_socket).* is deprecated:DeprecationWarning",
+    "ignore:unclosed <socket object:ResourceWarning",  # gevent's SSLSocket, when its handshake fails
+)
+
+
+@pytest.fixture
+def server(certificate: tuple[str, str]) -> Iterator[KeepAliveWSGIServer]:
+    context = gevent.ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(*certificate)
+    with serving(url_scheme, ssl_context=context, header_timeout=1) as server:
+        yield server
+
+
+def test_connections_are_kept_and_parked_over_tls(server: KeepAliveWSGIServer) -> None:
+    clients = [TLSClient(server) for _ in range(20)]
+    for _ in range(3):
+        for client in clients:
+            assert client.ask().body == b"https"
+    eventually(lambda: not any(connection.busy for connection in server.idle.connections()))
+    gc.collect()
+    assert server.idle.count == 20
+    for client in clients:
+        client.__exit__()
+    eventually(lambda: server.idle.count == 0)
+
+
+def test_what_openssl_holds_decrypted_is_served_before_parking(server: KeepAliveWSGIServer) -> None:
+    """100 requests in one TLS record of 16 KB: one edge of the socket, many reads."""
+    request = GET.replace(b"\r\n\r\n", b"\r\nX: " + b"y" * 100 + b"\r\n\r\n")
+    count = 16_000 // len(request)
+    with TLSClient(server) as client:
+        client.send(request * count)
+        for _ in range(count):
+            assert client.answer().status == 200
+
+
+def test_large_content_goes_both_ways(server: KeepAliveWSGIServer) -> None:
+    content = b"z" * 3_000_000
+    with TLSClient(server) as client:
+        head = b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n" % len(content)
+        sender = gevent.spawn(client.send, head + content)
+        assert client.answer().body == b"https" + content
+        sender.get()
+
+
+def test_half_a_request_over_tls_times_out(server: KeepAliveWSGIServer) -> None:
+    with TLSClient(server) as client:
+        client.send(GET[:10])
+        assert client.answer().status == 408
+
+
+def test_a_client_that_does_not_speak_tls_or_does_not_speak_is_closed(server: KeepAliveWSGIServer) -> None:
+    with Client(server) as plain, Client(server) as silent:
+        plain.send(GET)
+        plain.rest()
+        assert silent.closed()  # after the header timeout
+    assert server.idle.count == 0
+    with TLSClient(server) as client:
+        assert client.ask().status == 200
+
+
+def test_keyfile_and_certfile_work_as_in_pywsgi(certificate: tuple[str, str]) -> None:
+    cert, key = certificate
+    with serving(url_scheme, certfile=cert, keyfile=key) as server, TLSClient(server) as client:
+        assert client.ask().body == b"https"

@@ -335,7 +335,13 @@ def checks(copy: Copy) -> Copy:
 def test_all_checks_run_and_pass(checks: Copy) -> None:
     result = checks.run(str(checks.path / "tests/run"))
     assert result.returncode == 0, result.stdout
-    for line in ("ruff format --check", "ruff check", "mypy --strict app loadtest", "pytest []"):
+    for line in (
+        "ruff format --check",
+        "ruff check",
+        "mypy --strict app loadtest",
+        "pytest ['--ignore'",
+        "pytest ['tests/loadtest']",
+    ):
         assert line in result.stdout
     assert result.stdout.endswith("all passed\n")
 
@@ -346,7 +352,7 @@ def test_one_failing_check_fails_all_but_stops_none(checks: Copy, tool: str) -> 
     assert result.returncode == 1
     assert ": FAILED (" in result.stdout
     assert "\nFAILED: " in result.stdout
-    assert "-- pytest: passed" in result.stdout
+    assert "-- loadtest-tests: passed" in result.stdout
 
 
 def test_shell_scripts_are_found_by_their_first_line(checks: Copy) -> None:

@@ -212,6 +212,7 @@ class Run:
         self._cpu_first = self._cpu_last = (0.0, 0.0)
         self._files: list[IO[str]] = []
         self._rows: Any = None
+        self._written = 0
         self._log: IO[str] | None = None
         self._monitor: Monitor | None = None
         if self.folder is not None:
@@ -318,6 +319,7 @@ class Run:
         print(line, flush=True)
         self._log.write(line + "\n")
         self._rows.writerow(row)
+        self._written += 1
         if int(elapsed_s) % FACTS_S == 0:
             self._write_facts()
 
@@ -394,6 +396,9 @@ class Run:
             "versions": _versions(),
             "command": os.environ.get(COMMAND_VARIABLE) or " ".join(map(shlex.quote, sys.argv)),
             "notes": self._notes,
+            # What these facts speak of: a master that is killed leaves later rows and no end.
+            "rows": self._written,
+            "ended": self.ended,
             "hold_latencies": self._hold_latencies.encode().decode(),  # base64 by itself
         }
         partial = self.folder / "run.json.partial"

@@ -9,13 +9,13 @@ again at any time, also for a run whose master was killed.
 from __future__ import annotations
 
 import argparse
-import csv
 import json
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from loadtest.counters import new_histogram
+from loadtest import witnesses
+from loadtest.record import NoRun, Record, numbers
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -23,39 +23,22 @@ if TYPE_CHECKING:
 #: The share of the offered request rate that a passing run reaches, at least. Offered are (connections / mean
 #: think time); a rate below means that the machine did not keep up.
 RATE_SHARE = 0.95
-#: Of the connections that the clients count, the share of sockets that the kernel must have seen.
-WITNESS_SHARE = 0.999
-#: Names that a failed run's reasons are cut to in the terminal.
+#: Percentiles of the hold's latency, by their names in summary.json.
 PERCENTILES = {"p50": 50.0, "p90": 90.0, "p99": 99.0, "p999": 99.9, "max": 100.0}
 
 MIB = 1024 * 1024
 
 
-class NoRun(Exception):
-    """The folder holds no run."""
-
-
-def summarise(folder: Path, notes: Sequence[str] = ()) -> dict[str, Any]:
-    """The content of summary.json. Raises :class:`NoRun`.
-
-    :param notes: what the run's folder can't know, such as how Locust ended; each is a reason for a failed
-    run.
-    """
-    try:
-        facts = json.loads((folder / "run.json").read_text())
-        with (folder / "samples.csv").open(newline="") as file:
-            rows = list(csv.DictReader(file))
-    except (OSError, ValueError) as error:
-        raise NoRun(f"{folder}: no run that a report could be made of ({error})") from None
-    latencies = new_histogram()
-    latencies.decode_and_add(facts["hold_latencies"].encode())
+def summarise(record: Record) -> dict[str, Any]:
+    """The content of summary.json."""
+    facts, rows, latencies = record.facts, record.rows, record.latencies
     hold_s, totals, hold = facts["hold_s"], facts["totals"], facts["hold"]
     known = latencies.get_total_count() > 0
     mean_think_s = sum(facts["think_s"]) / 2
     summary: dict[str, Any] = {
         "verdict": "",
         "reasons": [],
-        "notes": [*facts["notes"], *notes],
+        "notes": facts["notes"],
         "target_connections": facts["target_connections"],
         "peak_connections": int(facts["peak_connections"]),
         "min_connections_in_hold": facts["min_connections_in_hold"] or 0,
@@ -95,7 +78,7 @@ def summarise(folder: Path, notes: Sequence[str] = ()) -> dict[str, Any]:
             "listen_drops": _peak(rows, "listen_drops"),
             "retrans_segs": _peak(rows, "retrans_segs"),
         },
-        "memory_available_least_bytes": min(_numbers(rows, "memory_available_bytes"), default=None),
+        "memory_available_least_bytes": min(numbers(rows, "memory_available_bytes"), default=None),
         "workload": {
             "think_s": facts["think_s"],
             "length_characters": facts["length"],
@@ -106,14 +89,13 @@ def summarise(folder: Path, notes: Sequence[str] = ()) -> dict[str, Any]:
         "versions": facts["versions"],
         "command": facts["command"],
     }
-    summary["reasons"] = reasons(summary, both_ends=facts["server_is_local"])
+    summary["reasons"] = reasons(summary, witnesses.hear(record).disagreements)
     summary["verdict"] = "fail" if summary["reasons"] else "pass"
     return summary
 
 
-def reasons(summary: dict[str, Any], both_ends: bool) -> list[str]:
-    """Why the run has failed; empty if it has passed. `both_ends`: the server's sockets are on this machine
-    too."""
+def reasons(summary: dict[str, Any], disagreements: Sequence[str]) -> list[str]:
+    """Why the run has failed; empty if it has passed. `disagreements`: of :mod:`loadtest.witnesses`."""
     found = []
     target = summary["target_connections"]
     if not summary["hold_seconds"]:
@@ -130,10 +112,6 @@ def reasons(summary: dict[str, Any], both_ends: bool) -> list[str]:
             found.append(
                 f"{summary['hold_rps']:,.0f} requests/s reached of {summary['offered_rps']:,.0f} offered"
             )
-        inuse = summary["kernel"]["sockstat_tcp_inuse_peak"]
-        needed = int(target * (2 if both_ends else 1) * WITNESS_SHARE)
-        if inuse is not None and inuse < needed:
-            found.append(f"the kernel saw {inuse:,} TCP sockets in use, needed are {needed:,}")
     if summary["failures"]:
         kinds = ", ".join(f"{kind} {count:,}" for kind, count in summary["failures_by_kind"].items())
         found.append(f"{summary['failures']:,} failed requests ({kinds})")
@@ -142,16 +120,12 @@ def reasons(summary: dict[str, Any], both_ends: bool) -> list[str]:
     if summary["connections_closed_by_server"]:
         found.append(f"{summary['connections_closed_by_server']:,} connections closed by the server")
     found.extend(summary["notes"])
+    found.extend(f"witnesses disagree: {text}" for text in disagreements)
     return found
 
 
-def _numbers(rows: list[dict[str, str]], column: str) -> list[float]:
-    return [float(row[column]) for row in rows if row.get(column)]
-
-
 def _peak(rows: list[dict[str, str]], column: str) -> int | None:
-    numbers = _numbers(rows, column)
-    return round(max(numbers)) if numbers else None
+    return round(max(known)) if (known := numbers(rows, column)) else None
 
 
 def sentence(summary: dict[str, Any]) -> str:
@@ -196,7 +170,8 @@ def lines(summary: dict[str, Any], folder: Path) -> list[str]:
         f"{mib(server['pss_peak_bytes'])}, {cores(server['cpu_seconds_in_hold'])}",
         "client": f"{client['processes'] or 0} processes, {mib(client['pss_peak_bytes'])}, "
         f"{cores(client['cpu_seconds_in_hold'])}",
-        "kernel": f"slab {mib(kernel['slab_peak_bytes'])}, {kernel['listen_overflows'] or 0} listen overflows, "
+        "kernel": f"slab {mib(kernel['slab_peak_bytes'])}, "
+        f"{kernel['listen_overflows'] or 0} listen overflows, "
         f"{kernel['retrans_segs'] or 0} retransmits",
         "results": str(folder),
         "verdict": summary["verdict"] + "".join(f"\n{'':13}- {reason}" for reason in summary["reasons"]),
@@ -205,17 +180,30 @@ def lines(summary: dict[str, Any], folder: Path) -> list[str]:
 
 
 def make(folder: Path, notes: Sequence[str] = ()) -> dict[str, Any]:
-    """Write summary.json, the latency histogram and the plots; returns the summary."""
+    """Write summary.json, the latency histogram and the plots; returns the summary. Raises :class:`NoRun`.
+
+    :param notes: what the recorder could not know, such as how Locust ended; each is a reason for a failed
+        run. They are added to `run.json`, so that a report that is made again knows them too.
+    """
     from loadtest import plots
 
-    summary = summarise(folder, notes)
-    facts = json.loads((folder / "run.json").read_text())
-    partial = folder / "summary.json.partial"
-    partial.write_text(json.dumps(summary, indent=2) + "\n")
-    partial.replace(folder / "summary.json")
-    (folder / "latencies.hdr").write_text(facts["hold_latencies"] + "\n")
+    record = Record.read(folder)
+    news = [note for note in notes if note not in record.facts["notes"]]
+    if news:
+        record.facts["notes"].extend(news)
+        _write(folder / "run.json", json.dumps(record.facts, indent=1))
+    summary = summarise(record)
+    _write(folder / "summary.json", json.dumps(summary, indent=2) + "\n")
+    _write(folder / "latencies.hdr", record.facts["hold_latencies"] + "\n")
     plots.draw(folder / "samples.csv", folder, summary)
     return summary
+
+
+def _write(path: Path, text: str) -> None:
+    """All of it or nothing: a reader never meets half a file."""
+    partial = path.with_name(f"{path.name}.partial")
+    partial.write_text(text)
+    partial.replace(path)
 
 
 def main(arguments: list[str] | None = None) -> int:

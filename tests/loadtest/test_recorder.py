@@ -113,6 +113,7 @@ def test_the_hold_begins_when_all_are_established_and_ends_after_its_time(scene:
     assert facts["min_connections_in_hold"] == 10
     assert facts["totals"]["requests"] == 42
     assert facts["notes"] == []
+    assert (facts["rows"], facts["ended"]) == (7, True)
 
 
 def test_a_row_has_the_seconds_figures_and_the_log_the_originals_line(scene: Scene) -> None:
@@ -176,7 +177,10 @@ def test_a_full_disk_is_noted_once_and_the_run_goes_on(scene: Scene, monkeypatch
 def test_facts_are_there_before_the_end(scene: Scene) -> None:
     for second in range(recorder.FACTS_S + 1):
         scene.second(requests=second)
-    assert scene.facts()["totals"]["requests"] >= recorder.FACTS_S - 1
+    facts = scene.facts()
+    assert facts["totals"]["requests"] >= recorder.FACTS_S - 1
+    stated = scene.rows()[facts["rows"] - 1]
+    assert (int(stated["requests_total"]), facts["ended"]) == (facts["totals"]["requests"], False)
 
 
 def test_without_results_nothing_is_written_and_the_hold_still_ends(

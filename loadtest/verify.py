@@ -1,0 +1,102 @@
+"""Is what `summary.json` says true?
+
+    python -m loadtest.verify results/20261123T010000Z-20000 [RUN...]
+
+Recomputes every figure of it from `run.json`, `samples.csv` and the latencies, compares them one by one,
+reads `latencies.hdr` back, and asks the witnesses (:mod:`loadtest.witnesses`). Each disagreement is a line.
+A failed run can be true as well: this is about its figures, not about its verdict.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from loadtest import witnesses
+from loadtest.record import NoRun, Record, decode
+from loadtest.report import PERCENTILES, summarise
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+#: Stands for a figure that one side does not have; null is a value.
+_MISSING = "nothing"
+
+
+def verify(folder: Path) -> witnesses.Hearing:
+    """Everything there is to compare in a run's folder. Raises :class:`NoRun`."""
+    record = Record.read(folder)
+    try:
+        summary = json.loads((folder / "summary.json").read_text())
+    except (OSError, ValueError) as error:
+        raise NoRun(f"{folder}: no summary.json to verify ({error})") from None
+    hearing = witnesses.hear(record)
+    said = dict(_figures(summary))
+    recomputed = dict(_figures(json.loads(json.dumps(summarise(record)))))
+    for name in {**recomputed, **said}:
+        left, right = said.get(name, _MISSING), recomputed.get(name, _MISSING)
+        same = left == right and isinstance(left, bool) == isinstance(right, bool)
+        hearing.that(same, f"{name}: summary.json says {left}, recomputed is {right}")
+    _histogram_file(record, said, hearing)
+    return hearing
+
+
+def _figures(value: Any, name: str = "") -> Iterator[tuple[str, Any]]:
+    """Each figure with its path: ("latency_ms.p99", 4.5). Lists are figures of their own."""
+    if isinstance(value, dict) and value:
+        for key, inner in value.items():
+            yield from _figures(inner, f"{name}.{key}" if name else key)
+    else:
+        yield name or "summary.json", value
+
+
+def _histogram_file(record: Record, said: dict[str, Any], hearing: witnesses.Hearing) -> None:
+    """latencies.hdr is what other tools read: it has to give the summary's percentiles by itself."""
+    try:
+        histogram = decode((record.folder / "latencies.hdr").read_text())
+    except (OSError, ValueError) as error:
+        hearing.that(False, f"latencies.hdr: {error}")
+        return
+    count, known = histogram.get_total_count(), record.latencies.get_total_count()
+    hearing.that(count == known, f"latencies.hdr: {count:,} latencies, run.json has {known:,}")
+    for name, percent in PERCENTILES.items():
+        value = round(histogram.get_value_at_percentile(percent) / 1000, 3) if count else None
+        figure = said.get(f"latency_ms.{name}", _MISSING)
+        hearing.that(figure == value, f"latency_ms.{name}: summary.json says {figure}, latencies.hdr {value}")
+
+
+def main(arguments: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(
+        prog="python -m loadtest.verify",
+        description="Recompute every figure of a run's summary.json and cross-check its witnesses.",
+        epilog="Exit code: 0 all agree, 1 something disagrees, 2 there is no run in a folder.",
+    )
+    parser.add_argument(
+        "run", type=Path, nargs="+", help="a run's folder, such as results/20261123T010000Z-20000"
+    )
+    code = 0
+    for folder in parser.parse_args(arguments).run:
+        try:
+            hearing = verify(folder)
+        except NoRun as error:
+            print(f"verify: {error}", file=sys.stderr)
+            code = 2
+            continue
+        found = hearing.disagreements
+        print(
+            f"{folder}: {hearing.compared} comparisons, "
+            + (f"{len(found)} disagree" if found else "all agree")
+        )
+        for text in found:
+            print(f"  - {text}")
+        if hearing.absent:
+            print(f"  not there to be asked: {', '.join(hearing.absent)}")
+        code = max(code, 1 if found else 0)
+    return code
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,301 @@
+"""Cross-checks between records of a run that were made independently of each other.
+
+Five tell of the same run: the rows of `samples.csv`, the totals that the master kept (`run.json`), what each
+Locust worker counted, Locust's own statistics, and the kernel (`/proc/net/sockstat`). `logfile` and the
+histogram repeat parts of the first two. A run in which they disagree has no figures to trust, whichever of
+them is right, and can't pass.
+"""
+
+from __future__ import annotations
+
+import csv
+import dataclasses
+import itertools
+import math
+from typing import TYPE_CHECKING, Any
+
+from loadtest import console
+from loadtest.fleet import CUMULATIVE
+from loadtest.record import number, numbers
+
+if TYPE_CHECKING:
+    from loadtest.record import Record
+
+#: Of the connections that the clients count, the share of sockets that the kernel must have seen.
+SOCKET_SHARE = 0.999
+#: Seconds by which two clocks, or a phase and its rows, may differ: time_s has one digit.
+CLOCK_S = 0.3
+#: Seconds that the wall clock may drift from the monotonic one (NTP slews 0.5 ms/s at most: half an hour).
+WALL_CLOCK_S = 2.0
+#: CPU of the hold, from the rows against the processes' own: rows have three digits and lag by a second.
+CPU_SHARE, CPU_S = 0.05, 0.5
+#: Seconds of requests that Locust may not know of a worker that was killed: it hears of them every 3 s.
+LOCUST_REPORT_S = 4.0
+
+#: Cells of a row's second, each with its total, and the other counters that only grow.
+_STEPS = ("requests", "failures", "reconnects", "received_bytes")
+_GROWING = ("opened", "late_sends", *_STEPS)
+_PHASES = ("ramp", "hold", "stop")
+_PERCENTILES = {"p50": 50.0, "p90": 90.0, "p99": 99.0}
+
+
+@dataclasses.dataclass
+class Hearing:
+    """What came out of it."""
+
+    compared: int = 0
+    disagreements: list[str] = dataclasses.field(default_factory=list)
+    #: Witnesses that this run does not have, such as sockstat on another system.
+    absent: list[str] = dataclasses.field(default_factory=list)
+
+    def equal(self, what: str, tolerance: float = 0.0, **said: float | None) -> None:
+        """Two witnesses of one figure, by name; one that does not know the figure is not asked."""
+        (one, left), (other, right) = said.items()
+        if left is not None and right is not None:
+            agree = abs(left - right) <= tolerance
+            self.that(agree, f"{what}: {_name(one)} says {_text(left)}, {_name(other)} {_text(right)}")
+
+    def that(self, agree: bool, otherwise: str) -> None:
+        self.compared += 1
+        if not agree:
+            self.disagreements.append(otherwise)
+
+    def rows(self, wrong: list[str]) -> None:
+        """A check of every row: the first that is wrong is named, the others are counted."""
+        more = f" (and {len(wrong) - 1:,} more rows)" if len(wrong) > 1 else ""
+        self.that(not wrong, f"samples.csv {wrong[0]}{more}" if wrong else "")
+
+
+def hear(record: Record) -> Hearing:
+    """Ask all of them."""
+    hearing = Hearing()
+    for ask in (_rows, _totals, _phases, _workers, _histogram, _kernel, _logfile, _locust):
+        ask(record, hearing)
+    return hearing
+
+
+def _rows(record: Record, hearing: Hearing) -> None:
+    """Each row continues the one before."""
+    rows = record.rows
+    stated = record.facts.get("rows", len(rows))
+    hearing.that(len(rows) >= stated, f"rows: samples.csv has {len(rows):,}, run.json {stated:,}")
+    for name in _STEPS:
+        wrong, before = [], 0.0
+        for row in rows:
+            total, step = number(row, f"{name}_total"), number(row, name)
+            if total is None or step is None:
+                continue
+            if total - before != step:
+                wrong.append(
+                    f"{_at(row)}: {name}_total grows by {_text(total - before)}, {name} is {row[name]}"
+                )
+            before = total
+        hearing.rows(wrong)
+    for name in ("time_s", *(f"{name}_total" for name in _GROWING)):
+        pairs = [(number(a, name), number(b, name), b) for a, b in itertools.pairwise(rows)]
+        hearing.rows([
+            f"{_at(row)}: {name} falls" for a, b, row in pairs if a is not None and b is not None and b < a
+        ])  # fmt: skip
+    orders = [_PHASES.index(row["phase"]) if row["phase"] in _PHASES else -1 for row in rows]
+    hearing.that(orders == sorted(orders) and -1 not in orders, "samples.csv: phases not in order")
+    hearing.rows([f"{_at(row)}: percentiles not in order" for row in rows if not _ascending(row)])
+    started = record.facts["started_unix_s"]
+    hearing.rows([
+        f"{_at(row)}: unix_time_s tells another time"
+        for row in rows
+        if (wall := number(row, "unix_time_s")) is not None
+        and abs(wall - started - (number(row, "time_s") or 0)) > WALL_CLOCK_S
+    ])  # fmt: skip
+
+
+def _totals(record: Record, hearing: Hearing) -> None:
+    """The master's totals of the run and of the hold, against the rows."""
+    facts, rows = record.facts, record.stated
+    last, begin, hold = (rows[-1] if rows else None), record.before_hold(), record.hold()
+    for name in _GROWING:
+        column = f"{name}_total"
+        hearing.equal(f"{name} in all", run=facts["totals"].get(name), samples=number(last, column))
+        if hold and begin is not None:
+            first, end = number(begin, column), number(hold[-1], column)
+            grown = None if first is None or end is None else end - first
+            hearing.equal(f"{name} in the hold", run=facts["hold"].get(name), samples=grown)
+    peak = max(numbers(rows, "connections"), default=None)
+    hearing.equal("peak connections", run=facts["peak_connections"], samples=peak)
+    opened = facts["totals"].get("opened")
+    hearing.that(
+        opened is None or opened >= facts["peak_connections"],
+        f"{facts['peak_connections']:,} connections at the peak, only {_text(opened or 0)} were ever opened",
+    )
+    kinds = sum(facts["failures_by_kind"].values())
+    hearing.equal("failures", totals=facts["totals"].get("failures", 0), kinds=kinds)
+    if rows:
+        wanted = max(numbers(rows[-1:], "connections_wanted"), default=None)
+        hearing.equal("target connections", run=facts["target_connections"], samples=wanted)
+
+
+def _phases(record: Record, hearing: Hearing) -> None:
+    """Length of ramp and hold, and what is a minimum, a maximum or a sum over the hold."""
+    facts, begin, hold = record.facts, record.before_hold(), record.hold()
+    hearing.that(
+        bool(hold) or not facts["hold_s"], f"samples.csv has no hold, run.json {facts['hold_s']:.0f} s of it"
+    )
+    if not hold or begin is None:
+        return
+    begun_s = number(begin, "time_s")
+    ended_s = number(hold[-1], "time_s")
+    hearing.equal("seconds of ramp", CLOCK_S, run=facts["ramp_s"], samples=begun_s)
+    if begun_s is not None and ended_s is not None:
+        hearing.equal("seconds of hold", CLOCK_S, run=facts["hold_s"], samples=ended_s - begun_s)
+    least = min([*numbers([begin], "connections"), *numbers(hold, "connections_min")], default=None)
+    hearing.equal("fewest connections in the hold", run=facts["min_connections_in_hold"], samples=least)
+    burst = max(numbers(hold, "burst_10ms_max"), default=None)
+    hearing.equal("burst_10ms_max in the hold", run=facts["burst_10ms_max"], samples=burst)
+    for side in ("server", "client"):
+        said, cpu_s, before_s = facts["hold_cpu_s"][side], 0.0, begun_s or 0.0
+        for row in hold:
+            now_s = number(row, "time_s") or before_s
+            cpu_s += (number(row, f"{side}_cores") or 0.0) * (now_s - before_s)
+            before_s = now_s
+        if numbers(hold, f"{side}_cores"):
+            tolerance = CPU_S + CPU_SHARE * max(said, cpu_s)
+            hearing.equal(f"CPU seconds of the {side} in the hold", tolerance, run=said, samples=cpu_s)
+
+
+def _workers(record: Record, hearing: Hearing) -> None:
+    workers, totals = record.facts["workers"], record.facts["totals"]
+    for name in CUMULATIVE if workers else ():
+        if name in totals and all(name in worker for worker in workers):
+            sum_ = sum(worker[name] for worker in workers)
+            hearing.equal(f"{name} in all", 0.01 if name == "cpu_s" else 0.0, run=totals[name], workers=sum_)
+
+
+def _histogram(record: Record, hearing: Hearing) -> None:
+    """The hold's histogram: as many latencies as requests, and percentiles between those of its seconds."""
+    histogram, hold = record.latencies, record.hold()
+    count = histogram.get_total_count()
+    hearing.equal("requests in the hold", run=record.facts["hold"].get("requests"), histogram=count)
+    if not count or not hold:
+        return
+    worst = max(numbers(hold, "latency_max_ms"), default=None)
+    hearing.equal("longest latency in the hold, ms", 0.001, samples=worst, histogram=_ms(histogram, 100))
+    for name, percent in _PERCENTILES.items():
+        known = numbers(hold, f"latency_{name}_ms")
+        if not known:
+            continue
+        # A second's percentile is a rank rounded to the nearest, so half a request a row is left open.
+        low = percent - 100 * (len(known) / 2 + 1) / count
+        high = percent + 100 * (len(known) / 2 + 1) / count
+        agree = _ms(histogram, max(0.0, low)) <= max(known) and _ms(histogram, min(100.0, high)) >= min(known)
+        value = _ms(histogram, percent)
+        hearing.that(
+            agree,
+            f"latency {name}: the histogram says {value:g} ms, no second of the hold below {min(known):g} ms "
+            f"or above {max(known):g} ms",
+        )
+
+
+def _kernel(record: Record, hearing: Hearing) -> None:
+    """Every connection that is counted as open is a socket of the kernel, two if the server is here too."""
+    hold = record.hold()
+    seen = [number(row, "sockstat_tcp_inuse") for row in hold]
+    if None in seen:
+        hearing.absent.append("/proc/net/sockstat")
+    ends = 2 if record.facts["server_is_local"] else 1
+    open_ = [number(row, "connections_min") or 0.0 for row in hold]
+    wrong = []
+    for index, inuse in enumerate(seen):
+        # What closes between the clients' sample and the kernel's shows in the next row.
+        least = min(open_[index : index + 2])
+        needed = math.floor(ends * SOCKET_SHARE * least)
+        if inuse is not None and inuse < needed:
+            wrong.append(
+                f"{_at(hold[index])}: the kernel saw {inuse:,.0f} TCP sockets in use, "
+                f"{least:,.0f} connections need {needed:,}"
+            )
+    hearing.rows(wrong)
+
+
+def _logfile(record: Record, hearing: Hearing) -> None:
+    """A line a row; a kill or a full disk may have come between the two."""
+    try:
+        lines = (record.folder / "logfile").read_text(errors="replace").splitlines()
+    except OSError:
+        hearing.absent.append("logfile")
+        return
+    rows = record.rows
+    hearing.that(
+        len(rows) <= len(lines) <= len(rows) + (not record.facts.get("ended", True)),
+        f"rows: samples.csv has {len(rows):,}, logfile {len(lines):,}",
+    )
+    hearing.rows([
+        f"{_at(row)}: logfile line {index} says otherwise"
+        for index, (row, line) in enumerate(zip(rows, lines, strict=False), 1)
+        if _log_line(row) != line
+    ])  # fmt: skip
+
+
+def _log_line(row: dict[str, str]) -> str | None:
+    """The line that belongs to a row; None if the row is damaged."""
+    whole = ("connections", "connections_wanted", "requests", "failures", "reconnects", "requests_total",
+             "received_bytes_total")  # fmt: skip
+    try:
+        cells: dict[str, Any] = {name: int(float(row[name])) for name in whole}
+        cells |= {name: float(text) for name, text in row.items() if name.startswith("latency_") and text}
+        return console.line(cells | {"time_s": row["time_s"], "phase": row["phase"]})
+    except (KeyError, ValueError):
+        return None
+
+
+def _locust(record: Record, hearing: Hearing) -> None:
+    """Locust's own statistics, which reach its master on a way of their own."""
+    counts = _locust_counts(record)
+    if counts is None or not record.facts.get("ended", True):
+        hearing.absent.append("locust_stats.csv")
+        return
+    lost = any(worker.get("lost") for worker in record.facts["workers"])
+    missing = LOCUST_REPORT_S * max(numbers(record.rows, "requests"), default=0.0) if lost else 0.0
+    for name, count in zip(("requests", "failures"), counts, strict=True):
+        said = record.facts["totals"].get(name, 0)
+        hearing.equal(f"{name} in all", missing, run=said, locust=count)
+
+
+def _locust_counts(record: Record) -> tuple[float, float] | None:
+    try:
+        with (record.folder / "locust_stats.csv").open(newline="") as file:
+            for row in csv.DictReader(file):
+                if row.get("Name") == "Aggregated":
+                    return float(row["Request Count"]), float(row["Failure Count"])
+    except (OSError, KeyError, ValueError, TypeError):
+        pass  # not there, or cut off: no witness
+    return None
+
+
+def _ascending(row: dict[str, str]) -> bool:
+    known = [
+        value for name in (*_PERCENTILES, "max") if (value := number(row, f"latency_{name}_ms")) is not None
+    ]
+    return known == sorted(known)
+
+
+def _ms(histogram: Any, percent: float) -> float:
+    return float(round(histogram.get_value_at_percentile(percent) / 1000, 3))
+
+
+def _at(row: dict[str, str]) -> str:
+    return f"row at {row.get('time_s')} s"
+
+
+def _name(witness: str) -> str:
+    return {
+        "run": "run.json",
+        "samples": "samples.csv",
+        "workers": "the workers' sum",
+        "locust": "locust_stats.csv",
+        "histogram": "the histogram",
+        "totals": "the total",
+        "kinds": "the sum by kind",
+    }[witness]
+
+
+def _text(value: float) -> str:
+    return f"{value:,.0f}" if float(value).is_integer() else f"{value:,.2f}"

@@ -1,0 +1,62 @@
+"""Reading a run's folder back, whole, cut off or damaged."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from loadtest.record import NoRun, Record, number
+from tests.loadtest.runs import write_run
+
+
+def test_a_run_is_read_with_its_phases(tmp_path: Path) -> None:
+    record = Record.read(write_run(tmp_path, ramp_s=3, hold_s=4))
+    assert [row["time_s"] for row in record.hold()] == ["4.0", "5.0", "6.0", "7.0"]
+    begin = record.before_hold()
+    assert begin is not None
+    assert begin["time_s"] == "3.0"
+    assert record.latencies.get_total_count() == 2000
+
+
+def test_a_row_that_was_cut_off_is_left_out(tmp_path: Path) -> None:
+    run = write_run(tmp_path)
+    samples = run / "samples.csv"
+    whole = len(Record.read(run).rows)
+    samples.write_text(samples.read_text() + "14.0,1700000014.0,st")
+    assert len(Record.read(run).rows) == whole
+
+
+def test_rows_after_the_last_facts_are_no_statement(tmp_path: Path) -> None:
+    record = Record.read(write_run(tmp_path, rows=5))
+    assert (len(record.stated), len(record.rows)) == (5, 13)
+
+
+@pytest.mark.parametrize("cell", ["", "nan", "inf", "12x"])
+def test_a_cell_that_is_no_finite_number_is_unknown(cell: str) -> None:
+    assert number({"cell": cell}, "cell") is None
+    assert number({}, "cell") is None
+
+
+@pytest.mark.parametrize(
+    ("name", "damage", "told"),
+    [
+        ("run.json", "drop hold_s", "run.json lacks hold_s"),
+        ("run.json", "spoil hold_latencies", "no latency histogram"),
+        ("samples.csv", "drop the heading", "samples.csv lacks the column"),
+    ],
+)
+def test_what_can_not_be_read_is_named(tmp_path: Path, name: str, damage: str, told: str) -> None:
+    file = write_run(tmp_path) / name
+    if name == "run.json":
+        facts = json.loads(file.read_text())
+        if damage.startswith("drop"):
+            del facts["hold_s"]
+        else:
+            facts["hold_latencies"] = "HISTFAAA"
+        file.write_text(json.dumps(facts))
+    else:
+        file.write_text(file.read_text().partition("\n")[2])
+    with pytest.raises(NoRun, match=told):
+        Record.read(tmp_path)

@@ -229,7 +229,7 @@ class KeepAliveWSGIHandler(pywsgi.WSGIHandler):  # type: ignore[misc]
             )
         else:
             self.wsgi_input = NO_BODY
-            if fields.upgrade:
+            if fields.upgrade and fields.content_length is None:
                 # What follows is in the other protocol and the application's to read.
                 environ["wsgi.input"] = self.rfile
                 environ["wsgi.input_terminated"] = False

@@ -204,6 +204,7 @@ def _read_fields(block: bytes, limits: Limits) -> Fields:
     fields = Fields(block)
     environ = fields.environ
     transfer_encoding: str | None = None
+    upgrade_to = ""
     private = False
     for field_line in block.decode("latin-1").split("\r\n")[:-1]:
         name, _, value = field_line.partition(":")
@@ -227,7 +228,7 @@ def _read_fields(block: bytes, limits: Limits) -> Fields:
         elif name == "CONNECTION":
             _read_connection(fields, value)
         elif name == "UPGRADE":
-            fields.upgrade = fields.upgrade or value.lower() == "websocket"
+            upgrade_to = value.lower()
         elif name == "EXPECT":
             if value.lower() != "100-continue":
                 raise BadRequestError(
@@ -243,6 +244,9 @@ def _read_fields(block: bytes, limits: Limits) -> Fields:
             environ[key] += ("; " if "COOKIE" in name else ",") + value
         else:
             environ[key] = value
+    # As pywsgi: either says it. But nobody can take the offer of HTTP/2 that curl makes (RFC 9113, 3.1), so
+    # that such a request is like any other.
+    fields.upgrade = (fields.upgrade or upgrade_to == "websocket") and upgrade_to != "h2c"
     if transfer_encoding is not None:
         _read_transfer_encoding(fields, transfer_encoding)
     # A block with credentials is nobody else's and is not kept in memory beyond its request.

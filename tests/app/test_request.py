@@ -104,7 +104,11 @@ def test_connection_options_are_a_list_in_any_case() -> None:
     assert not head(get("Connection: X, CLOSE")).keeps_connection
     assert head(get("Connection: Foo , Keep-ALIVE", line="GET / HTTP/1.0", host=False)).keeps_connection
     assert not head(get(line="GET / HTTP/1.0", host=False)).keeps_connection
-    assert head(get("Connection: keep-alive, Upgrade", "Upgrade: h2c")).fields.upgrade
+    assert head(get("Connection: keep-alive, Upgrade", "Upgrade: irc")).fields.upgrade
+
+
+def test_an_offer_of_http_2_is_an_ordinary_request() -> None:
+    assert not head(get("Connection: Upgrade, HTTP2-Settings", "Upgrade: h2c")).fields.upgrade
 
 
 def test_a_body_over_the_limit_is_refused_before_it_is_read() -> None:

@@ -140,11 +140,14 @@ class _Collector:
 
     def __init__(self) -> None:
         self.body: list[bytes] = []
-        self.framed = self.complete = False
+        self.framed = self.headed = self.complete = False
 
     def on_header(self, name: bytes, _value: bytes) -> None:
         if name.lower() in (b"content-length", b"transfer-encoding"):
             self.framed = True
+
+    def on_headers_complete(self) -> None:
+        self.headed = True
 
     def on_body(self, body: bytes) -> None:
         self.body.append(body)
@@ -185,6 +188,8 @@ def _read_any(connection: Connection, timeout_s: float, data: bytes, to_head: bo
         parser = httptools.HttpResponseParser(collector)
         _feed(parser, collector, head + b"\r\n")
         status = parser.get_status_code()
+        if not collector.headed:
+            raise BadResponse("not an HTTP/1 response")
         if status == 101:
             raise BadResponse("the server switched protocols")
         if not 100 <= status < 200:

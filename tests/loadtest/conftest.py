@@ -1,0 +1,60 @@
+from __future__ import annotations
+
+import gc
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import gevent
+import pytest
+from locust.env import Environment
+
+from loadtest import readiness
+from loadtest.process import SAMPLE_MESSAGE, Process
+from loadtest.session import KeepAliveSession
+from loadtest.user import KeepAliveUser
+
+NewSession = Callable[..., KeepAliveSession]
+
+
+@pytest.fixture
+def environment(monkeypatch: pytest.MonkeyPatch) -> Iterator[Environment]:
+    """A Locust without workers, as `locust -f ... --headless` has it, whose Process ends with the test."""
+    monkeypatch.setattr(
+        readiness, "SWEEP_S", 0.02
+    )  # timeouts are looked at often, so that tests need not wait
+    thresholds = gc.get_threshold()
+    environment = Environment()
+    runner = environment.create_local_runner()
+    runner.register_message(SAMPLE_MESSAGE, lambda environment, msg: None)
+    spawned: list[Any] = []
+    spawn = gevent.spawn
+    with monkeypatch.context() as patch:
+        patch.setattr(gevent, "spawn", lambda *args: spawned.append(spawn(*args)) or spawned[-1])
+        process = Process.of(environment)
+    yield environment
+    runner.quit()
+    gevent.killall(spawned)
+    process.timer.close()
+    process.readiness.close()
+    gc.set_threshold(*thresholds)
+    gc.unfreeze()
+
+
+@pytest.fixture
+def process(environment: Environment) -> Process:
+    return Process.of(environment)
+
+
+@pytest.fixture
+def new_session(environment: Environment) -> Iterator[NewSession]:
+    """Makes clients: `new_session(url, network_timeout=1.0)`, the rest being attributes of the user class."""
+    made: list[KeepAliveSession] = []
+
+    def new(url: str, **attributes: Any) -> KeepAliveSession:
+        user_class = type("User", (KeepAliveUser,), {"host": url, "network_timeout": 5.0, **attributes})
+        made.append(user_class(environment).client)
+        return made[-1]
+
+    yield new
+    for session in made:
+        session.close()

@@ -1,0 +1,603 @@
+"""The client: what goes over the wire, what comes back to the task, and what is counted."""
+
+from __future__ import annotations
+
+import contextlib
+import gzip
+import io
+import json
+import ssl
+import time
+from pathlib import Path
+from typing import Any
+
+import gevent
+import pytest
+from gevent import GreenletExit
+from locust.env import Environment
+from locust.exception import RescheduleTask
+
+from loadtest.errors import BadResponse, BadStatus, ClosedByPeer, ConnectFailed, TimedOut
+from loadtest.process import Process
+from loadtest.session import KeepAliveSession, basic_authorization
+from tests.loadtest.conftest import NewSession
+from tests.loadtest.peers import Peer, Served, answering, by_path, eventually, response, server_tls
+
+OK = response()
+
+
+@pytest.fixture
+def fired(environment: Environment) -> list[dict[str, Any]]:
+    """The request events that a listener gets, beside Locust's own."""
+    events: list[dict[str, Any]] = []
+    environment.events.request.add_listener(lambda **event: events.append(event))
+    return events
+
+
+def head_fields(request: bytes) -> dict[str, str]:
+    lines = request.partition(b"\r\n\r\n")[0].decode("latin-1").split("\r\n")[1:]
+    fields = dict(line.split(": ", 1) for line in lines)
+    assert len(fields) == len(lines), "a field is there twice"
+    return fields
+
+
+# What goes over the wire
+
+
+def test_a_get_is_one_small_message(new_session: NewSession) -> None:
+    with Peer(answering(OK)) as peer:
+        assert new_session(peer.url).get("/a?b=1").text == "ok"
+        (request,) = peer.requests
+        assert request.startswith(b"GET /a?b=1 HTTP/1.1\r\nHost: 127.0.0.1:%d\r\n" % peer.port)
+        assert set(head_fields(request)) == {"Host", "User-Agent", "Accept-Encoding"}
+
+
+@pytest.mark.parametrize("method", ["get", "head", "options", "delete", "post", "put", "patch"])
+def test_each_method_is_sent_as_itself(new_session: NewSession, method: str) -> None:
+    with Peer(answering(b"HTTP/1.1 204 No Content\r\n\r\n")) as peer:
+        assert getattr(new_session(peer.url), method)("/").status_code == 204
+        (request,) = peer.requests
+        assert request.startswith(method.upper().encode() + b" / HTTP/1.1\r\n")
+        # RFC 9110, 8.6: a method that is about its content says 0 where there is none.
+        assert ("Content-Length" in head_fields(request)) == (method in ("post", "put", "patch"))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "body", "content_type"),
+    [
+        ({"data": b"\x00raw"}, b"\x00raw", None),
+        ({"data": "grün"}, "grün".encode(), None),
+        ({"data": {"a": "1 2", "b": ["x", "y"]}}, b"a=1+2&b=x&b=y", "application/x-www-form-urlencoded"),
+        ({"data": io.BytesIO(b"from a file")}, b"from a file", None),
+        ({"json": {"a": [1, None]}}, b'{"a": [1, null]}', "application/json"),
+        ({"json": {}}, b"{}", "application/json"),
+        ({"data": b"x", "json": {}}, b"x", None),
+        ({"data": b"x", "headers": {"content-type": "text/plain"}}, b"x", "text/plain"),
+        ({"json": 1, "headers": {"Content-Type": "application/x.mine"}}, b"1", "application/x.mine"),
+    ],
+)
+def test_a_body_is_sent_with_its_length_and_type(
+    new_session: NewSession, arguments: dict[str, Any], body: bytes, content_type: str | None
+) -> None:
+    with Peer(answering(OK)) as peer:
+        new_session(peer.url).post("/", **arguments)
+        (request,) = peer.requests
+        assert request.partition(b"\r\n\r\n")[2] == body
+        fields = {name.lower(): value for name, value in head_fields(request).items()}
+        assert fields["content-length"] == str(len(body))
+        assert fields.get("content-type") == content_type
+
+
+def test_files_are_sent_as_a_multipart_form(new_session: NewSession) -> None:
+    with Peer(answering(OK)) as peer:
+        files = {"one": ("1.txt", b"first", "text/plain"), "two": io.BytesIO(b"second")}
+        assert new_session(peer.url).post("/", data={"field": "value"}, files=files).ok
+        (request,) = peer.requests
+        assert head_fields(request)["Content-Type"].startswith("multipart/form-data; boundary=")
+        for part in (b'name="field"', b"value", b'filename="1.txt"', b"text/plain", b"first", b"second"):
+            assert part in request
+
+
+def test_header_fields_of_class_and_call_replace_the_built_in_ones(new_session: NewSession) -> None:
+    with Peer(answering(OK)) as peer:
+        client = new_session(peer.url, default_headers={"user-agent": "mine", "X-Class": "1"})
+        client.get("/")
+        client.get("/", headers={"x-class": "2", "ACCEPT-encoding": "identity", "X-Number": 5})
+        first, second = map(head_fields, peer.requests)
+        assert first | {"Host": ""} == {
+            "Host": "",
+            "Accept-Encoding": "gzip, deflate",
+            "user-agent": "mine",
+            "X-Class": "1",
+        }
+        assert second["x-class"] == "2"
+        assert second["ACCEPT-encoding"] == "identity"
+        assert second["X-Number"] == "5"
+
+
+def test_a_line_break_in_a_header_field_is_refused(new_session: NewSession) -> None:
+    with Peer(answering(OK)) as peer:
+        client = new_session(peer.url)
+        for headers in ({"A": "x\r\nB: y"}, {"A\n": "x"}):
+            with pytest.raises(ValueError, match="line break"):
+                client.get("/", headers=headers)
+        assert peer.requests == []
+
+
+@pytest.mark.parametrize(
+    ("url", "params", "sent"),
+    [
+        ("/a", {"q": "x y", "l": [1, 2]}, "/a?q=x+y&l=1&l=2"),
+        ("/a?b", {"c": "ü"}, "/a?b&c=%C3%BC"),
+        ("/a b", None, "/a%20b"),
+        ("/ü", None, "/%C3%BC"),
+        ("/already%20there", None, "/already%20there"),
+        ("/x\r\nEvil: 1", None, "/x%0D%0AEvil:%201"),
+        ("/page#fragment", None, "/page"),
+        ("relative", None, "/relative"),
+        ("to?u=http://other.test/", None, "/to?u=http://other.test/"),
+    ],
+)
+def test_the_path_is_made_fit_for_a_request_line(
+    new_session: NewSession, fired: list[Any], url: str, params: Any, sent: str
+) -> None:
+    with Peer(answering(OK)) as peer:
+        answer = new_session(peer.url).get(url, params=params)
+        assert peer.requests[0].split(b" ")[1].decode() == sent
+        assert answer.url == peer.url + sent
+        assert fired[0]["name"] == url, "parameters must not make a row each in the statistics"
+
+
+def test_credentials_are_sent_from_the_call_and_from_the_host(new_session: NewSession) -> None:
+    with Peer(answering(OK)) as peer:
+        client = new_session(peer.url.replace("://", "://us%40er:pass@"))
+        client.get("/")
+        client.get("/", auth=("other", "word"))
+        assert [head_fields(request)["Authorization"] for request in peer.requests] == [
+            basic_authorization("us@er", "pass"),
+            basic_authorization(b"other", b"word"),
+        ]
+        assert head_fields(peer.requests[0])["Host"] == f"127.0.0.1:{peer.port}"
+
+
+def test_streaming_is_refused_in_words(new_session: NewSession) -> None:
+    with Peer(answering(OK)) as peer, pytest.raises(ValueError, match="whole"):
+        new_session(peer.url).get("/", stream=True)
+
+
+def test_a_large_body_goes_out_and_comes_back(new_session: NewSession) -> None:
+    def serve(served: Served) -> None:
+        while (request := served.read_request()) is not None:
+            served.send(response(request.partition(b"\r\n\r\n")[2]))
+
+    with Peer(serve) as peer:
+        body = bytes(range(256)) * 20_000
+        client = new_session(peer.url)
+        for _ in range(2):
+            assert client.post("/", data=body).content == body
+        assert len(peer.connections) == 1
+
+
+# The connection
+
+
+def test_requests_share_a_connection(new_session: NewSession, process: Process) -> None:
+    with Peer(answering(OK, response(b"x", "Connection: keep-alive"))) as peer:
+        client = new_session(peer.url)
+        assert not client.connected
+        for _ in range(5):
+            assert client.get("/").ok
+        assert len(peer.connections) == 1
+        counters = process.counters
+        assert (counters.connections, counters.opened, counters.reconnects) == (1, 1, 0)
+        client.close()
+        assert (counters.connections, counters.closed_by_peer) == (0, 0)
+        eventually(lambda: peer.connections[0].sock.fileno() < 0)
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        response(b"ok", "Connection: Close"),
+        response(b"ok", "Connection: x, close"),
+        OK.replace(b"1.1", b"1.0"),
+        b"HTTP/1.0 200 OK\r\n\r\nok",
+    ],
+)
+def test_a_response_that_ends_the_connection_is_followed_by_a_new_one(
+    new_session: NewSession, process: Process, answer: bytes
+) -> None:
+    def serve(served: Served) -> None:
+        served.read_request()
+        served.send(answer)
+
+    with Peer(serve) as peer:
+        client = new_session(peer.url)
+        for count in range(1, 4):
+            assert client.get("/").text == "ok"
+            counters = process.counters
+            assert (counters.connections, counters.opened) == (0, count)
+            assert (counters.reconnects, counters.closed_by_peer) == (count - 1, count)
+
+
+def test_an_end_at_rest_is_counted_at_once_and_reconnected(new_session: NewSession, process: Process) -> None:
+    with Peer(answering(OK)) as peer:
+        client = new_session(peer.url)
+        client.get("/")
+        assert process.counters.connections == 1
+        peer.connections[0].sock.shutdown(1)
+        eventually(lambda: process.counters.connections == 0)
+        assert process.counters.closed_by_peer == 1
+        assert not client.connected
+        assert client.get("/").ok
+        assert (process.counters.connections, process.counters.reconnects) == (1, 1)
+        assert process.counters.failures == 0
+
+
+def bad(answer: bytes, end: str = "") -> Any:
+    def serve(served: Served) -> None:
+        served.read_request()
+        served.send(answer)
+        if end == "reset":
+            served.reset()
+        elif end == "silence":
+            gevent.sleep(60)
+
+    return serve
+
+
+@pytest.mark.parametrize(
+    ("serve", "failure"),
+    [
+        (bad(b""), ClosedByPeer),
+        (bad(OK[:-1]), ClosedByPeer),
+        (bad(OK[:20]), ClosedByPeer),
+        (bad(OK[:-1], "reset"), ClosedByPeer),
+        (bad(b"HTTP/1.1 200 OK\r\n\r\nhalf", "reset"), ClosedByPeer),
+        (bad(b"", "silence"), TimedOut),
+        (bad(OK[:-1], "silence"), TimedOut),
+        (bad(b"SSH-2.0-OpenSSH\r\n", "silence"), BadResponse),
+        (bad(OK + b"more", "silence"), BadResponse),
+        (bad(OK + OK, "silence"), BadResponse),
+        (bad(response(b"plain", "Content-Encoding: gzip"), "silence"), BadResponse),
+        (bad(response(status="503 Service Unavailable"), "silence"), BadStatus),
+    ],
+)
+def test_each_failure_is_counted_once_under_its_kind(
+    new_session: NewSession, process: Process, fired: list[Any], serve: Any, failure: type[Exception]
+) -> None:
+    with Peer(serve) as peer:
+        client = new_session(peer.url, network_timeout=0.1)
+        answer = client.get("/", name="it")
+        assert type(answer.error) in (failure, *failure.__subclasses__())
+        assert [event["exception"] for event in fired] == [answer.error]
+        counters = process.counters
+        assert (counters.requests, counters.failures) == (1, 1)
+        assert counters.failures_by_kind[failure.kind] == 1  # type: ignore[attr-defined]
+        assert counters.connections == int(client.connected)
+        # What came was whole in these two, so the next response can be told from it.
+        assert client.connected == (failure is BadStatus or "gzip" in str(answer.error))
+        assert counters.closed_by_peer == (1 if failure is ClosedByPeer else 0)
+
+
+@pytest.mark.parametrize("unasked", [b"noise", OK])
+def test_bytes_that_come_between_requests_fail_the_next(
+    new_session: NewSession, process: Process, unasked: bytes
+) -> None:
+    with Peer(answering(OK)) as peer:
+        client = new_session(peer.url)
+        assert client.get("/").ok
+        peer.connections[0].send(unasked)
+        eventually(lambda: client._connection is not None and client._connection.ready)
+        answer = client.get("/")
+        assert isinstance(answer.error, BadResponse)
+        assert client.get("/").ok
+        assert (len(peer.connections), len(peer.requests)) == (2, 2)
+        assert process.counters.connections == 1
+
+
+def test_a_server_that_answers_twice_is_found_out_within_two_requests(new_session: NewSession) -> None:
+    def serve(served: Served) -> None:
+        while served.read_request() is not None:
+            served.send(OK, OK)
+
+    with Peer(serve) as peer:
+        client = new_session(peer.url)
+        failures = 0
+        for _ in range(10):
+            failures += not client.get("/").ok
+            gevent.sleep(0.002)
+        assert failures >= 4
+
+
+def test_refused_is_a_failure_and_the_next_request_tries_again(
+    new_session: NewSession, process: Process
+) -> None:
+    peer = Peer(answering(OK))
+    client = new_session(peer.url)
+    peer.listener.close()
+    for _ in range(2):
+        assert isinstance(client.get("/").error, ConnectFailed)
+    assert process.counters.failures_by_kind["connect"] == 2
+    assert process.counters.connections == process.counters.opened == 0
+
+
+def test_timing_out_counts_from_the_last_byte(new_session: NewSession) -> None:
+    with Peer(
+        lambda served: (
+            served.read_request() and served.send(*(OK[at : at + 1] for at in range(len(OK))), pause_s=0.01)
+        )
+    ) as peer:
+        assert new_session(peer.url, network_timeout=0.2).get("/").ok
+
+
+def test_the_tasks_own_timeout_fails_the_request_and_closes(
+    new_session: NewSession, process: Process, fired: list[Any]
+) -> None:
+    with Peer(bad(b"", "silence")) as peer:
+        client = new_session(peer.url)
+        for catch in (False, True):
+            with pytest.raises(gevent.Timeout), gevent.Timeout(0.05):
+                client.get("/", catch_response=catch)
+            assert not client.connected
+        assert process.counters.connections == 0
+        assert [type(event["exception"]) for event in fired] == [TimedOut, TimedOut]
+        assert process.readiness.waiting == 0
+
+
+def test_a_kill_in_the_middle_of_a_request_closes_the_connection(
+    new_session: NewSession, process: Process
+) -> None:
+    with Peer(bad(b"HTTP/1.1 200", "silence")) as peer:
+        client = new_session(peer.url)
+        task = gevent.spawn(client.get, "/")
+        eventually(lambda: peer.requests)
+        task.kill()
+        assert isinstance(task.value, GreenletExit)
+        assert not client.connected
+        assert (process.counters.connections, process.counters.requests) == (0, 0)
+        assert process.readiness.waiting == 0
+
+
+def test_two_requests_at_once_on_one_user_are_refused(new_session: NewSession, process: Process) -> None:
+    with Peer(bad(b"", "silence")) as peer:
+        client = new_session(peer.url, network_timeout=0.2)
+        first = gevent.spawn(client.get, "/")
+        eventually(lambda: peer.requests)
+        with pytest.raises(RuntimeError, match="another greenlet"):
+            client.get("/")
+        assert isinstance(first.get().error, TimedOut)
+        both = [gevent.spawn(client.get, "/") for _ in range(2)]  # and while it connects
+        gevent.joinall(both)
+        assert sorted(type(greenlet.exception).__name__ for greenlet in both) == ["NoneType", "RuntimeError"]
+        assert process.counters.connections == 0
+
+
+def test_https_is_served_over_one_connection(
+    new_session: NewSession, tmp_path: Path, process: Process
+) -> None:
+    with Peer(answering(OK), tls=server_tls(tmp_path)) as peer:
+        client = new_session(peer.url)
+        for _ in range(5):
+            assert client.get("/").text == "ok"
+            gevent.sleep(0.002)
+        assert len(peer.connections) == 1
+        verifying = new_session(peer.url, insecure=False)
+        assert "CERTIFICATE_VERIFY_FAILED" in str(verifying.get("/").error)
+        with contextlib.suppress(ssl.SSLWantReadError):  # it waits for ours
+            peer.connections[0].sock._sslobj.shutdown()  # sends close_notify and leaves TCP open
+        eventually(lambda: client._connection is None or client._connection.ready)
+        assert client.get("/").text == "ok"
+        assert process.counters.failures == 1
+
+
+def test_two_answers_in_tls_records_are_found_out(new_session: NewSession, tmp_path: Path) -> None:
+    def serve(served: Served) -> None:
+        while served.read_request() is not None:
+            served.send(OK, OK)
+
+    with Peer(serve, tls=server_tls(tmp_path)) as peer:
+        client = new_session(peer.url)
+        failures = 0
+        for _ in range(10):
+            failures += not client.get("/").ok
+            gevent.sleep(0.002)
+        assert failures >= 4
+
+
+# Other servers, redirections, cookies
+
+
+def test_another_server_gets_a_connection_of_its_own(new_session: NewSession, process: Process) -> None:
+    with Peer(answering(OK)) as one, Peer(answering(response(b"two"))) as two:
+        client = new_session(one.url)
+        for _ in range(3):
+            assert client.get("/").text == "ok"
+            answer = client.get(f"{two.url.upper()}/there?x=1".replace("/THERE", "/there"))
+            assert answer.text == "two"
+        assert (len(one.connections), len(two.connections)) == (1, 1)
+        assert head_fields(two.requests[0])["Host"] == f"127.0.0.1:{two.port}"
+        assert process.counters.connections == 2
+        assert client.get(f"{one.url}/absolute").text == "ok"
+        assert len(one.connections) == 1
+        client.close()
+        assert process.counters.connections == 0
+
+
+def test_a_name_that_does_not_resolve_is_a_failure_to_connect(new_session: NewSession) -> None:
+    with Peer(answering(OK)) as peer:
+        answer = new_session(peer.url).get("http://no-such-host.invalid/")
+        assert isinstance(answer.error, ConnectFailed)
+        assert answer.url == "http://no-such-host.invalid/"
+
+
+def moved(to: str, status: int = 302) -> bytes:
+    return response(b"", f"Location: {to}", status=f"{status} Moved")
+
+
+def test_redirections_are_followed_only_when_asked_for(new_session: NewSession, fired: list[Any]) -> None:
+    with Peer(by_path({"/a": moved("/b"), "/b": moved("c?x=1", 307), "/c": OK})) as peer:
+        client = new_session(peer.url)
+        assert client.get("/a").status_code == 302
+        assert client.get("/a", allow_redirects=True).text == "ok"
+        assert len(peer.requests) == 4
+        assert len(fired) == 2
+        assert fired[1]["name"] == "/a"
+
+
+@pytest.mark.parametrize(
+    ("status", "method"), [(301, b"GET"), (302, b"GET"), (303, b"GET"), (307, b"POST"), (308, b"POST")]
+)
+def test_a_redirected_post_stays_one_where_the_status_says_so(
+    new_session: NewSession, status: int, method: bytes
+) -> None:
+    with Peer(by_path({"/a": moved("/b", status), "/b": OK})) as peer:
+        assert new_session(peer.url).post("/a", data=b"body", allow_redirects=True).ok
+        assert peer.requests[1].startswith(method + b" /b ")
+        assert peer.requests[1].endswith(b"body") == (method == b"POST")
+
+
+def test_a_chain_of_redirections_may_be_as_long_as_said_and_no_longer(new_session: NewSession) -> None:
+    routes = {f"/{n}": moved(f"/{n + 1}") for n in range(3)} | {"/3": OK, "/loop": moved("/loop")}
+    with Peer(by_path(routes)) as peer:
+        assert new_session(peer.url, max_redirects=3).get("/0", allow_redirects=True).text == "ok"
+        for path, most in (("/0", 2), ("/loop", 5)):
+            answer = new_session(peer.url, max_redirects=most).get(path, allow_redirects=True)
+            assert "too many redirections" in str(answer.error)
+
+
+@pytest.mark.parametrize("to", ["ftp://127.0.0.1/", "http://[::1/", "mailto:a@b.test", "http:///x"])
+def test_a_redirection_to_nowhere_is_a_failure(new_session: NewSession, to: str) -> None:
+    with Peer(by_path({"/a": moved(to)})) as peer:
+        answer = new_session(peer.url).get("/a", allow_redirects=True)
+        assert answer.error is not None
+
+
+def test_credentials_do_not_follow_to_another_server(new_session: NewSession) -> None:
+    with Peer(answering(OK)) as other, Peer(by_path({"/a": moved(f"{other.url}/b")})) as peer:
+        client = new_session(peer.url)
+        client.get("/a", auth=("u", "p"), headers={"Cookie": "s=1", "X-Kept": "1"}, allow_redirects=True)
+        assert "Authorization" in head_fields(peer.requests[0])
+        fields = head_fields(other.requests[0])
+        assert fields["X-Kept"] == "1"
+        assert not {"Authorization", "Cookie"} & set(fields)
+
+
+def test_cookies_come_back_where_they_belong(new_session: NewSession) -> None:
+    login = response(
+        b"", "Set-Cookie: all=1; Path=/", "Set-Cookie: here=2", "Set-Cookie: safe=3; Secure; Path=/"
+    )
+    with Peer(by_path({"/in/login": login, "/in/x": OK, "/": OK})) as peer:
+        client, other = new_session(peer.url), new_session(peer.url)
+        assert client._cookies is None, "a jar before there is a cookie"
+        client.get("/in/login")
+        client.get("/")
+        client.get("/in/x")
+        other.get("/")
+        sent = [head_fields(request).get("Cookie", "") for request in peer.requests]
+        assert sent[:2] == ["", "all=1"]
+        assert sorted(sent[2].split("; ")) == ["all=1", "here=2"]
+        assert sent[3] == "", "another user's"
+        assert {cookie.name for cookie in client.cookiejar} >= {"all", "here"}
+
+
+def test_a_user_has_one_cookie_jar_for_all_servers(new_session: NewSession) -> None:
+    # Cookies don't keep ports apart (RFC 6265, 8.5).
+    with Peer(answering(OK)) as one, Peer(answering(response(b"", "Set-Cookie: a=1"))) as two:
+        client = new_session(one.url)
+        client.get(f"{two.url}/")
+        client.get("/")
+        assert head_fields(one.requests[0])["Cookie"] == "a=1"
+
+
+# What is reported
+
+
+def test_each_request_fires_once_with_what_locust_documents(
+    new_session: NewSession, environment: Environment, fired: list[Any]
+) -> None:
+    body = gzip.compress(b"y" * 1000)
+    with Peer(by_path({"/": response(body, "Content-Encoding: gzip"), "/b": OK})) as peer:
+        client = new_session(peer.url, context=lambda self: {"user": 1, "both": "user"})
+        client.get("/", context={"both": "call"})
+        with client.rename_request("renamed"):
+            client.post("/b", name="named")
+            client.post("/b")
+        client.get("/nowhere")
+    first = fired[0]
+    assert (first["request_type"], first["name"], first["url"]) == ("GET", "/", peer.url + "/")
+    assert first["response_length"] == 1000, "of the content, as Locust has it"
+    assert first["response"].content == b"y" * 1000
+    assert first["context"] == {"user": 1, "both": "call"}
+    assert first["exception"] is None
+    assert 0 < first["response_time"] < 5000
+    assert [event["name"] for event in fired] == ["/", "named", "renamed", "/nowhere"]
+    assert str(fired[3]["exception"]) == "status 404"
+    assert environment.stats.total.num_requests == 4
+    assert environment.stats.total.num_failures == 1
+
+
+def test_catch_response_decides_and_may_change_the_name(
+    new_session: NewSession, environment: Environment, process: Process
+) -> None:
+    with Peer(answering(response(status="404 Not Found"))) as peer:
+        client = new_session(peer.url)
+        with client.get("/", catch_response=True) as answer:
+            answer.success()
+            answer.request_meta["name"] = "mine"
+        with pytest.raises(RescheduleTask), client.get("/", catch_response=True):
+            raise RescheduleTask
+        with client.get("/", catch_response=True) as answer:
+            answer.failure("no such page")
+    process.statistics.fold()
+    assert environment.stats.get("mine", "GET").num_requests == 1
+    assert environment.stats.total.num_failures == 1
+    (error,) = environment.stats.errors.values()
+    assert (error.occurrences, "no such page" in str(error.error)) == (1, True)
+    assert process.counters.failures_by_kind["other"] == 1
+
+
+def test_locusts_rest_helper_works(new_session: NewSession, fired: list[Any]) -> None:
+    routes = {
+        "/good": response(b'{"a": 1}'),
+        "/bad": response(b"<html>"),
+        "/fail": response(status="500 Oops"),
+    }
+    with Peer(by_path(routes)) as peer:
+        client = new_session(peer.url)
+        user = client._user
+        with user.rest("GET", "/good") as answer:
+            assert answer.js == {"a": 1}
+        with user.rest("POST", "/good", json={"b": 2}) as answer:
+            raise AssertionError("wrong number")
+        with user.rest("GET", "/bad") as answer:
+            assert answer.js is None
+        with user.rest_("GET", "/good"):
+            raise KeyError("in the task")
+        assert json.loads(peer.requests[1].partition(b"\r\n\r\n")[2]) == {"b": 2}
+    assert [event["exception"] is None for event in fired] == [True, False, False, False]
+    assert fired[1]["exception"].args == ("wrong number",)
+    assert fired[3]["name"] == "/good?_=..."
+
+
+def test_the_response_time_counts_from_when_the_request_was_due(
+    new_session: NewSession, process: Process, fired: list[Any]
+) -> None:
+    with Peer(answering(OK)) as peer:
+        client = new_session(peer.url)
+        client.due = time.perf_counter() - 0.5
+        client.get("/")
+        client.get("/")
+    assert fired[0]["response_time"] >= 500
+    assert fired[1]["response_time"] < 400
+    assert process.counters.late_sends == 1
+
+
+def test_what_is_sent_and_received_is_counted(new_session: NewSession, process: Process) -> None:
+    with Peer(answering(OK)) as peer:
+        client: KeepAliveSession = new_session(peer.url)
+        for _ in range(3):
+            client.get("/")
+        assert process.counters.sent_bytes == sum(map(len, peer.requests))
+        assert process.counters.received_bytes == 3 * len(OK)
+        assert len(process.counters.latencies_ms) == 3

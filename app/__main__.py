@@ -14,6 +14,9 @@ def main() -> int:
 
     chosen = settings.load(sys.argv[1:], os.environ)
     try:
+        if os.environ.get("KEEPALIVE_TRIAL"):
+            supervisor.load_application(chosen.app)
+            return 0
         return supervisor.Supervisor(chosen).run()
     except supervisor.StartError as error:
         print(f"run_server: {error}", file=sys.stderr)

@@ -13,9 +13,11 @@ sets Transfer-Encoding gets a 500.
 from __future__ import annotations
 
 import _socket
+import json
 import os
 import time
 from collections.abc import Callable, Iterable
+from datetime import UTC, datetime
 from http import HTTPStatus
 from io import BytesIO
 from typing import TYPE_CHECKING, Any, ClassVar, Final
@@ -26,7 +28,7 @@ from gevent.socket import socket as gevent_socket
 from app.body import NO_BODY, RequestBody
 from app.idle import Connection
 from app.request import RequestHead
-from app.stream import ClientTimeoutError, ConnectionReader, send_all
+from app.stream import ClientTimeoutError, ConnectionReader, WriteTimeoutError, send_all
 
 if TYPE_CHECKING:
     from app.server import KeepAliveWSGIServer
@@ -194,13 +196,11 @@ class KeepAliveWSGIHandler(pywsgi.WSGIHandler):  # type: ignore[misc]
         try:
             self.handle_one_response()
         finally:
-            self._release()
+            if "socket" in self.__dict__:
+                self.__dict__.pop("socket").close()
+        if self.server.statistics is not None:
+            self.server.statistics.note(self.code, self.response_length, self.time_finish - self.time_start)
         return not (self.close_connection or self.connection_upgraded or self.wsgi_input.abandoned)
-
-    def _release(self) -> None:
-        sock = self.__dict__.pop("socket", None)
-        if sock is not None and self.connection is not None and sock is not self.connection.sock:
-            sock.close()
 
     def get_environ(self) -> dict[str, Any]:
         head = self.head
@@ -335,6 +335,8 @@ class KeepAliveWSGIHandler(pywsgi.WSGIHandler):  # type: ignore[misc]
             if self.code > 0:
                 self.code = -self.code
             self.close_connection = self.connection.hung_up = True
+            if isinstance(error, WriteTimeoutError):
+                self.server.timed_out_writes += 1
             self.connection.buffer = b""
             raise
         self.response_length += len(data)
@@ -443,3 +445,21 @@ class KeepAliveWSGIHandler(pywsgi.WSGIHandler):  # type: ignore[misc]
     def log_request(self) -> None:
         if self.server.logs_requests:
             super().log_request()
+
+    def format_request(self) -> str:
+        if not self.server.logs_json:
+            line: str = super().format_request()
+            return line
+        address = self.client_address
+        return json.dumps(
+            {
+                "time": datetime.now(UTC).isoformat(timespec="milliseconds"),
+                "client": address[0] if isinstance(address, tuple) else "",
+                "method": self.command,
+                "target": self.path,
+                "version": self.request_version,
+                "status": abs(self.code or 0),
+                "bytes": self.response_length,
+                "seconds": round(self.time_finish - self.time_start, 6),
+            }
+        )

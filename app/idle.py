@@ -198,8 +198,14 @@ class IdleConnections:
         """All connections, in no order that means anything."""
         return [connection for connection in self._by_fd if connection is not None]
 
+    def tell_when_empty(self) -> None:
+        """From now on call *on_empty* when the last connection is closed, which may be now."""
+        self._draining = True
+        if not self.count:
+            self._end_drain()
+
     def drain(self) -> None:
-        """Close what is parked, be it with half a request, and from now on tell when nothing is left."""
+        """Close what is parked, be it with half a request, and tell when nothing is left."""
         self._draining = True
         for connection in self.connections():
             if not connection.busy and not connection.lingering:

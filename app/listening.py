@@ -6,12 +6,17 @@ that socket's queue, which still exists, for the worker's successor.
 
 from __future__ import annotations
 
+import os
 import socket
+import stat
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Final
 
 from app.settings import Address
 
+#: sd_listen_fds(3): SD_LISTEN_FDS_START.
+_FIRST_LISTEN_FD: Final = 3
 _SOMAXCONN: Final = Path("/proc/sys/net/core/somaxconn")
 
 
@@ -27,25 +32,78 @@ def default_backlog() -> int:
         return socket.SOMAXCONN
 
 
+def inherited(environment: Mapping[str, str]) -> list[socket.socket]:
+    """The sockets that a service manager made for us (sd_listen_fds(3)); none if it did not."""
+    if environment.get("LISTEN_PID") != str(os.getpid()):
+        return []
+    count = int(environment.get("LISTEN_FDS", "0"))
+    sockets = [socket.socket(fileno=fd) for fd in range(_FIRST_LISTEN_FD, _FIRST_LISTEN_FD + count)]
+    for sock in sockets:
+        sock.set_inheritable(False)
+        sock.setblocking(False)
+    return sockets
+
+
 def listen(address: Address, count: int, backlog: int) -> list[socket.socket]:
-    """Make *count* sockets that share *address*; the kernel spreads new connections over them.
+    """Make *count* TCP sockets that share *address*, or one unix socket, which all share.
+
+    The kernel spreads new connections over the TCP sockets.
 
     :raises ListenError: e.g. the address is in use.
     """
     try:
-        family, resolved = _resolve(address)
-        # SO_REUSEPORT would let us in beside another server of the same user, which then gets half of our
-        # clients. A socket without it finds out whether the address is free.
-        with _bound(family, resolved, reuse_port=False) as probe:
-            if not address.port:
-                resolved = (resolved[0], probe.getsockname()[1], *resolved[2:])
-        sockets = [_bound(family, resolved, reuse_port=count > 1) for _ in range(count)]
+        if address.path:
+            sockets = [_bound_unix(address.path)]
+        else:
+            family, resolved = _resolve(address)
+            # SO_REUSEPORT would let us in beside another server of the same user, which then gets half of our
+            # clients. A socket without it finds out whether the address is free.
+            with _bound(family, resolved, reuse_port=False) as probe:
+                if not address.port:
+                    resolved = (resolved[0], probe.getsockname()[1], *resolved[2:])
+            sockets = [_bound(family, resolved, reuse_port=True) for _ in range(count)]
         for sock in sockets:
             sock.listen(backlog or default_backlog())
             sock.setblocking(False)
     except OSError as error:
         raise ListenError(f"cannot listen on {address}: {error.strerror or error}") from error
     return sockets
+
+
+def another(like: socket.socket, backlog: int) -> socket.socket:
+    """One more socket of the group that *like* belongs to."""
+    sock = _bound(like.family, like.getsockname(), reuse_port=True)
+    sock.listen(backlog or default_backlog())
+    sock.setblocking(False)
+    return sock
+
+
+def place(sock: socket.socket) -> str:
+    """Where a socket listens, as users write it."""
+    name = sock.getsockname()
+    if not isinstance(name, tuple):
+        return f"unix:{name}"
+    return f"http://{Address(name[0], name[1])}"
+
+
+def _bound_unix(path: str) -> socket.socket:
+    """A unix socket at *path*; one that a dead server has left there is replaced."""
+    try:
+        if stat.S_ISSOCK(Path(path).stat().st_mode):
+            with socket.socket(socket.AF_UNIX) as probe:
+                try:
+                    probe.connect(path)
+                except ConnectionRefusedError:
+                    Path(path).unlink()
+    except FileNotFoundError:
+        pass
+    sock = socket.socket(socket.AF_UNIX)
+    try:
+        sock.bind(path)
+    except OSError:
+        sock.close()
+        raise
+    return sock
 
 
 def _resolve(address: Address) -> tuple[int, tuple[str, int] | tuple[str, int, int, int]]:

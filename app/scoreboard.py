@@ -1,31 +1,64 @@
 """Numbers that the workers share with the supervisor: a row of counters a worker, in memory mapped by all.
 
-Each row has one writer, and each number is one aligned 64-bit store, so there is nothing to lock.
+Each row has one writer, and each number is one aligned 64-bit store, so there is nothing to lock. Workers
+count in ordinary variables and copy them here once a second: a request pays nothing for it.
 """
 
 from __future__ import annotations
 
 import mmap
+from collections.abc import Iterable, Mapping
+from http import HTTPStatus
 from typing import Final
 
-#: The counters of a worker, in their order in its row.
-COUNTERS: Final = ("ready",)
-_ROW: Final = 32
+#: Upper bounds of the request time histogram, in seconds; what is beyond the last is counted as well.
+TIME_BUCKETS_S: Final = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
+
+#: Statuses with a counter each; others count under 0.
+STATUSES: Final = (0, *(status.value for status in HTTPStatus))
+
+#: The counters of a worker, in their order in its row. `ready` holds the worker's process id.
+COUNTERS: Final = (
+    "ready",
+    "connections",
+    "active",
+    "accepted",
+    "rejected",
+    "idle_timeouts",
+    "header_timeouts",
+    "body_timeouts",
+    "write_timeouts",
+    "sent_bytes",
+    "request_us",
+    *(f"status_{status}" for status in STATUSES),
+    *(f"bucket_{number}" for number in range(len(TIME_BUCKETS_S) + 1)),
+)
+#: What goes up and down.
+_LEVELS: Final = ("ready", "connections", "active")
+_PLACES: Final = {name: place for place, name in enumerate(COUNTERS)}
 
 
 class Scoreboard:
     """*rows* rows of counters, shared with all processes forked afterwards."""
 
     def __init__(self, rows: int) -> None:
-        self._cells = memoryview(mmap.mmap(-1, rows * _ROW * 8)).cast("Q")
+        self._cells = memoryview(mmap.mmap(-1, rows * len(COUNTERS) * 8)).cast("Q")
 
     def get(self, row: int, counter: str) -> int:
-        return self._cells[row * _ROW + COUNTERS.index(counter)]
+        return self._cells[row * len(COUNTERS) + _PLACES[counter]]
 
     def set(self, row: int, counter: str, value: int) -> None:
-        self._cells[row * _ROW + COUNTERS.index(counter)] = value
+        self._cells[row * len(COUNTERS) + _PLACES[counter]] = value
 
-    def clear(self, row: int) -> None:
-        """Forget what the last worker of this row has written."""
-        for cell in range(row * _ROW, (row + 1) * _ROW):
-            self._cells[cell] = 0
+    def restart(self, row: int) -> None:
+        """A worker's successor takes over its row: what counts up goes on, what is a level starts at 0."""
+        for counter in _LEVELS:
+            self.set(row, counter, 0)
+
+    def snapshot(self, row: int) -> dict[str, int]:
+        return {counter: self.get(row, counter) for counter in COUNTERS}
+
+    def update(self, row: int, values: Iterable[tuple[str, int]], base: Mapping[str, int]) -> None:
+        """Store a worker's counters on top of its predecessor's, which are *base*."""
+        for counter, value in values:
+            self.set(row, counter, value if counter in _LEVELS else base[counter] + value)

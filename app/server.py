@@ -30,6 +30,7 @@ from app.dispatch import RequestGreenlets
 from app.handler import KeepAliveWSGIHandler, error_response
 from app.idle import Connection, IdleConnections, shared_address
 from app.request import BadRequestError, Limits, parse_head
+from app.statistics import Statistics
 from app.stream import send_all
 from app.tls import TLSSocket
 
@@ -56,6 +57,9 @@ ACCEPT_RETRY_S: Final = 0.1
 #: Refused connections that may linger for their 503 to be read; the rest is closed at once.
 MAX_REFUSED_LINGERING: Final = 16
 
+#: Bound on the accepting that comes before retiring, in wake-ups of `ACCEPTS_A_WAKEUP`.
+MAX_RETIRING_WAKEUPS: Final = 200
+
 _OUT_OF_RESOURCES: Final = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
 _FULL_RESPONSE: Final = error_response(HTTPStatus.SERVICE_UNAVAILABLE)
 
@@ -69,6 +73,7 @@ class KeepAliveWSGIServer(pywsgi.WSGIServer):  # type: ignore[misc]
     :param write_timeout: seconds to wait for a client that does not read its response; 0 for ever.
     :param max_connections: connections at once; more get a 503. 0 for no bound but the descriptors.
     :param limits: sizes that a request may have.
+    :param logs_json: write the access log as JSON, an object a line, instead of in pywsgi's form.
     """
 
     handler_class = KeepAliveWSGIHandler
@@ -91,6 +96,7 @@ class KeepAliveWSGIServer(pywsgi.WSGIServer):  # type: ignore[misc]
         write_timeout: float = WRITE_TIMEOUT_S,
         max_connections: int = 0,
         limits: Limits | None = None,
+        logs_json: bool = False,
         **ssl_args: Any,
     ) -> None:
         self.body_timeout = body_timeout
@@ -99,6 +105,11 @@ class KeepAliveWSGIServer(pywsgi.WSGIServer):  # type: ignore[misc]
         self.limits = limits if limits is not None else Limits()
         #: No new connections; responses end theirs.
         self.draining = False
+        self.logs_json = logs_json
+        #: Set when the last connection of a draining server is closed.
+        self.drained = Event()
+        #: Counts responses, if anybody wants to know.
+        self.statistics: Statistics | None = None
         # Counters, since the start.
         self.accepted = 0
         self.rejected = 0
@@ -106,10 +117,11 @@ class KeepAliveWSGIServer(pywsgi.WSGIServer):  # type: ignore[misc]
         self.bad_requests: dict[int, int] = {}
         self.timed_out_heads = 0
         self.timed_out_bodies = 0
+        self.timed_out_writes = 0
         self.idle = IdleConnections(
             self._on_ready, self._on_header_timeout, self._check_drained, idle_timeout, header_timeout
         )
-        self._drained = Event()
+        self._evicting = False  # no connection is parked any more
         self._handshakes = 0
         self._paused_since: float | None = None
         self._dispatch: RequestGreenlets | None = None
@@ -140,8 +152,8 @@ class KeepAliveWSGIServer(pywsgi.WSGIServer):  # type: ignore[misc]
             # Accepted sockets inherit it. A response is one send; what is left of Nagle's algorithm is the 40
             # ms that it waits for a delayed ACK when a streamed response takes two.
             self.socket.setsockopt(_socket.IPPROTO_TCP, _socket.TCP_NODELAY, 1)
-        self.draining = False
-        self._drained.clear()
+        self.draining = self._evicting = False
+        self.drained.clear()
         limit = getattr(self.pool, "size", None) or 0
         self._dispatch = RequestGreenlets(self._serve, self._spawn, limit)
 
@@ -157,12 +169,26 @@ class KeepAliveWSGIServer(pywsgi.WSGIServer):  # type: ignore[misc]
         """Stop and wait for the requests in flight, *timeout* seconds at most; whether all have finished."""
         self._begin_drain()
         self.close()
-        return bool(self._drained.wait(timeout))
+        return bool(self.drained.wait(timeout))
+
+    def retire(self) -> None:
+        """Stop accepting; each connection's next response is its last, so that no client sees an error.
+
+        `drained` is set when all are gone; with clients that think for long, that may take as long.
+        """
+        for _ in range(MAX_RETIRING_WAKEUPS):  # who is in the queue already is ours, if nobody shares it
+            before = self.accepted
+            self._do_read()
+            if self.accepted == before:
+                break
+        self.draining = True
+        self.close()
+        self.idle.tell_when_empty()
 
     def _begin_drain(self) -> None:
-        if self.draining:
+        if self._evicting:
             return
-        self.draining = True
+        self.draining = self._evicting = True
         self.stop_accepting()
         if self._dispatch is not None:
             self._dispatch.stop()
@@ -170,7 +196,7 @@ class KeepAliveWSGIServer(pywsgi.WSGIServer):  # type: ignore[misc]
 
     def _check_drained(self) -> None:
         if self.draining and not self.idle.count and not self._handshakes:
-            self._drained.set()
+            self.drained.set()
 
     # -- accepting
 
@@ -255,7 +281,7 @@ class KeepAliveWSGIServer(pywsgi.WSGIServer):  # type: ignore[misc]
             self._handshakes -= 1
             self._check_drained()
         connection = Connection(TLSSocket(secured), shared_address(address))
-        if self.draining:
+        if self._evicting:
             secured.close()
             return
         self.idle.add(connection)
@@ -264,6 +290,11 @@ class KeepAliveWSGIServer(pywsgi.WSGIServer):  # type: ignore[misc]
         self.loop.run_callback(self._on_ready, [connection])
 
     # -- serving
+
+    @property
+    def active(self) -> int:
+        """Requests in flight or waiting for a greenlet."""
+        return self._dispatch.active if self._dispatch is not None else 0
 
     def _on_ready(self, connections: list[Connection]) -> None:
         assert self._dispatch is not None
@@ -307,8 +338,8 @@ class KeepAliveWSGIServer(pywsgi.WSGIServer):  # type: ignore[misc]
                         self._dispatch.put_back(connection)
                         return
             if not connection.pending and not connection.hung_up:
-                if self.draining:
-                    self.idle.close(connection)
+                if self._evicting:
+                    idle.close(connection)
                     return
                 idle.park(connection)
                 return
@@ -334,6 +365,8 @@ class KeepAliveWSGIServer(pywsgi.WSGIServer):  # type: ignore[misc]
 
     def _answer_bad_request(self, connection: Connection, error: BadRequestError) -> None:
         self.bad_requests[error.status] = self.bad_requests.get(error.status, 0) + 1
+        if self.statistics is not None:
+            self.statistics.statuses[error.status] += 1
         try:
             send_all(connection, error_response(error.status), self.write_timeout)
         except OSError:
@@ -344,6 +377,8 @@ class KeepAliveWSGIServer(pywsgi.WSGIServer):  # type: ignore[misc]
     def _on_header_timeout(self, connection: Connection) -> None:
         """In the hub: half a request has been waiting for too long."""
         self.timed_out_heads += 1
+        if self.statistics is not None:
+            self.statistics.statuses[HTTPStatus.REQUEST_TIMEOUT] += 1
         try:
             connection.sock.send(error_response(HTTPStatus.REQUEST_TIMEOUT))
         except OSError:

@@ -100,6 +100,16 @@ def file_name(text: str) -> str:
     return text
 
 
+def log_format(text: str) -> str:
+    if text not in ("common", "json"):
+        raise ValueError("needs common or json")
+    return text
+
+
+def optional_address(text: str) -> Address | None:
+    return address(text) if text else None
+
+
 def _setting(
     default: str, metavar: str, convert: Callable[[str], Any], sentence: str, *variables: str
 ) -> Any:
@@ -187,12 +197,30 @@ class Settings:
     limit_body: int = _setting(
         str(_LIMITS.body_bytes), "BYTES", count, "Longest request body; beyond it 413; 0: any."
     )
+    limit_connections: int = _setting(
+        "0", "N", count, "Connections, a worker; beyond it 503; 0: what its open files allow."
+    )
     limit_requests: int = _setting(
         "0", "N", count, "Requests in flight, a worker; more wait their turn; 0: any number."
+    )
+    reload_timeout: float = _setting(
+        "120",
+        "SECONDS",
+        seconds,
+        "After HUP or TTOU, time for old workers to answer each connection once more.",
     )
     access_log: str = _setting(
         "", "FILE", file_name, "Append a line a request to FILE, - for standard output; off if empty."
     )
+    access_log_format: str = _setting(
+        "common", "common|json", log_format, "The form of the access log: pywsgi's, or JSON objects."
+    )
+    metrics: Address | None = _setting(  # noqa: RUF009 - as bind
+        "", "ADDRESS", optional_address, "Serve /metrics for Prometheus at this address; off if empty."
+    )
+    pid: str = _setting("", "FILE", file_name, "Keep the supervisor's process id in FILE; off if empty.")
+    user: str = _setting("", "NAME", file_name, "Become this user, by name or number, when listening.")
+    group: str = _setting("", "NAME", file_name, "Become this group instead of the user's own.")
 
 
 def flag(field: dataclasses.Field[Any]) -> str:

@@ -16,6 +16,10 @@ from app.idle import Connection
 _RECV_BYTES: Final = 65536
 
 
+class WriteTimeoutError(ConnectionResetError):
+    """The client does not read its response; for pywsgi one of those who have left."""
+
+
 class ClientTimeoutError(OSError):
     """The client kept us waiting for its content longer than it may; it gets a 408."""
 
@@ -33,7 +37,7 @@ def send_all(connection: Connection, data: bytes | bytearray | memoryview, timeo
     if sent == len(data):
         return
     rest = memoryview(data)[sent:]
-    too_slow = ConnectionResetError(ECONNRESET, "the client does not read")
+    too_slow = WriteTimeoutError(ECONNRESET, "the client does not read")
     while rest:
         wait_write(connection.sock.fileno(), timeout or None, too_slow)
         try:

@@ -29,12 +29,20 @@ from typing import Any, Final
 
 from gevent import monkey
 
-from app import sizing, worker
-from app.listening import ListenError, listen
+from app import handover, metrics, sizing, worker
+from app.identity import IdentityError, PidFile, become
+from app.listening import ListenError, another, inherited, listen, place
 from app.scoreboard import Scoreboard
 from app.settings import EXIT_APP, EXIT_KILLED, EXIT_LISTEN, EXIT_USAGE, EXIT_WORKERS, Settings
 
-_SIGNALS: Final = {signal.SIGCHLD, signal.SIGTERM, signal.SIGINT}
+_SIGNALS: Final = {
+    signal.SIGCHLD,
+    signal.SIGTERM,
+    signal.SIGINT,
+    signal.SIGHUP,
+    signal.SIGTTIN,
+    signal.SIGTTOU,
+}
 #: Seconds between looks at the scoreboard while workers start.
 _START_POLL_S: Final = 0.02
 #: Seconds before a worker is replaced that lived less than `_LONG_LIFE_S`: doubled each time, from .. to.
@@ -59,13 +67,13 @@ class StartError(Exception):
 
 @dataclass
 class _Slot:
-    """A place for a worker: its socket stays, whoever works there."""
+    """A place for a worker, or for the metrics process: its socket stays, whoever works there."""
 
     row: int
     listener: socket
     pid: int = 0
     started: float = 0.0
-    #: When to start the next worker here, while there is none; on the monotonic clock.
+    #: When to start the next process here, while there is none; on the monotonic clock.
     due: float = 0.0
     back_off_s: float = 0.0
 
@@ -97,14 +105,25 @@ class Supervisor:
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
         self._nofile = sizing.raise_nofile()
+        handed_over = handover.receive(os.environ)
         try:
-            self._workers, self._capacity = sizing.plan(
+            workers, self._capacity = sizing.plan(
                 settings.workers, settings.connections, self._nofile, sizing.cpu_count()
             )
-        except sizing.SizingError as error:
+            if handed_over:
+                workers = handed_over.workers
+                self._listeners = [handover.adopt(fd) for fd in handed_over.listeners]
+            else:
+                self._listeners = inherited(os.environ) or listen(settings.bind, workers, settings.backlog)
+            metrics_listener = None
+            if handed_over and handed_over.metrics is not None:
+                metrics_listener = handover.adopt(handed_over.metrics)
+            elif settings.metrics is not None:
+                (metrics_listener,) = listen(settings.metrics, 1, 0)
+            self._pid_file = PidFile(settings.pid) if settings.pid else None
+            become(settings.user, settings.group)
+        except (sizing.SizingError, IdentityError) as error:
             raise StartError(str(error), EXIT_USAGE) from error
-        try:
-            listeners = listen(settings.bind, self._workers, settings.backlog)
         except ListenError as error:
             raise StartError(str(error), EXIT_LISTEN) from error
         # Here, after our sockets are made and before the application is imported: what that imports (sockets,
@@ -113,41 +132,69 @@ class Supervisor:
         # which no worker could use.
         monkey.patch_all()
         self._application = load_application(settings.app)
-        self._slots = [_Slot(row, listener) for row, listener in enumerate(listeners)]
-        self._scoreboard = Scoreboard(self._workers)
+        self._shared = len(self._listeners) < workers
+        self._slots = [_Slot(row, self._listeners[row % len(self._listeners)]) for row in range(workers)]
+        self._scoreboard = Scoreboard(sizing.MAX_WORKERS + 1)
+        self._metrics = _Slot(sizing.MAX_WORKERS, metrics_listener) if metrics_listener else None
+        if self._metrics is not None:
+            load_metrics(self._scoreboard)
         self._lifeline = os.pipe()
         self._announced = False
         self._start_failures = 0
+        # Processes that do not belong here any more, and the pipes to those of an earlier image.
+        self._retiring: set[int] = set(handed_over.old if handed_over else [])
+        self._old_lifelines = list(handed_over.lifelines if handed_over else [])
+        self._reload_wanted = False
 
     def run(self) -> int:
         signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
         gc.collect()
         gc.freeze()
+        try:
+            return self._supervise()
+        finally:
+            if self.settings.bind.path:
+                Path(self.settings.bind.path).unlink(missing_ok=True)
+            if self._pid_file is not None:
+                self._pid_file.remove()
+
+    def _supervise(self) -> int:
         while True:
             self._start_due()
             if not self._announced:
                 self._announce_if_ready()
+            elif self._reload_wanted:
+                self._reload()
             received = signal.sigtimedwait(_SIGNALS, self._timeout())
-            if received is None:
-                continue
-            if received.si_signo != signal.SIGCHLD:
+            number = received.si_signo if received else 0
+            if number in (signal.SIGTERM, signal.SIGINT):
                 return self._stop()
-            self._reap()
-            if self._start_failures >= _MAX_START_FAILURES:
-                self._say(f"giving up: {self._start_failures} workers died before they were ready")
-                self._stop()
-                return EXIT_WORKERS
+            if number == signal.SIGHUP:
+                self._reload_wanted = True
+            elif number == signal.SIGTTIN:
+                self._add_worker()
+            elif number == signal.SIGTTOU:
+                self._remove_worker()
+            elif number == signal.SIGCHLD:
+                self._reap()
+                if self._start_failures >= _MAX_START_FAILURES:
+                    self._say(f"giving up: {self._start_failures} workers died before they were ready")
+                    self._stop()
+                    return EXIT_WORKERS
 
-    # -- workers come
+    def _places(self) -> list[_Slot]:
+        return [*self._slots, self._metrics] if self._metrics is not None else self._slots
+
+    # -- processes come
 
     def _start_due(self) -> None:
         now = time.monotonic()
-        for slot in self._slots:
+        for slot in self._places():
             if not slot.pid and slot.due <= now:
                 self._start(slot)
 
     def _start(self, slot: _Slot) -> None:
-        self._scoreboard.clear(slot.row)
+        self._scoreboard.restart(slot.row)
         try:
             pid = fork()
         except OSError as error:
@@ -155,30 +202,35 @@ class Supervisor:
             slot.due = time.monotonic() + _BACK_OFF_S[1]
             return
         if not pid:
-            _exit(self._be_worker(slot))
+            _exit(self._work(slot))
         slot.pid = pid
         slot.started = time.monotonic()
 
-    def _be_worker(self, slot: _Slot) -> int:
+    def _work(self, slot: _Slot) -> int:
         """In the child, which must not return into the supervisor's code."""
         try:
             # gevent's close() waits for the event loop to have been round, which here may be never.
-            close(self._lifeline[1])
-            for other in self._slots:
-                if other is not slot:
+            for fd in (self._lifeline[1], *self._old_lifelines):
+                close(fd)
+            for other in self._places():
+                if other.listener is not slot.listener:
                     other.listener.close()
             signal.signal(signal.SIGINT, signal.SIG_IGN)  # ^C reaches all; the supervisor will say TERM
             signal.pthread_sigmask(signal.SIG_UNBLOCK, _SIGNALS)
-            code = worker.run(
+            duty = worker.Duty(
                 slot.row,
                 slot.listener,
+                self._shared,
                 self._application,
                 self.settings,
                 self._nofile,
-                self._workers,
                 self._scoreboard,
                 self._lifeline[0],
             )
+            if slot is self._metrics:
+                code = worker.serve_metrics(duty, sizing.MAX_WORKERS)
+            else:
+                code = worker.run(duty)
             sys.stdout.flush()
             sys.stderr.flush()
             return code
@@ -191,24 +243,81 @@ class Supervisor:
         return slot.pid != 0 and self._scoreboard.get(slot.row, "ready") == slot.pid
 
     def _announce_if_ready(self) -> None:
-        if all(self._is_ready(slot) for slot in self._slots):
-            self._announced = True
-            host, port = self._slots[0].listener.getsockname()[:2]
-            place = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
-            print(
-                f"listening on http://{place} with {self._workers} worker{'s' * (self._workers > 1)}"
-                f" for {self._capacity} connections",
-                flush=True,
-            )
+        if not all(self._is_ready(slot) for slot in self._slots):
+            return
+        self._announced = True
+        self._start_failures = 0
+        workers = len(self._slots)
+        where = " and ".join(dict.fromkeys(place(sock) for sock in self._listeners))
+        print(
+            f"listening on {where} with {workers} worker{'s' * (workers > 1)}"
+            f" for {self._capacity} connections",
+            flush=True,
+        )
+        for pid in self._retiring:
+            _kill(pid, signal.SIGHUP)
 
     def _timeout(self) -> float:
         """Seconds until something is due without a signal."""
         if not self._announced:
             return _START_POLL_S
-        dues = [slot.due for slot in self._slots if not slot.pid]
+        dues = [slot.due for slot in self._places() if not slot.pid]
         return max(0.0, min(dues) - time.monotonic()) if dues else 3600.0
 
-    # -- workers go
+    # -- more, fewer and new ones
+
+    def _add_worker(self) -> None:
+        """TTIN."""
+        row = len(self._slots)
+        if row >= sizing.MAX_WORKERS:
+            return
+        listener = self._listeners[0]
+        if not self._shared:
+            try:
+                listener = another(listener, self.settings.backlog)
+            except OSError as error:
+                self._say(f"cannot add a worker: {error.strerror}")
+                return
+            self._listeners.append(listener)
+        self._slots.append(_Slot(row, listener))
+        self._say(f"adding a worker: {row + 1}")
+
+    def _remove_worker(self) -> None:
+        """TTOU."""
+        if len(self._slots) < 2:
+            return
+        slot = self._slots.pop()
+        if not self._shared:
+            # First our copy: what the kernel still queues there, the worker takes before it retires.
+            self._listeners.remove(slot.listener)
+            slot.listener.close()
+        if slot.pid:
+            self._retiring.add(slot.pid)
+            _kill(slot.pid, signal.SIGHUP)
+        self._say(f"removing a worker: {len(self._slots)}")
+
+    def _reload(self) -> None:
+        """HUP: become the new image, if its application can be imported."""
+        self._reload_wanted = False
+        trial = fork()
+        if not trial:
+            # As main() would, but only so far that the application is there.
+            os.environ["KEEPALIVE_TRIAL"] = "1"
+            os.execv(sys.executable, sys.orig_argv)
+        if waitpid(trial, 0)[1]:
+            self._say("not reloaded: the application cannot be imported")
+            return
+        handover.execute(
+            handover.Handover(
+                [listener.fileno() for listener in self._listeners],
+                self._metrics.listener.fileno() if self._metrics is not None else None,
+                len(self._slots),
+                [*self._retiring, *(slot.pid for slot in self._places() if slot.pid)],
+                [*self._old_lifelines, self._lifeline[1]],
+            )
+        )
+
+    # -- processes go
 
     def _reap(self) -> None:
         while True:
@@ -218,65 +327,80 @@ class Supervisor:
                 return
             if not pid:
                 return
-            for slot in self._slots:
+            if pid in self._retiring:
+                self._retiring.discard(pid)
+                for row in range(len(self._slots), sizing.MAX_WORKERS):
+                    if self._scoreboard.get(row, "ready") == pid:
+                        self._scoreboard.restart(row)  # its last levels are nobody's now
+            for slot in self._places():
                 if slot.pid == pid:
                     self._lost(slot, status)
+            if not self._retiring:
+                while self._old_lifelines:
+                    close(self._old_lifelines.pop())
 
     def _lost(self, slot: _Slot, status: int) -> None:
         now = time.monotonic()
-        if not self._is_ready(slot) and not self._announced:
+        ready = self._is_ready(slot)
+        if not ready and not self._announced:
             self._start_failures += 1
         if now - slot.started >= _LONG_LIFE_S or not slot.back_off_s:
             slot.back_off_s = _BACK_OFF_S[0]
-            wait_s = 0.0 if self._is_ready(slot) else slot.back_off_s
+            wait_s = 0.0 if ready else slot.back_off_s
         else:
             slot.back_off_s = wait_s = min(slot.back_off_s * 2, _BACK_OFF_S[1])
-        self._say(
-            f"worker {slot.pid} {_cause(status)}; replacing it" + (f" in {wait_s:g} s" if wait_s else "")
-        )
+        when = f" in {wait_s:g} s" if wait_s else ""
+        self._say(f"worker {slot.pid} {_cause(status)}; replacing it{when}")
         slot.pid = 0
         slot.due = now + wait_s
 
     def _stop(self) -> int:
         """Let the workers finish; a second signal ends them at once."""
-        self._kill(signal.SIGTERM)
+        left = {slot.pid for slot in self._places() if slot.pid} | self._retiring
+        for pid in left:
+            _kill(pid, signal.SIGTERM)
         began = time.monotonic()
         deadline = began + self.settings.graceful_timeout + _EXIT_GRACE_S
         code = 0
-        while any(slot.pid for slot in self._slots):
-            code = max(code, self._reap_stopped())
-            if not any(slot.pid for slot in self._slots):
+        while left:
+            try:
+                pid, status = waitpid(-1, WNOHANG)
+            except ChildProcessError:
                 break
+            if pid:
+                left.discard(pid)
+                code = EXIT_KILLED if status else code
+                continue
             received = signal.sigtimedwait(_SIGNALS, max(0.0, deadline - time.monotonic()))
             now = time.monotonic()
-            if now >= deadline or (
-                received and received.si_signo != signal.SIGCHLD and now > began + _ECHO_S
-            ):
-                self._kill(signal.SIGKILL)
+            again = received is not None and received.si_signo in (signal.SIGTERM, signal.SIGINT)
+            if now >= deadline or (again and now > began + _ECHO_S):
+                for pid in left:
+                    _kill(pid, signal.SIGKILL)
                 code = EXIT_KILLED
                 deadline = now + 3600.0  # a killed process ends, if the kernel lets it
         return code
 
-    def _reap_stopped(self) -> int:
-        code = 0
-        for slot in self._slots:
-            if slot.pid:
-                try:
-                    pid, status = waitpid(slot.pid, WNOHANG)
-                except ChildProcessError:
-                    pid, status = slot.pid, 0
-                if pid:
-                    slot.pid = 0
-                    code = max(code, EXIT_KILLED if status else 0)
-        return code
-
-    def _kill(self, number: signal.Signals) -> None:
-        for slot in self._slots:
-            if slot.pid:
-                os.kill(slot.pid, number)
-
     def _say(self, message: str) -> None:
         print(f"run_server: {message}", file=sys.stderr, flush=True)
+
+
+def load_metrics(scoreboard: Scoreboard) -> None:
+    """Import what the metrics process needs, so that it shares our memory.
+
+    :raises StartError: without prometheus_client.
+    """
+    try:
+        metrics.application(scoreboard, 0)
+    except metrics.MetricsUnavailableError as error:
+        raise StartError(str(error), EXIT_USAGE) from error
+
+
+def _kill(pid: int, number: signal.Signals) -> None:
+    try:
+        os.kill(pid, number)
+    except ProcessLookupError:
+        pass  # it was quicker
 
 
 def _cause(status: int) -> str:

@@ -8,75 +8,130 @@ import signal
 import socket
 import sys
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
 import gevent
 from gevent.event import Event
 
-from app import sizing
+from app import metrics, sizing
 from app.request import Limits
 from app.scoreboard import Scoreboard
 from app.server import KeepAliveWSGIServer
 from app.settings import EXIT_KILLED, Settings
+from app.statistics import Statistics
 
 #: Allocations between two collections of young objects, and of these until an older generation's turn. A full
 #: collection visits every connection: 20,000 of them take 3 ms, in which no request is answered.
 _GC_THRESHOLDS: Final = (20_000, 20, 50)
 
 
-def run(
-    row: int,
-    listener: socket.socket,
-    application: Callable[..., Any],
-    settings: Settings,
-    nofile: int,
-    workers: int,
-    scoreboard: Scoreboard,
-    lifeline: int,
-) -> int:
-    """Serve until TERM or until the supervisor is gone; returns the exit code.
+#: Seconds between two copies of the counters to the scoreboard.
+_REPORT_S: Final = 1.0
 
-    :param lifeline: the reading end of a pipe whose other end only the supervisor holds.
+
+@dataclass(frozen=True)
+class Duty:
+    """What a worker is to do, and what it was given for it."""
+
+    row: int
+    listener: socket.socket
+    #: Other workers accept from the same socket.
+    shares_listener: bool
+    application: Callable[..., Any]
+    settings: Settings
+    #: Descriptors that a process may open.
+    nofile: int
+    scoreboard: Scoreboard
+    #: The reading end of a pipe whose other end only the supervisor holds.
+    lifeline: int
+
+
+def run(duty: Duty) -> int:
+    """Serve until TERM, until HUP and the last connection's end, or until the supervisor is gone.
+
+    Returns the exit code.
     """
     gevent.reinit()  # the hub, if the application made one when it was imported, is the parent's
     gc.set_threshold(*_GC_THRESHOLDS)
-    log = _access_log(settings.access_log)
+    settings = duty.settings
+    server = _make_server(duty)
+    stopping, retiring = Event(), Event()
+    gevent.signal_handler(signal.SIGTERM, stopping.set)
+    gevent.signal_handler(signal.SIGHUP, retiring.set)
+    orphaned = gevent.get_hub().loop.io(duty.lifeline, 1)
+    orphaned.start(stopping.set)
+    server.start()
+    gevent.spawn(_report, duty, server)
+    duty.scoreboard.set(duty.row, "ready", os.getpid())
+    gevent.wait([stopping, retiring], count=1)
+    if not stopping.is_set():
+        server.retire()
+        gevent.wait([stopping, server.drained], timeout=settings.reload_timeout, count=1)
+    orphaned.stop()
+    finished = server.drain(settings.graceful_timeout)
+    server.log.flush()
+    return 0 if finished else EXIT_KILLED
+
+
+def serve_metrics(duty: Duty, rows: int) -> int:
+    """The process behind --metrics: serve the scoreboard until TERM or until the supervisor is gone."""
+    gevent.reinit()
     server = KeepAliveWSGIServer(
-        listener,
-        application,
-        log=log,
+        duty.listener, metrics.application(duty.scoreboard, rows), log=None, environ={"SERVER_NAME": ""}
+    )
+    stopping = Event()
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        gevent.signal_handler(number, stopping.set)
+    orphaned = gevent.get_hub().loop.io(duty.lifeline, 1)
+    orphaned.start(stopping.set)
+    server.start()
+    stopping.wait()
+    server.drain(1)
+    return 0
+
+
+def _make_server(duty: Duty) -> KeepAliveWSGIServer:
+    settings = duty.settings
+    name = duty.listener.getsockname()
+    # pywsgi asks the resolver for SERVER_NAME, which takes a thread and up to seconds; we know our address.
+    server_name = str(name[0]) if isinstance(name, tuple) else ""
+    server = KeepAliveWSGIServer(
+        duty.listener,
+        duty.application,
+        log=_access_log(settings.access_log),
         error_log=sys.stderr,
         spawn=settings.limit_requests or "default",
-        # pywsgi asks the resolver for SERVER_NAME, which takes a thread and up to seconds; we know our
-        # address.
-        environ={"wsgi.multiprocess": workers > 1, "SERVER_NAME": str(listener.getsockname()[0])},
+        environ={"wsgi.multiprocess": True, "SERVER_NAME": server_name},
         idle_timeout=settings.idle_timeout,
         header_timeout=settings.header_timeout,
         body_timeout=settings.body_timeout,
         write_timeout=settings.write_timeout,
-        max_connections=sizing.worker_room(nofile),
+        max_connections=settings.limit_connections or sizing.worker_room(duty.nofile),
         limits=Limits(
             settings.limit_request_line,
             settings.limit_header_bytes,
             settings.limit_header_count,
             settings.limit_body,
         ),
+        logs_json=settings.access_log_format == "json",
     )
-    server.max_accept = KeepAliveWSGIServer.max_accept  # pywsgi's 1 is for workers that share one socket
-    stopping = Event()
-    term = gevent.signal_handler(signal.SIGTERM, stopping.set)
-    orphaned = gevent.get_hub().loop.io(lifeline, 1)
-    orphaned.start(stopping.set)
-    server.start()
-    scoreboard.set(row, "ready", os.getpid())
-    stopping.wait()
-    orphaned.stop()
-    finished = server.drain(settings.graceful_timeout)
-    term.cancel()
-    if log is not None:
-        log.flush()
-    return 0 if finished else EXIT_KILLED
+    if not duty.shares_listener:
+        # pywsgi takes one connection at a time where there are several processes, lest the first take all.
+        server.max_accept = KeepAliveWSGIServer.max_accept
+    return server
+
+
+def _report(duty: Duty, server: KeepAliveWSGIServer) -> None:
+    """Leave our figures on the scoreboard, again and again."""
+    base = duty.scoreboard.snapshot(duty.row)
+    statistics = Statistics()
+    if duty.settings.metrics is not None:
+        server.statistics = statistics
+    while True:
+        duty.scoreboard.update(duty.row, statistics.counters(server), base)
+        gevent.sleep(_REPORT_S)
 
 
 def _access_log(name: str) -> Any:

@@ -1,0 +1,104 @@
+"""/metrics in Prometheus' text format, over all workers, from a small process and an address of its own.
+
+The figures come from the scoreboard, where workers leave them once a second; asking for them costs the
+workers nothing. The counters of a replaced worker go on in its place; a HUP starts them anew, which
+Prometheus recognises as a restart.
+"""
+
+from __future__ import annotations
+
+import importlib
+import re
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+from app.scoreboard import STATUSES, TIME_BUCKETS_S, Scoreboard
+
+_PSS = re.compile(r"^Pss:\s+(\d+) kB", re.MULTILINE)
+
+
+class MetricsUnavailableError(ImportError):
+    """prometheus_client is not installed."""
+
+
+def memory_bytes(pid: int) -> int:
+    """Proportional set size of a process: its own and its share of what several map; 0 if it is gone."""
+    try:
+        found = _PSS.search(Path(f"/proc/{pid}/smaps_rollup").read_text("ascii"))
+    except OSError:
+        return 0
+    return int(found[1]) * 1024 if found else 0
+
+
+class WorkersCollector:
+    """Reads the scoreboard when it is asked; a collector as prometheus_client defines it."""
+
+    def __init__(self, scoreboard: Scoreboard, rows: int) -> None:
+        self._scoreboard = scoreboard
+        self._rows = rows
+
+    def _sum(self, counter: str) -> int:
+        return sum(self._scoreboard.get(row, counter) for row in range(self._rows))
+
+    def collect(self) -> Iterator[Any]:
+        core = importlib.import_module("prometheus_client.core")
+        counter, gauge_family = core.CounterMetricFamily, core.GaugeMetricFamily
+        connections, active = self._sum("connections"), self._sum("active")
+        gauge = gauge_family("keepalive_connections", "Client connections.", labels=["state"])
+        gauge.add_metric(["open"], connections)
+        gauge.add_metric(["active"], active)
+        gauge.add_metric(["idle"], max(0, connections - active))
+        yield gauge
+        yield counter("keepalive_accepted", "Connections accepted.", self._sum("accepted"))
+        yield counter("keepalive_rejected", "Connections refused: 503.", self._sum("rejected"))
+        timeouts = counter("keepalive_timeouts", "Connections timed out.", labels=["kind"])
+        for kind in ("idle", "header", "body", "write"):
+            timeouts.add_metric([kind], self._sum(f"{kind}_timeouts"))
+        yield timeouts
+        requests = counter("keepalive_requests", "Requests answered.", labels=["status"])
+        for status in STATUSES:
+            if count := self._sum(f"status_{status}"):
+                requests.add_metric([str(status) if status else "other"], count)
+        yield requests
+        yield counter("keepalive_sent_bytes", "Bytes of responses.", self._sum("sent_bytes"))
+        total, buckets = 0, []
+        for number, bound in enumerate((*TIME_BUCKETS_S, float("inf"))):
+            total += self._sum(f"bucket_{number}")
+            buckets.append(("+Inf" if bound == float("inf") else str(bound), total))
+        yield core.HistogramMetricFamily(
+            "keepalive_request_seconds",
+            "Time from a complete request head to the end of its response.",
+            buckets=buckets,
+            sum_value=self._sum("request_us") / 1e6,
+        )
+        memory = gauge_family("keepalive_worker_memory_bytes", "PSS of each.", labels=["worker"])
+        share = gauge_family("keepalive_worker_connections", "Client connections.", labels=["worker"])
+        for row in range(self._rows):
+            if pid := self._scoreboard.get(row, "ready"):
+                memory.add_metric([str(row)], memory_bytes(pid))
+                share.add_metric([str(row)], self._scoreboard.get(row, "connections"))
+        yield memory
+        yield share
+
+
+def application(scoreboard: Scoreboard, rows: int) -> Callable[..., Any]:
+    """The WSGI application that answers at /metrics.
+
+    :raises MetricsUnavailableError: without prometheus_client.
+    """
+    try:
+        client = importlib.import_module("prometheus_client")  # an option: only --metrics needs it
+    except ImportError as error:
+        raise MetricsUnavailableError("--metrics needs the package prometheus_client") from error
+    registry = client.CollectorRegistry()
+    registry.register(WorkersCollector(scoreboard, rows))
+    answer: Callable[..., Any] = client.make_wsgi_app(registry)
+
+    def only_metrics(environ: dict[str, Any], start_response: Callable[..., Any]) -> Any:
+        if environ["PATH_INFO"] != "/metrics":
+            start_response("404 Not Found", [("Content-Type", "text/plain")])
+            return [b"see /metrics\n"]
+        return answer(environ, start_response)
+
+    return only_metrics

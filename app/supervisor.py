@@ -130,7 +130,10 @@ class Supervisor:
         # locks, database drivers) then cooperates, so that a request that waits lets others run. The
         # supervisor itself waits in the kernel; a socket made after this line would give it an event loop,
         # which no worker could use.
-        monkey.patch_all()
+        try:
+            monkey.patch_all()
+        except ImportError as error:  # Python's own modules, which the new user may not read
+            raise StartError(f"cannot go on as user {settings.user}: {error}", EXIT_APP) from error
         self._application = load_application(settings.app)
         self._shared = len(self._listeners) < workers
         self._slots = [_Slot(row, self._listeners[row % len(self._listeners)]) for row in range(workers)]

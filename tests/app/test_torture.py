@@ -1,6 +1,6 @@
 """Raw requests, good and bad, each named for the section of the RFC that it tests.
 
-Good ones are delivered whole, byte by byte and cut in two at every place, and with the next request behind them;
+Good ones are delivered whole, byte by byte and cut in two at every place, and with the next one behind them;
 a bad one must get its status and the end of the connection, and nothing of it or behind it may reach the
 application.
 """

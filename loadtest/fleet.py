@@ -36,6 +36,8 @@ class Worker:
     sample: dict[str, Any]
     heard: float
     lost: bool = False
+    #: The event loop's longest lag of the whole run.
+    loop_lag_max_s: float = 0.0
 
 
 @dataclasses.dataclass
@@ -69,7 +71,9 @@ class Fleet:
         known = self.workers.get(name)
         if known is not None and sample["unix_time_s"] <= known.sample["unix_time_s"]:
             return
-        self.workers[name] = Worker(name, sample, time.monotonic())
+        known = self.workers.get(name)
+        lag_s = max(known.loop_lag_max_s if known else 0.0, sample["loop_lag_max_s"])
+        self.workers[name] = Worker(name, sample, time.monotonic(), loop_lag_max_s=lag_s)
         self.news = True
         if sample["latencies"]:
             self._latencies.decode_and_add(sample["latencies"])
@@ -132,6 +136,7 @@ class Fleet:
         return [
             {"worker": number, "name": worker.name, "lost": worker.lost}
             | {key: worker.sample[key] for key in kept}
+            | {"loop_lag_max_s": worker.loop_lag_max_s}
             for number, worker in enumerate(self.workers.values())
         ]
 

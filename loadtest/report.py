@@ -1,4 +1,4 @@
-"""From a run's folder to its verdict: `summary.json` and the plots.
+"""From a run's folder to its verdict: `summary.json`, the page `index.html` and the plots.
 
     python -m loadtest.report results/20261123T010000Z-20000
 
@@ -130,6 +130,11 @@ def _peak(rows: list[dict[str, str]], column: str) -> int | None:
 
 def sentence(summary: dict[str, Any]) -> str:
     """What a person wants to know first."""
+    if not summary["hold_seconds"]:
+        return (
+            f"{summary['peak_connections']:,} of {summary['target_connections']:,} connections were "
+            f"established in {summary['ramp_seconds']:.0f} s; there was no hold"
+        )
     latency = summary["latency_ms"]
     memory = summary["server"]["pss_peak_bytes"]
     text = (
@@ -173,19 +178,20 @@ def lines(summary: dict[str, Any], folder: Path) -> list[str]:
         "kernel": f"slab {mib(kernel['slab_peak_bytes'])}, "
         f"{kernel['listen_overflows'] or 0} listen overflows, "
         f"{kernel['retrans_segs'] or 0} retransmits",
-        "results": str(folder),
+        "results": str(folder / "index.html"),
         "verdict": summary["verdict"] + "".join(f"\n{'':13}- {reason}" for reason in summary["reasons"]),
     }
     return [f"{name:<12} {text}" for name, text in rows.items()]
 
 
 def make(folder: Path, notes: Sequence[str] = ()) -> dict[str, Any]:
-    """Write summary.json, the latency histogram and the plots; returns the summary. Raises :class:`NoRun`.
+    """Write summary.json, the latency histogram, the page and the plots; returns the summary. Raises
+    :class:`NoRun`.
 
     :param notes: what the recorder could not know, such as how Locust ended; each is a reason for a failed
         run. They are added to `run.json`, so that a report that is made again knows them too.
     """
-    from loadtest import plots
+    from loadtest import page, plots
 
     record = Record.read(folder)
     news = [note for note in notes if note not in record.facts["notes"]]
@@ -195,6 +201,7 @@ def make(folder: Path, notes: Sequence[str] = ()) -> dict[str, Any]:
     summary = summarise(record)
     _write(folder / "summary.json", json.dumps(summary, indent=2) + "\n")
     _write(folder / "latencies.hdr", record.facts["hold_latencies"] + "\n")
+    _write(folder / "index.html", page.of_run(record, summary, sentence(summary)))
     plots.draw(folder / "samples.csv", folder, summary)
     return summary
 
@@ -209,7 +216,7 @@ def _write(path: Path, text: str) -> None:
 def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         prog="python -m loadtest.report",
-        description="Make summary.json and the plots of a run's folder.",
+        description="Make summary.json, index.html and the plots of a run's folder.",
         epilog="Exit code: 0 the run has passed, 1 it has failed, 2 there is no run in the folder.",
     )
     parser.add_argument("folder", type=Path, help="a run's folder, such as results/20261123T010000Z-20000")

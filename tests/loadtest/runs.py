@@ -70,12 +70,7 @@ def write_run(
             totals[name] += grown
         there = 0 if phase == "stop" else min(open_, open_ * second // ramp_s)
         least = there - dip if middle else there
-        latencies = new_histogram()
-        for request in range(step["requests"]):
-            share = request / step["requests"]
-            latencies.record_value(round(latency_ms * 1000 * (1 + 9 * share**8)))
-        if phase == "hold":
-            hold_latencies.add(latencies)
+        second_ms = _percentiles_ms(step["requests"], latency_ms)
         if second == ramp_s:
             at_begin = dict(totals)
         if second == ramp_s + hold_s:
@@ -90,10 +85,7 @@ def write_run(
             "connections_min": least,
             **{f"{name}_total": totals[name] for name in totals if name != "closed_by_peer"},
             **{name: step[name] for name in ("requests", "failures", "reconnects", "received_bytes")},
-            **{
-                f"latency_{name}_ms": round(latencies.get_value_at_percentile(percent) / 1000, 3)
-                for name, percent in (("p50", 50), ("p90", 90), ("p99", 99), ("max", 100))
-            },
+            **second_ms,
             "burst_10ms_max": 12,
             "loop_lag_max_ms": 4.5,
             "server_cores": 0.15,
@@ -114,6 +106,8 @@ def write_run(
             "client_processes": 2,
         }
         rows.append(row)
+    for item in _a_second(requests_per_s, latency_ms).get_recorded_iterator() if hold_s else ():
+        hold_latencies.record_value(item.value_iterated_to, item.count_at_value_iterated_to * hold_s)
     worker = {"worker": 0, "name": "local_1", "lost": False, "pid": 1, "source": "127.1.0.1", "users": 0}
     made = {
         "host": "http://127.0.0.1:8000",
@@ -150,6 +144,24 @@ def write_run(
         writer.writerows(rows)
     (folder / "logfile").write_text("".join(f"{console.line(row)}\n" for row in rows))
     return folder
+
+
+@functools.cache
+def _a_second(requests: int, latency_ms: float) -> Any:
+    """Latencies from that to ten times as much."""
+    latencies = new_histogram()
+    for request in range(requests):
+        latencies.record_value(round(latency_ms * 1000 * (1 + 9 * (request / requests) ** 8)))
+    return latencies
+
+
+@functools.cache
+def _percentiles_ms(requests: int, latency_ms: float) -> dict[str, float]:
+    latencies = _a_second(requests, latency_ms)
+    return {
+        f"latency_{name}_ms": round(latencies.get_value_at_percentile(percent) / 1000, 3)
+        for name, percent in (("p50", 50), ("p90", 90), ("p99", 99), ("max", 100))
+    }
 
 
 @functools.cache

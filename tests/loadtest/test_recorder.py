@@ -174,6 +174,14 @@ def test_a_full_disk_is_noted_once_and_the_run_goes_on(scene: Scene, monkeypatch
     assert facts["totals"]["requests"] == 99
 
 
+def test_each_worker_keeps_its_longest_lag_of_the_run(scene: Scene) -> None:
+    for lag_s in (0.001, 0.25, 0.002):
+        scene.second(loop_lag_max_s=lag_s)
+    scene.run.end()
+    assert scene.facts()["workers"][0]["loop_lag_max_s"] == 0.25
+    assert [row["loop_lag_max_ms"] for row in scene.rows()] == ["1.0", "250.0", "2.0"]
+
+
 def test_facts_are_there_before_the_end(scene: Scene) -> None:
     for second in range(recorder.FACTS_S + 1):
         scene.second(requests=second)

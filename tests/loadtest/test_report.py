@@ -53,6 +53,13 @@ def test_each_fault_is_a_reason_of_its_own(tmp_path: Path, changes: dict[str, An
     assert reason in summary["reasons"][0]
 
 
+def test_the_sentence_tells_of_the_hold_or_that_there_was_none(tmp_path: Path) -> None:
+    held = report.sentence(summarised(write_run(tmp_path / "held")))
+    assert held.startswith("1,000 connections held for 10 s at 500 requests/s, p50 5 ms, p99 46 ms, server")
+    ramp = report.sentence(summarised(write_run(tmp_path / "ramp", hold_s=0, open_=400)))
+    assert ramp == "400 of 1,000 connections were established in 2 s; there was no hold"
+
+
 def test_sockets_of_a_server_elsewhere_are_not_expected_here(tmp_path: Path) -> None:
     run = write_run(tmp_path, server_is_local=False, sockets=1002)
     assert summarised(run)["verdict"] == "pass"

@@ -1,0 +1,139 @@
+"""What limits a run's figures, in words that come from its data and nothing else.
+
+Each sentence names the figure it rests on, so that a reader can disagree.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING, Any
+
+from loadtest.record import numbers
+
+if TYPE_CHECKING:
+    from loadtest.record import Record
+
+#: Share of the machine's cores above which the CPU counts as saturated: queues grow long before 100 %.
+SATURATED = 0.9
+#: Share of one core that a single-threaded worker can't go much beyond.
+WORKER_FULL = 0.85
+#: Cores that other programs may use before they count as a disturbance.
+OTHER_CORES = 0.1
+#: Event-loop lag that a latency in milliseconds can't be told from.
+LAG_MS = 20.0
+#: Share of the machine's memory that should stay available.
+MEMORY_LEFT = 0.1
+#: Requests in 10 ms, against the mean, from which a burst is more than chance would bring.
+BURST = 4.0
+
+
+def sentences(record: Record, summary: dict[str, Any]) -> list[str]:
+    """In order of weight. Never empty."""
+    hold = record.hold()
+    if not hold:
+        return ["There was no hold, so there are no figures to limit; the reasons above say what stopped it."]
+    return [
+        *_cpu(hold, summary),
+        *_client(record, hold, summary),
+        *_rate(summary),
+        *_kernel(summary),
+        *_memory(summary),
+    ]
+
+
+def _mean(hold: list[dict[str, str]], name: str) -> float | None:
+    known = numbers(hold, name)
+    return sum(known) / len(known) if known else None
+
+
+def _cpu(hold: list[dict[str, str]], summary: dict[str, Any]) -> list[str]:
+    cores, busy = summary["machine"].get("cpu_count"), _mean(hold, "busy_cores")
+    if not cores or busy is None:
+        return ["CPU was not measured."]
+    parts = {name: _mean(hold, f"{name}_cores") or 0.0 for name in ("server", "client", "kernel")}
+    share = min(1.0, busy / cores)
+    split = ", ".join(f"{name} {value:.2f}" for name, value in parts.items())
+    if share >= SATURATED:
+        most = max(parts, key=lambda name: parts[name])
+        found = [
+            f"The CPU was saturated: {busy:.2f} of {cores} cores busy on average in the hold ({split}). "
+            f"Latency includes waiting for a core, and the {most} took most of them."
+        ]
+    else:
+        found = [
+            f"The CPU was not the limit on average: {busy:.2f} of {cores} cores busy in the hold ({split}), "
+            f"{1 - share:.0%} idle."
+        ]
+    other = busy - sum(parts.values())
+    if other > OTHER_CORES:
+        found.append(f"Other programs used {other:.2f} cores meanwhile, which adds to the latency.")
+    return found
+
+
+def _client(record: Record, hold: list[dict[str, str]], summary: dict[str, Any]) -> list[str]:
+    found = []
+    late, requests = record.facts["hold"].get("late_sends", 0), summary["hold_requests"]
+    if late:
+        found.append(
+            f"The client was slow: {late:,} of {requests:,} requests of the hold "
+            f"({late / max(requests, 1):.2%}) left more than 100 ms after they were due. "
+            "Their wait is in the latency."
+        )
+    else:
+        found.append("The client kept up: no request of the hold left more than 100 ms after it was due.")
+    lag_ms, p99_ms = max(numbers(hold, "loop_lag_max_ms"), default=0.0), summary["latency_ms"]["p99"]
+    if lag_ms > LAG_MS:
+        found.append(
+            f"A client worker's event loop lagged by up to {lag_ms:,.0f} ms in the hold (p99 of the latency "
+            f"is {p99_ms or 0:,.1f} ms): the longest latencies may be the client's."
+        )
+    run_s = summary["ramp_seconds"] + summary["hold_seconds"]
+    full = [
+        worker
+        for worker in record.facts["workers"]
+        if run_s and worker.get("cpu_s", 0.0) / run_s > WORKER_FULL
+    ]
+    if full:
+        found.append(f"{len(full)} Locust workers used a core each almost alone: more workers may help.")
+    per_10ms, burst = summary["hold_rps"] / 100, summary["burst_10ms_max"]
+    if per_10ms >= 1 and burst > BURST * per_10ms + BURST * math.sqrt(per_10ms):
+        found.append(
+            f"Requests came in bursts: {burst:,} within 10 ms at most, where {per_10ms:,.0f} is the mean."
+        )
+    return found
+
+
+def _rate(summary: dict[str, Any]) -> list[str]:
+    offered, reached, requests = summary["offered_rps"], summary["hold_rps"], summary["hold_requests"]
+    if not offered or not requests or summary["failures"] or summary["reconnects"]:
+        return []  # what went wrong is among the reasons of the verdict
+    chance = 2 / math.sqrt(requests)
+    share = reached / offered
+    if share < 1 - max(chance, 0.01):
+        return [
+            f"Of the offered {offered:,.0f} requests/s {share:.1%} were reached: a connection thinks only "
+            "after its response, so slow responses lower the rate."
+        ]
+    return [
+        f"The rate was limited by the think time alone: {share:.1%} of the offered {offered:,.0f} requests/s "
+        f"(chance alone moves it by {chance:.1%}). It says nothing about how many more the "
+        "server could answer."
+    ]
+
+
+def _kernel(summary: dict[str, Any]) -> list[str]:
+    kernel = summary["kernel"]
+    names = {
+        "listen_overflows": "listen-queue overflows",
+        "listen_drops": "dropped SYNs",
+        "retrans_segs": "retransmits",
+    }
+    seen = [f"{kernel[name]:,} {text}" for name, text in names.items() if kernel[name]]
+    return [f"The kernel counted {', '.join(seen)} on the whole machine during the run."] if seen else []
+
+
+def _memory(summary: dict[str, Any]) -> list[str]:
+    total, least = summary["machine"].get("memory_total_bytes"), summary["memory_available_least_bytes"]
+    if total and least is not None and least < MEMORY_LEFT * total:
+        return [f"Memory was short: {least / total:.0%} of the machine's was left at the least."]
+    return []

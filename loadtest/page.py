@@ -1,0 +1,156 @@
+"""`index.html`: a run on one page that needs nothing but itself.
+
+Verdict and sentence come first, then the charts, then the tables. Text and tables are plain HTML, so they are
+there without scripts; the charts are data for `assets/page.js` and uPlot, which the page carries. A policy in
+its head forbids the browser to load anything.
+"""
+
+from __future__ import annotations
+
+import html
+import json
+import re
+from pathlib import Path
+from string import Template
+from typing import TYPE_CHECKING, Any
+
+from loadtest import charts, limits, tables
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from loadtest.charts import Chart
+    from loadtest.record import Record
+    from loadtest.tables import Table
+
+MIB = 1 << 20
+_HERE = Path(__file__).resolve().parent
+#: A figure, with its unit: it goes to the right of its cell.
+_NUMBER = re.compile(r"[+-]?[\d.,]+( [A-Za-z%]+)?( PSS| heap)?")
+
+
+def of_run(record: Record, summary: dict[str, Any], sentence: str) -> str:
+    """The page of a run. `sentence`: what a person wants to know first."""
+    passed = summary["verdict"] == "pass"
+    reasons = "".join(f"<li>{html.escape(reason)}</li>" for reason in summary["reasons"])
+    shown = charts.of_run(record, summary)
+    body = [
+        "<header>",
+        verdict(passed),
+        f"<h1>{_unbroken(html.escape(sentence))}</h1>",
+        f"<ul class='reasons'>{reasons}</ul>" if reasons else "",
+        "</header>",
+        _tiles(summary),
+        places(shown),
+        "<h2>What limits these figures</h2><ul>",
+        *(f"<li>{html.escape(text)}</li>" for text in limits.sentences(record, summary)),
+        "</ul>",
+        *map(table, tables.of_run(record, summary)),
+        "<footer>Beside this page: summary.json, samples.csv (a row a second), latencies.hdr, logfile. "
+        "<code>python -m loadtest.verify</code> recomputes every figure. Not recorded: event-loop lag of the "
+        "server, pauses of garbage collection.</footer>",
+    ]
+    title = f"{summary['target_connections']:,} connections: {summary['verdict']}"
+    return assemble(title, "\n".join(body), shown)
+
+
+def _unbroken(text: str) -> str:
+    """No line ends between a figure and its unit."""
+    return re.sub(r"(\d) (s|ms|MiB)\b", "\\1&nbsp;\\2", text)
+
+
+def verdict(passed: bool) -> str:
+    """Word, sign and colour: any one of them is enough."""
+    return f"<p class='verdict {'pass' if passed else 'fail'}'>{'✓ pass' if passed else '✗ fail'}</p>"
+
+
+def _tiles(summary: dict[str, Any]) -> str:
+    latency, server, hold_s = summary["latency_ms"], summary["server"], summary["hold_seconds"]
+    peak = summary["peak_connections"]
+    tiles = {
+        "connections held": f"{summary['min_connections_in_hold']:,} of {summary['target_connections']:,}",
+        "requests/s in the hold": f"{summary['hold_rps']:,.0f}"
+        + (f" of {summary['offered_rps']:,.0f}" if summary["offered_rps"] else ""),
+        "failed; reconnects": f"{summary['failures']:,}; {summary['reconnects']:,}",
+    }
+    if latency["p99"] is not None:
+        tiles["latency p50 / p99, ms"] = f"{latency['p50']:,.3g} / {latency['p99']:,.3g}"
+    if server["pss_peak_bytes"] and peak:
+        tiles["server memory a connection"] = f"{server['pss_peak_bytes'] / peak:,.0f} B"
+    if hold_s and server["processes"]:
+        tiles["cores: server, client"] = (
+            f"{server['cpu_seconds_in_hold'] / hold_s:.2f}, "
+            f"{summary['client']['cpu_seconds_in_hold'] / hold_s:.2f}"
+        )
+    rows = "".join(
+        f"<div><dt>{html.escape(name)}</dt><dd>{html.escape(value)}</dd></div>"
+        for name, value in tiles.items()
+    )
+    return f"<dl class='tiles'>{rows}</dl>"
+
+
+def places(shown: Sequence[Chart]) -> str:
+    """A figure for each chart, in order; the script fills them."""
+    figures = "".join(
+        f"<figure><figcaption>{html.escape(chart.title)} <small>{html.escape(chart.unit)}</small>"
+        f"</figcaption><div class='chart' role='img' aria-label='{html.escape(_told(chart), quote=True)}'>"
+        "</div></figure>"
+        for chart in shown
+    )
+    return (
+        "<p class='hint'>Point at a chart for its values, drag to zoom all of them, double-click to go back."
+        "</p><noscript><p>The charts need JavaScript; the .png files beside this page do not.</p></noscript>"
+        f"<section class='charts'>{figures}</section>"
+    )
+
+
+def _told(chart: Chart) -> str:
+    """For those who can't see it."""
+    parts = []
+    for line in chart.lines:
+        known = [value for value in line.values if value is not None]
+        if known:
+            parts.append(f"{line.name} from {min(known):,.4g} to {max(known):,.4g}")
+    return f"{chart.title}, {chart.unit}: {'; '.join(parts)}"
+
+
+def table(shown: Table) -> str:
+    """A table that scrolls by itself where it is wider than the page."""
+
+    def cells(values: Sequence[str], tag: str = "td") -> str:
+        made = []
+        for index, value in enumerate(values):
+            numeric = " class='number'" if index and _is_number(value) and shown.columns else ""
+            made.append(f"<{tag}{numeric}>{html.escape(value)}</{tag}>")
+        return f"<tr>{''.join(made)}</tr>"
+
+    head = f"<thead>{cells(shown.columns, 'th')}</thead>" if shown.columns else ""
+    rows = "".join(cells(row) for row in shown.rows)
+    remark = f"<p class='remark'>{html.escape(shown.remark)}</p>" if shown.remark else ""
+    kind = "" if shown.columns else " class='pairs'"
+    return (
+        f"<h2>{html.escape(shown.title)}</h2><div class='wide'><table{kind}>{head}<tbody>{rows}</tbody>"
+        f"</table></div>{remark}"
+    )
+
+
+def _is_number(text: str) -> bool:
+    return text in ("-", "unknown") or _NUMBER.fullmatch(text) is not None
+
+
+def assemble(title: str, body: str, shown: Sequence[Chart]) -> str:
+    """The whole document with styles, scripts and data in it."""
+    # "</script>" in a text would end the element; JSON allows the escaped slash.
+    data = json.dumps([chart.as_dict() for chart in shown], separators=(",", ":")).replace("</", "<\\/")
+    return Template((_HERE / "assets" / "page.html").read_text()).substitute(
+        title=html.escape(title),
+        style=_read("vendor/uplot/uPlot.min.css") + _read("assets/page.css"),
+        body=body,
+        data=data,
+        library=_read("vendor/uplot/uPlot.iife.min.js"),
+        script=_read("assets/page.js"),
+    )
+
+
+def _read(name: str) -> str:
+    return (_HERE / name).read_text()

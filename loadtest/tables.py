@@ -1,0 +1,243 @@
+"""The tables of a page: what a run was, what it counted, and what others have published."""
+
+from __future__ import annotations
+
+import csv
+import dataclasses
+import time
+from typing import TYPE_CHECKING, Any
+
+from loadtest.errors import RequestFailure
+from loadtest.record import number, numbers
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from loadtest.record import Record
+
+MIB, GIB = 1 << 20, 1 << 30
+
+#: A run in 2013 and later ones of the same server, as their authors published them.
+PUBLISHED = (
+    ("http-kit, Clojure, 2013", "400,000", "10-99 s", "7,072", "104 s", "3 GB heap", "8 threads"),
+    ("http-kit, Clojure", "600,000", "5-50 s, up to 4 KB", "20,027", "-", "3 GB heap", "8 threads"),
+    ("http-kit, Clojure, a user's", "1,500,000", "-", "-", "-", "6 GB", "-"),
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class Table:
+    """A heading, a row of column names (none for name and value pairs), rows of text, and a remark."""
+
+    title: str
+    columns: Sequence[str]
+    rows: Sequence[Sequence[str]]
+    remark: str = ""
+
+
+def of_run(record: Record, summary: dict[str, Any]) -> list[Table]:
+    """All tables for which there is something to say."""
+    made = [
+        _published(summary),
+        _connections(record, summary),
+        _errors(summary),
+        _per_connection(record, summary),
+        _workload(record, summary),
+        _workers(record),
+        _machine(summary),
+    ]
+    return [table for table in made if table.rows]
+
+
+def _published(summary: dict[str, Any]) -> Table:
+    low, high = summary["workload"]["think_s"]
+    server = summary["server"]
+    this = (
+        "this run",
+        f"{summary['min_connections_in_hold']:,}",
+        f"{low:g}-{high:g} s",
+        f"{summary['hold_rps']:,.0f}",
+        f"{summary['ramp_seconds']:,.0f} s",
+        f"{size(server['pss_peak_bytes'])} PSS" if server["pss_peak_bytes"] else "-",
+        f"{summary['machine'].get('cpu_count', '?')} cores, client and server",
+    )
+    return Table(
+        "Against what was published",
+        ("who", "connections", "think time", "requests/s", "ramp", "server memory", "machine"),
+        (this, *PUBLISHED),
+        "Other machines, years and languages, as their authors state them: an order of magnitude, no ratio.",
+    )
+
+
+def _connections(record: Record, summary: dict[str, Any]) -> Table:
+    totals, kinds, kernel = record.facts["totals"], summary["failures_by_kind"], summary["kernel"]
+    return Table(
+        "Connections",
+        (),
+        [
+            ("wanted", count(summary["target_connections"])),
+            ("open at the peak", count(summary["peak_connections"])),
+            ("open at the least in the hold", count(summary["min_connections_in_hold"])),
+            ("opened in all", count(totals.get("opened"))),
+            ("opened again (reconnects)", count(totals.get("reconnects"))),
+            ("closed by the server", count(totals.get("closed_by_peer"))),
+            ("not connected: refused, no port or descriptor", count(kinds.get("connect", 0))),
+            ("timed out", count(kinds.get("timeout", 0))),
+            ("TCP sockets that the kernel saw, most", count(kernel["sockstat_tcp_inuse_peak"])),
+            ("SYNs dropped", count(kernel["listen_drops"])),
+            ("listen-queue overflows", count(kernel["listen_overflows"])),
+            ("segments retransmitted", count(kernel["retrans_segs"])),
+        ],
+        "The kernel's counts are of the whole machine" + (
+            " and of both ends of each connection." if record.facts["server_is_local"] else "."
+        ),
+    )  # fmt: skip
+
+
+def _errors(summary: dict[str, Any]) -> Table:
+    meanings: dict[str, str] = {}
+    pending = [RequestFailure]
+    while pending:
+        failure = pending.pop(0)
+        meanings.setdefault(failure.kind, (failure.__doc__ or "").strip().splitlines()[0])
+        pending.extend(failure.__subclasses__())
+    meanings[RequestFailure.kind] = "Any other failure, also one that a task reports itself."
+    kinds = sorted(summary["failures_by_kind"].items(), key=lambda item: -item[1])
+    return Table(
+        "Failures by kind",
+        ("kind", "requests", "meaning"),
+        [(kind, count(number_), meanings.get(kind, "")) for kind, number_ in kinds],
+        "docs/errors.md has the usual cause and the remedy of each.",
+    )
+
+
+def _per_connection(record: Record, summary: dict[str, Any]) -> Table:
+    """Memory at the fullest moment, divided; the kernel's is its growth, since others use slab too."""
+    rows, peak = record.rows, summary["peak_connections"]
+    if not peak or not rows:
+        return Table("Memory a connection", (), ())
+    first = rows[0]
+    made = []
+    for side, column in (("server", "server_pss_bytes"), ("client", "client_pss_bytes")):
+        most = max(numbers(rows, column), default=0.0)
+        if most:
+            made.append((side, size(most), f"{most / peak:,.0f} B", "PSS of all its processes, at the peak"))
+    opened = peak - (number(first, "connections") or 0)
+    for name, column in (("kernel", "slab_bytes"), ("TCP buffers", "sockstat_tcp_mem_bytes")):
+        known = numbers(record.hold() or rows, column)
+        before = number(first, column)
+        if known and before is not None and opened > 0:
+            grown = max(known) - before
+            what = "growth of " + ("slab" if name == "kernel" else name) + " since the first second"
+            made.append((name, size(max(0.0, grown)), f"{max(0.0, grown) / opened:,.0f} B", what))
+    remark = "The kernel's is for both ends of a connection." if record.facts["server_is_local"] else ""
+    return Table(
+        f"Memory a connection, at {peak:,} connections",
+        ("part", "in all", "a connection", "measured as"),
+        made,
+        remark,
+    )
+
+
+def _workload(record: Record, summary: dict[str, Any]) -> Table:
+    low, high = summary["workload"]["think_s"]
+    least, most = summary["workload"]["length_characters"]
+    rows = [
+        ("think time asked for", f"{low:g}-{high:g} s, uniform; mean {(low + high) / 2:g} s"),
+        ("body length asked for", f"{least:,}-{most:,} characters, uniform; mean {(least + most) / 2:,.0f}"),
+    ]
+    hold, requests = record.facts["hold"], summary["hold_requests"]
+    if requests:
+        users = numbers(record.hold(), "users") or [summary["target_connections"]]
+        between_s = sum(users) / len(users) * record.facts["hold_s"] / requests
+        rows += [
+            (
+                "measured: mean time between two requests of a user",
+                f"{between_s:.2f} s (hold seconds x users / requests)",
+            ),
+            (
+                "measured: mean received a response",
+                f"{hold['received_bytes'] / requests:,.0f} bytes, header fields included",
+            ),
+            ("measured: mean sent a request", f"{hold.get('sent_bytes', 0) / requests:,.0f} bytes"),
+        ]
+    if body := _mean_body(record):
+        rows.append(("measured by Locust: mean body", f"{body:,.0f} bytes"))
+    return Table(
+        "The workload, as asked for and as executed",
+        (),
+        rows,
+        "Each connection's first think time is drawn from the residual life of the distribution, so the rate "
+        "is steady from the start of the hold.",
+    )
+
+
+def _mean_body(record: Record) -> float | None:
+    try:
+        with (record.folder / "locust_stats.csv").open(newline="") as file:
+            for row in csv.DictReader(file):
+                if row.get("Name") == "Aggregated":
+                    return float(row["Average Content Size"])
+    except (OSError, KeyError, ValueError, TypeError):
+        pass  # a run without Locust's CSV, or a cut one
+    return None
+
+
+def _workers(record: Record) -> Table:
+    rows = [
+        (
+            f"{worker['worker']}{' (lost)' if worker['lost'] else ''}",
+            worker["source"] or "-",
+            *(count(worker[name]) for name in ("opened", "requests", "failures", "reconnects", "late_sends")),
+            f"{worker['cpu_s']:.1f} s" if "cpu_s" in worker else "-",
+            f"{worker['loop_lag_max_s'] * 1000:,.0f} ms" if "loop_lag_max_s" in worker else "-",
+        )
+        for worker in record.facts["workers"]
+    ]
+    columns = (
+        "worker",
+        "source address",
+        "opened",
+        "requests",
+        "failed",
+        "reconnects",
+        "sent late",
+        "CPU",
+        "longest lag",
+    )
+    return Table("Locust workers", columns, rows, "Of the whole run, ramp and stop included.")
+
+
+def _machine(summary: dict[str, Any]) -> Table:
+    rows = [
+        ("started", time.strftime("%Y-%m-%d %H:%M:%S UTC", time.gmtime(summary["started_unix_s"]))),
+        ("target", f"{summary['workload']['host']} ({summary['server']['software'] or 'no Server header'})"),
+        (
+            "processes",
+            f"server {summary['server']['processes'] or 0}, client {summary['client']['processes'] or 0}",
+        ),
+        *((name.replace("_", " "), _value(name, value)) for name, value in summary["machine"].items()),
+        *summary["versions"].items(),
+        ("command", summary["command"]),
+    ]
+    return Table("Machine, limits, versions, command", (), rows)
+
+
+def _value(name: str, value: Any) -> str:
+    if isinstance(value, bool) or value is None:
+        return {True: "yes", False: "no", None: "unknown"}[value]
+    if isinstance(value, list):
+        return ", ".join(_value(name, part) for part in value) or "none"
+    if isinstance(value, int) and name.endswith("_bytes") and value >= MIB:
+        return size(value)
+    return f"{value:,}" if isinstance(value, int) and "port" not in name else str(value)
+
+
+def count(value: float | None) -> str:
+    return "unknown" if value is None else f"{value:,.0f}"
+
+
+def size(size_bytes: float | None) -> str:
+    if size_bytes is None:
+        return "unknown"
+    return f"{size_bytes / GIB:,.2f} GiB" if size_bytes >= GIB else f"{size_bytes / MIB:,.1f} MiB"

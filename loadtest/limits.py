@@ -53,18 +53,19 @@ def _cpu(hold: list[dict[str, str]], summary: dict[str, Any]) -> list[str]:
     parts = {name: _mean(hold, f"{name}_cores") or 0.0 for name in ("server", "client", "kernel")}
     share = min(1.0, busy / cores)
     split = ", ".join(f"{name} {value:.2f}" for name, value in parts.items())
+    other = busy - sum(parts.values())
     if share >= SATURATED:
-        most = max(parts, key=lambda name: parts[name])
+        users = {f"the {name}": value for name, value in parts.items()} | {"other programs": other}
+        most = max(users, key=lambda name: users[name])
         found = [
             f"The CPU was saturated: {busy:.2f} of {cores} cores busy on average in the hold ({split}). "
-            f"Latency includes waiting for a core, and the {most} took most of them."
+            f"Latency includes waiting for a core, and {most} took most of them."
         ]
     else:
         found = [
             f"The CPU was not the limit on average: {busy:.2f} of {cores} cores busy in the hold ({split}), "
             f"{1 - share:.0%} idle."
         ]
-    other = busy - sum(parts.values())
     if other > OTHER_CORES:
         found.append(f"Other programs used {other:.2f} cores meanwhile, which adds to the latency.")
     return found

@@ -117,11 +117,14 @@ def _told(chart: Chart) -> str:
 def table(shown: Table) -> str:
     """A table that scrolls by itself where it is wider than the page."""
 
+    columns = range(1, len(shown.columns))
+    numeric = {column for column in columns if all(_is_number(row[column]) for row in shown.rows)}
+
     def cells(values: Sequence[str], tag: str = "td") -> str:
         made = []
-        for index, value in enumerate(values):
-            numeric = " class='number'" if index and _is_number(value) and shown.columns else ""
-            made.append(f"<{tag}{numeric}>{html.escape(value)}</{tag}>")
+        for column, value in enumerate(values):
+            right = " class='number'" if column in numeric else ""
+            made.append(f"<{tag}{right}>{html.escape(value)}</{tag}>")
         return f"<tr>{''.join(made)}</tr>"
 
     head = f"<thead>{cells(shown.columns, 'th')}</thead>" if shown.columns else ""
@@ -135,7 +138,7 @@ def table(shown: Table) -> str:
 
 
 def _is_number(text: str) -> bool:
-    return text in ("-", "unknown") or _NUMBER.fullmatch(text) is not None
+    return text in ("-", "unknown", "from 0") or _NUMBER.fullmatch(text) is not None
 
 
 def assemble(title: str, body: str, shown: Sequence[Chart]) -> str:

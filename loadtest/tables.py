@@ -59,7 +59,8 @@ def _published(summary: dict[str, Any]) -> Table:
         f"{summary['hold_rps']:,.0f}",
         f"{summary['ramp_seconds']:,.0f} s",
         f"{size(server['pss_peak_bytes'])} PSS" if server["pss_peak_bytes"] else "-",
-        f"{summary['machine'].get('cpu_count', '?')} cores, client and server",
+        f"{summary['machine'].get('cpu_count', '?')} cores, "
+        + ("client and server" if server["processes"] else "client only"),
     )
     return Table(
         "Against what was published",

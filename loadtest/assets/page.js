@@ -148,6 +148,7 @@
           width: 1.75,
           dash: line.dash.length ? line.dash : undefined,
           points: {show: spec.x.length < 3},
+          spanGaps: spec.percentiles, // compared runs end at places of their own
           value: (_, value, i, at) => text(at == null ? null : values[index][at]),
         })),
       ],

@@ -35,6 +35,7 @@ def test_a_run_with_room_says_that_only_the_think_time_limited_it(tmp_path: Path
     [
         ({"busy_cores": 1.9, "server_cores": 1.2}, "CPU was saturated: 1.90 of 2 cores"),
         ({"busy_cores": 1.9, "server_cores": 1.2}, "the server took most of them"),
+        ({"busy_cores": 1.9}, "other programs took most of them"),
         ({"busy_cores": 0.95}, "Other programs used 0.50 cores"),
         ({"loop_lag_max_ms": 300}, "lagged by up to 300 ms"),
         ({"retrans_segs": 7, "listen_drops": 3}, "counted 3 dropped SYNs, 7 retransmits"),

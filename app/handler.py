@@ -15,6 +15,7 @@ from __future__ import annotations
 import _socket
 import json
 import os
+import sys
 import time
 from collections.abc import Callable, Iterable
 from datetime import UTC, datetime
@@ -29,6 +30,7 @@ from app.body import NO_BODY, RequestBody
 from app.idle import Connection
 from app.request import RequestHead
 from app.stream import ClientTimeoutError, ConnectionReader, WriteTimeoutError, send_all
+from app.tls import TLSSocket
 
 if TYPE_CHECKING:
     from app.server import KeepAliveWSGIServer
@@ -140,8 +142,9 @@ class KeepAliveWSGIHandler(pywsgi.WSGIHandler):  # type: ignore[misc]
     head: RequestHead | None = None
     provided_connection: str | None = None
     status: Any  # pywsgi: bytes, or str once sending has failed
-    headers_sent: bool
-    connection_upgraded: bool
+    headers_sent = False
+    time_finish = 0.0
+    connection_upgraded = False
     # Bytes that the application's Content-Length still promises; None where it made no promise.
     _promised: int | None = None
     _has_no_content = False
@@ -164,7 +167,16 @@ class KeepAliveWSGIHandler(pywsgi.WSGIHandler):  # type: ignore[misc]
         if isinstance(sock, _socket.socket):
             # A descriptor of its own, so that it may be closed without the connection's knowledge.
             return gevent_socket(sock.family, sock.type, sock.proto, fileno=os.dup(sock.fileno()))
-        return sock.cooperative()  # type: ignore[attr-defined]
+        assert isinstance(sock, TLSSocket)
+        return sock.cooperative()
+
+    def _release_socket(self) -> None:
+        assert self.connection is not None
+        taken = self.__dict__.pop("socket")
+        if isinstance(self.connection.sock, TLSSocket):
+            self.connection.sock.uncooperative()
+        else:
+            taken.close()
 
     @_Lazy
     def rfile(self) -> ConnectionReader:
@@ -177,6 +189,18 @@ class KeepAliveWSGIHandler(pywsgi.WSGIHandler):  # type: ignore[misc]
         block = self.head.fields.block if self.head is not None else b""
         return self.MessageClass(BytesIO(block + b"\r\n"), 0)
 
+    @_Lazy
+    def requestline(self) -> str | None:
+        return self.head.line if self.head is not None else None
+
+    @_Lazy
+    def path(self) -> str | None:
+        return self.head.target if self.head is not None else None
+
+    @_Lazy
+    def content_length(self) -> int | None:
+        return self.head.fields.content_length if self.head is not None else None
+
     # -- in
 
     def handle_request(self, head: RequestHead) -> bool:
@@ -185,11 +209,8 @@ class KeepAliveWSGIHandler(pywsgi.WSGIHandler):  # type: ignore[misc]
         assert connection is not None
         connection.buffer = connection.buffer[head.size :]
         self.head = head
-        self.requestline = head.line
         self.command = head.method
-        self.path = head.target
         self.request_version = head.version
-        self.content_length = head.fields.content_length
         self.close_connection = self.server.draining or not head.keeps_connection
         self.environ = self.get_environ()
         self.application = self.server.application
@@ -197,10 +218,46 @@ class KeepAliveWSGIHandler(pywsgi.WSGIHandler):  # type: ignore[misc]
             self.handle_one_response()
         finally:
             if "socket" in self.__dict__:
-                self.__dict__.pop("socket").close()
+                self._release_socket()
         if self.server.statistics is not None:
             self.server.statistics.note(self.code, self.response_length, self.time_finish - self.time_start)
         return not (self.close_connection or self.connection_upgraded or self.wsgi_input.abandoned)
+
+    def handle_one_response(self) -> None:
+        """As in the base class, less what is done already because a handler is new for each request."""
+        if self.connection is None:
+            super().handle_one_response()
+            return
+        measures = self.server.logs_requests or self.server.statistics is not None
+        if measures:
+            self.time_start = time.time()
+        try:
+            self.run_application()
+            if self.wsgi_input is not NO_BODY:
+                self._discard_content()
+        except pywsgi._InvalidClientInput as error:
+            self._handle_client_error(error)
+            self.close_connection = True
+            self._send_error_response_if_possible(400)
+        except OSError as error:
+            if error.errno in self.ignored_socket_errors:
+                self.close_connection = True
+            else:
+                self.handle_error(*sys.exc_info())
+        except BaseException:  # GreenletExit and the like are an answer's end too; see _log_error
+            self.handle_error(*sys.exc_info())
+        if measures:
+            self.time_finish = time.time()
+        self.log_request()
+
+    def _discard_content(self) -> None:
+        """Read what the application has not read, so that the connection can be used again."""
+        try:
+            self.wsgi_input._discard()
+        except pywsgi._InvalidClientInput:
+            raise
+        except OSError:
+            pass  # gone, or too slow; the content counts as abandoned
 
     def get_environ(self) -> dict[str, Any]:
         head = self.head

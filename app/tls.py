@@ -15,13 +15,17 @@ class TLSSocket:
     neither in the kernel nor, decrypted, in OpenSSL. An SSL socket with pending bytes is not idle.
     """
 
-    __slots__ = ("_ssl",)
+    __slots__ = ("_cooperative", "_ssl")
 
     def __init__(self, ssl_socket: Any) -> None:
         ssl_socket.setblocking(False)
         self._ssl = ssl_socket
+        self._cooperative = False
 
     def recv(self, size: int, /) -> bytes:
+        if self._cooperative:
+            received: bytes = self._ssl.recv(size)
+            return received
         parts: list[bytes] = []
         missing = size
         while missing > 0:
@@ -47,6 +51,17 @@ class TLSSocket:
         except _WOULD_BLOCK:
             raise BlockingIOError from None
         return sent
+
+    def cooperative(self) -> Any:
+        """The SSL socket for those who take over the connection; it blocks until `uncooperative`."""
+        self._cooperative = True
+        self._ssl.setblocking(True)
+        return self._ssl
+
+    def uncooperative(self) -> None:
+        self._cooperative = False
+        if self._ssl.fileno() >= 0:
+            self._ssl.setblocking(False)
 
     def fileno(self) -> int:
         fd: int = self._ssl.fileno()

@@ -18,7 +18,6 @@ class Text:
     """`GET /?length=N`: a plain text of exactly N characters."""
 
     def on_get(self, request: falcon.Request, response: falcon.Response) -> None:
-        response.content_type = falcon.MEDIA_TEXT
         response.data = _TEXT[: _length(request)]
 
 
@@ -26,7 +25,6 @@ class Health:
     """`GET /health`: whether the process answers at all."""
 
     def on_get(self, request: falcon.Request, response: falcon.Response) -> None:
-        response.content_type = falcon.MEDIA_TEXT
         response.data = b"ok\n"
 
 

@@ -11,6 +11,7 @@ import gevent
 import gevent.ssl
 import pytest
 
+from app.handler import KeepAliveWSGIHandler
 from app.server import KeepAliveWSGIServer
 from tests.app.support import GET, Client, eventually, serving
 
@@ -89,6 +90,34 @@ def test_large_content_goes_both_ways(server: KeepAliveWSGIServer) -> None:
         sender = gevent.spawn(client.send, head + content)
         assert client.answer().body == b"https" + content
         sender.get()
+
+
+def test_a_handler_may_use_the_socket_and_the_connection_is_kept(certificate: tuple[str, str]) -> None:
+    class Speaking(KeepAliveWSGIHandler):
+        def run_application(self) -> None:
+            if self.environ["PATH_INFO"] == "/raw":
+                self.start_response("101 Switching Protocols", [])
+                self.write(b"")
+                while line := self.rfile.readline():
+                    self.socket.sendall(b"echo " + line)
+            else:
+                seen.append(self.socket.getpeername())
+                super().run_application()
+
+    seen: list[Any] = []
+    cert, key = certificate
+    with (
+        serving(url_scheme, certfile=cert, keyfile=key, handler_class=Speaking) as server,
+        TLSClient(server) as client,
+    ):
+        for _ in range(3):
+            assert client.ask().body == b"https"
+        assert seen == [client.sock.getsockname()] * 3
+        client.send(b"GET /raw HTTP/1.1\r\nHost: x\r\n\r\nearly\n")
+        assert client.answer().status == 101
+        assert client.file.readline() == b"echo early\n"
+        client.send(b"late\n")
+        assert client.file.readline() == b"echo late\n"
 
 
 def test_half_a_request_over_tls_times_out(server: KeepAliveWSGIServer) -> None:

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Final
 
 #: Descriptors of a worker that are not its clients': its own few, and what the application opens meanwhile.
+#: Of a small limit, a quarter.
 RESERVED_DESCRIPTORS: Final = 256
 #: Standard deviations of room for the uneven hashing.
 SLACK_SIGMAS: Final = 6
@@ -44,11 +45,7 @@ def cpu_count() -> int:
 
 def worker_room(nofile: int) -> int:
     """Connections that one worker can hold with *nofile* descriptors."""
-    room = nofile - RESERVED_DESCRIPTORS
-    if room < 1:
-        # Small limits are for tests of small limits: half for the clients.
-        room = nofile // 2
-    return room
+    return nofile - min(RESERVED_DESCRIPTORS, nofile // 4)
 
 
 def capacity(workers: int, nofile: int) -> int:

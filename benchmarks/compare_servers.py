@@ -1,8 +1,8 @@
 """Requests a second, latency, CPU and memory of several servers with the same application.
 
-Each server runs one worker on one core, wrk on another, over loopback, with keep-alive. The servers take turns
-for several rounds, so that what else the machine does hits all of them; the table shows medians. A server's CPU
-time a request is the more reliable figure on a busy machine: it does not count what others take.
+Each server runs one worker on one core, wrk on another, over loopback, with keep-alive. The servers take
+turns for several rounds, so that what else the machine does hits all of them; the table shows medians. A
+server's CPU time a request is the more reliable figure on a busy machine: it does not count what others take.
 
 What it does not show: a network, TLS, an application that does anything, more than one core.
 """
@@ -252,8 +252,7 @@ def measure_memory(server: Server, options: argparse.Namespace) -> float:
                 clients.append(sock)
                 ask(sock, server.path(options.length))
             time.sleep(SETTLE_S)
-            growth: int = pss_bytes(process) - before
-            return growth / options.idle
+            return float((pss_bytes(process) - before) / options.idle)
         finally:
             for sock in clients:
                 sock.close()

@@ -73,6 +73,11 @@ def test_what_came_from_outside_is_text(tmp_path: Path) -> None:
     assert "<img" not in text
 
 
+def test_data_can_not_end_its_element() -> None:
+    chart = charts.Chart("</script><script>alert(1)</script>", "s", [1.0], [charts.Line("a", [1.0], 0)])
+    assert data(page.assemble("", "", [chart]))[0]["title"] == chart.title
+
+
 @pytest.mark.parametrize("changes", [{"hold_s": 0, "open_": 0}, {"server_is_local": False}, {"workers": []}])
 def test_runs_that_lack_something_have_a_page_too(tmp_path: Path, changes: dict[str, Any]) -> None:
     assert "What limits these figures" in made(write_run(tmp_path, **changes))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,8 @@ import pytest
 from loadtest import report
 from loadtest.counters import new_histogram
 from loadtest.record import Record
-from tests.loadtest.runs import write_run
+from loadtest.recorder import FLEET_COLUMNS, MACHINE_COLUMNS
+from tests.loadtest.runs import PROJECT, write_run
 
 
 def summarised(folder: Path) -> dict[str, Any]:
@@ -100,3 +102,15 @@ def test_a_folder_without_a_run_is_one_line_and_exit_code_2(
     error = capsys.readouterr().err
     assert error.count("\n") == 1
     assert str(tmp_path) in error
+
+
+def test_the_guide_to_results_explains_every_figure_and_column(tmp_path: Path) -> None:
+    guide = set(re.findall(r"`([^`\n]+)`", (PROJECT / "results" / "README.md").read_text()))
+    summary = summarised(write_run(tmp_path))
+    figures = (
+        set(summary) - {"kernel"} | {f"kernel.{name}" for name in summary["kernel"]} | set(summary["server"])
+    )
+    figures |= set(summary["latency_ms"]) | set(summary["workload"])
+    explained = guide | {f"kernel.{name}" for name in guide}
+    assert figures - explained == set()
+    assert set(FLEET_COLUMNS + MACHINE_COLUMNS) - guide == set()

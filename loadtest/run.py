@@ -22,6 +22,7 @@ from urllib.parse import urlsplit
 
 from loadtest import options, preflight, report, sizing
 from loadtest.machine import Machine
+from loadtest.record import NoRun
 
 if TYPE_CHECKING:
     import argparse
@@ -255,7 +256,7 @@ def _report(settings: Settings, locust_code: int, interrupted: Interrupted) -> i
     notes = [f"Locust's master was killed by signal {-locust_code}"] if killed else []
     try:
         summary = report.make(settings.results, notes)
-    except report.NoRun:
+    except NoRun:
         if interrupted.is_set:
             raise Stop(INTERRUPTED, "interrupted before the test began") from None
         raise Stop(

@@ -1,0 +1,241 @@
+"""The adjustments to Locust: that upstream is what they were written for, and what each changes."""
+
+from __future__ import annotations
+
+import contextlib
+import inspect
+import os
+import re
+import resource
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import gevent
+import pytest
+from gevent.pool import Group
+from locust import User, argument_parser, constant, runners, task
+from locust.env import Environment
+from locust.runners import Runner
+
+from loadtest import locust_scale
+from loadtest.process import Process
+from loadtest.turns import UserHandle
+from loadtest.user import KeepAliveUser
+from tests.loadtest.peers import DEADLINE_S, Peer, answering, eventually, response
+
+CHECKOUT = Path(__file__).parents[2]
+
+
+def test_a_locust_of_another_version_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(locust_scale.locust, "__version__", "2.99.0")
+    with pytest.raises(locust_scale.UpstreamChanged, match=r"2\.99\.0.*requirements\.txt"):
+        locust_scale.check_upstream()
+
+
+def test_a_changed_upstream_function_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    changed = {
+        **locust_scale.UPSTREAM,
+        "Runner.stop_users": (test_a_changed_upstream_function_is_named, "0" * 12),
+    }
+    monkeypatch.setattr(locust_scale, "UPSTREAM", changed)
+    with pytest.raises(locust_scale.UpstreamChanged, match=r"Runner\.stop_users"):
+        locust_scale.check_upstream()
+
+
+def test_the_installed_locust_is_the_one_that_was_written_for() -> None:
+    # In a process of its own: here the functions are replaced already.
+    code = "from loadtest import locust_scale; locust_scale.check_upstream()"
+    subprocess.run([sys.executable, "-c", code], cwd=CHECKOUT, check=True, timeout=60)
+
+
+def test_applying_twice_is_applying_once() -> None:
+    before = Runner.stop_users
+    locust_scale.apply()
+    assert Runner.stop_users is before
+
+
+def test_the_descriptor_limit_is_raised_and_heartbeats_may_be_late() -> None:
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    assert soft == hard
+    assert runners.HEARTBEAT_LIVENESS == locust_scale.HEARTBEAT_LIVENESS > 3
+
+
+def test_default_arguments_are_built_once() -> None:
+    assert argument_parser.default_args_dict() is argument_parser.default_args_dict()
+
+
+class Kept(KeepAliveUser):
+    abstract = True
+    wait_time = constant(30)
+
+    @task
+    def get(self) -> None:
+        self.client.get("/")
+
+
+class Plain(User):
+    abstract = True
+    wait_time = constant(0.01)
+
+    @task
+    def nothing(self) -> None: ...
+
+
+def named(name: str, base: type[User], **attributes: Any) -> Any:
+    return type(name, (base,), attributes)
+
+
+def test_users_are_counted_without_a_walk_and_rightly(environment: Environment) -> None:
+    runner: Any = environment.runner
+    with Peer(answering(response())) as peer:
+        environment.user_classes = [named("A", Kept, host=peer.url), named("B", Kept, host=peer.url)]
+        assert runner.user_classes_count == {"A": 0, "B": 0}
+        runner.spawn_users({"A": 3, "B": 1})
+        assert runner.user_classes_count == {"A": 3, "B": 1}
+        eventually(lambda: len(peer.requests) == 4)
+        runner.stop_users({"A": 2})
+        eventually(lambda: runner.user_count == 2)
+        assert runner.user_classes_count == {"A": 1, "B": 1}
+        runner.stop_users({"A": 1, "B": 1})
+        eventually(lambda: runner.user_count == 0)
+        assert runner.user_classes_count == {"A": 0, "B": 0}
+
+
+def test_other_users_beside_ours_are_counted_and_stopped_as_before(environment: Environment) -> None:
+    runner: Any = environment.runner
+    with Peer(answering(response())) as peer:
+        environment.user_classes = [named("A", Kept, host=peer.url), named("P", Plain)]
+        runner.spawn_users({"A": 2, "P": 3})
+        assert runner.user_classes_count == {"A": 2, "P": 3}
+        runner.stop_users({"P": 2})
+        eventually(lambda: runner.user_count == 3)
+        assert runner.user_classes_count == {"A": 2, "P": 1}
+        runner.stop_users({"A": 2, "P": 1})
+        eventually(lambda: runner.user_count == 0)
+        assert Process.of(environment).counters.connections == 0
+
+
+def test_a_handle_has_all_that_upstream_uses_of_a_greenlet() -> None:
+    """Read off the sources: what meets a handle is its group, and the runner where it stops users."""
+    met = {
+        Group: ("add", "discard", "_discard", "join", "kill", "killone"),
+        Runner: ("stop", "user_classes_count"),
+    }
+    sources = [inspect.getsource(locust_scale.UPSTREAM["Runner.stop_users"][0])]  # type: ignore[arg-type]
+    for owner, names in met.items():
+        for name in names:
+            member = getattr(owner, name)
+            sources.append(inspect.getsource(getattr(member, "fget", member)))
+    used = set(re.findall(r"\b(?:user_greenlet|greenlet|g)\.([a-z_]\w*)", "".join(sources)))
+    of_modules = {"sleep", "getcurrent", "spawn", "killall", "_killall", "greenlet", "joinall"}
+    only_to_raise = {
+        "exception",
+        "_raise_exception",
+    }  # Group.join(raise_error=True), which Locust never asks for
+    assert {"rawlink", "unlink"} <= used
+    assert not {name for name in used - of_modules - only_to_raise if not hasattr(UserHandle, name)}
+
+
+def test_a_run_from_outside_counts_the_same_everywhere_and_ends_with_its_master(tmp_path: Path) -> None:
+    """A master and two workers, as processes: Locust's CSV, the server's own count, and an end by SIGKILL."""
+    locustfile = tmp_path / "locustfile.py"
+    with Peer(answering(response())) as peer:
+        locustfile.write_text(
+            "from locust import constant, task\n"
+            "from loadtest.user import KeepAliveUser\n"
+            "class Mine(KeepAliveUser):\n"
+            f"    host = {peer.url!r}\n"
+            "    wait_time = constant(0.2)\n"
+            "    @task\n"
+            "    def get(self):\n"
+            "        self.client.get('/')\n"
+        )
+        command = [
+            sys.executable,
+            "-P",
+            "-m",
+            "locust",
+            "-f",
+            str(locustfile),
+            "--headless",
+            "--processes",
+            "2",
+        ]
+        command += ["-u", "20", "-r", "100", "--csv", str(tmp_path / "run"), "--host", peer.url]
+        master = str(free_port())
+        command += ["--master-bind-port", master, "--master-port", master]
+        environ = os.environ | {"PYTHONPATH": str(CHECKOUT), "GEVENT_TRACK_GREENLET_TREE": "0"}
+        log = tmp_path / "log"
+        with (
+            log.open("wb") as output,
+            subprocess.Popen(
+                [*command, "-t", "4s"],
+                cwd=tmp_path,
+                env=environ,
+                stdout=output,
+                stderr=output,
+                start_new_session=True,
+            ) as run,
+        ):
+            try:
+                eventually_slowly(lambda: run.poll() is not None)
+            finally:
+                end_session(run)
+        assert run.returncode == 0, log.read_text()[-2000:]
+        aggregated = (tmp_path / "run_stats.csv").read_text().splitlines()[-1].split(",")
+        assert aggregated[1] == "Aggregated"
+        assert int(aggregated[2]) == len(peer.requests) > 100
+        assert len(peer.connections) == 20
+
+        with subprocess.Popen(
+            command,
+            cwd=tmp_path,
+            env=environ,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            start_new_session=True,
+        ) as run:
+            try:
+                eventually_slowly(lambda: len(peer.connections) == 40)
+                workers = children(run.pid)
+                assert len(workers) == 2
+                run.kill()
+                run.wait()
+                eventually_slowly(lambda: not any(is_running(pid) for pid in workers))
+            finally:
+                end_session(run)
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def end_session(run: subprocess.Popen[bytes]) -> None:
+    """End a command and what it forked, whatever became of it."""
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(run.pid, signal.SIGKILL)
+
+
+def eventually_slowly(condition: Any) -> None:
+    deadline = time.monotonic() + 3 * DEADLINE_S
+    while not condition():
+        assert time.monotonic() < deadline
+        gevent.sleep(0.05)
+
+
+def children(pid: int) -> list[int]:
+    return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+
+
+def is_running(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] not in "ZX"
+    except FileNotFoundError:
+        return False

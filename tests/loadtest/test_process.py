@@ -1,0 +1,103 @@
+"""What a process's users share: origins, and requests counted here and in Locust."""
+
+from __future__ import annotations
+
+import ssl
+from typing import Any
+
+import pytest
+from locust.env import Environment
+
+from loadtest.errors import BadStatus
+from loadtest.process import Origin, Process
+from tests.loadtest.conftest import NewSession
+from tests.loadtest.peers import Peer, answering, eventually, response
+
+
+def test_a_process_has_one_of_each(environment: Environment) -> None:
+    assert Process.of(environment) is Process.of(environment)
+
+
+@pytest.mark.parametrize(
+    ("url", "shown", "host"),
+    [
+        ("http://127.0.0.1:8000", "http://127.0.0.1:8000", "127.0.0.1:8000"),
+        ("http://user:secret@127.0.0.1:8000", "http://127.0.0.1:8000", "127.0.0.1:8000"),
+        ("http://[::1]:8000", "http://[::1]:8000", "[::1]:8000"),
+        ("http://127.0.0.1", "http://127.0.0.1", "127.0.0.1"),
+    ],
+)
+def test_an_origin_has_the_servers_name_and_no_secret(url: str, shown: str, host: str) -> None:
+    origin = Origin(url, {}, True, 0)
+    assert origin.url == shown
+    assert f"Host: {host}\r\n".encode() in origin.tail
+    assert origin.tail.startswith(b" HTTP/1.1\r\n")
+    assert origin.tls_context is None
+    assert origin.address[1] == (8000 if "8000" in url else 80)
+    assert ("Authorization" in origin.tail.decode()) == ("user" in url)
+
+
+def test_an_https_origin_verifies_only_when_told_to() -> None:
+    unverified, verified = (Origin("https://127.0.0.1", {}, insecure, 0) for insecure in (True, False))
+    assert unverified.address[1] == 443
+    assert unverified.tls_context is not None
+    assert unverified.tls_context.verify_mode == ssl.CERT_NONE
+    assert verified.tls_context is not None
+    assert verified.tls_context.verify_mode == ssl.CERT_REQUIRED
+    assert verified.tls_context.check_hostname
+
+
+@pytest.mark.parametrize("url", ["ftp://127.0.0.1", "127.0.0.1:8000", "http://", "", "http:///path"])
+def test_what_is_no_web_address_is_refused(url: str) -> None:
+    with pytest.raises(ValueError, match="http://"):
+        Origin(url, {}, True, 0)
+
+
+def test_fields_that_a_request_brings_replace_the_shared_ones() -> None:
+    origin = Origin("http://127.0.0.1", {"X-A": "1", "user-agent": "mine"}, True, 0)
+    assert b"X-A: 1\r\n" in origin.tail
+    assert origin.tail.lower().count(b"user-agent:") == 1
+    assert b"X-A" not in origin.tail_beside(["x-a"])
+    assert b"Host" in origin.tail_beside(["x-a"])
+
+
+def test_users_of_a_class_share_an_origin(new_session: NewSession, process: Process) -> None:
+    with Peer(answering(response())) as peer:
+        session = new_session(peer.url)
+        user: Any = session._user
+        again = process.origin(peer.url, user)
+        assert again is session._origin
+        assert process.origin(peer.url, new_session(peer.url)._user) is not again, (
+            "header fields are a class's"
+        )
+
+
+def test_a_sample_is_sent_each_second_and_says_what_the_server_calls_itself(
+    environment: Environment, new_session: NewSession, process: Process, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sent: list[dict[str, Any]] = []
+    runner: Any = environment.runner
+    monkeypatch.setattr(runner, "send_message", lambda kind, data: sent.append(data))
+    with Peer(answering(response(b"ok", "Server: mine/1"))) as peer:
+        session = new_session(peer.url)
+        process.send_sample()
+        assert sent[-1]["server"] == ""
+        session.get("/")
+        count = len(sent)
+        eventually(lambda: len(sent) >= count + 2)
+    assert sent[-1]["server"] == "mine/1"
+    assert sent[-1]["source"].startswith("127.1.0.")
+    assert (sent[-1]["requests"], sent[-1]["connections"]) == (1, 1)
+
+
+def test_the_end_of_a_test_folds_and_reports_what_is_left(
+    environment: Environment, process: Process, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sent: list[dict[str, Any]] = []
+    runner: Any = environment.runner
+    monkeypatch.setattr(runner, "send_message", lambda kind, data: sent.append(data))
+    user: Any = object()
+    process.request_done(user, "GET", "/", 5.0, 10, 100, BadStatus("status 500"), None, 0.0, None)
+    environment.events.test_stop.fire(environment=environment)
+    assert environment.stats.total.num_requests == environment.stats.total.num_failures == 1
+    assert sent[-1]["requests"] == 1

@@ -1,0 +1,136 @@
+"""The think timer: when sleepers wake, in which order, and what a late tick shows."""
+
+from __future__ import annotations
+
+import itertools
+import time
+from collections.abc import Callable, Iterator
+
+import gevent
+import pytest
+
+from loadtest.think import SLOT_S, ThinkTimer
+from tests.loadtest.peers import eventually
+
+
+class Sleeper:
+    def __init__(self, name: int = 0) -> None:
+        self.name = name
+        self.slot: int | None = None
+
+
+class Woken:
+    """What the timer has woken: (sleeper, due, at)."""
+
+    def __init__(self) -> None:
+        self.all: list[tuple[Sleeper, float, float]] = []
+        self.then: Callable[[Sleeper], None] = lambda sleeper: None
+        self.timer: ThinkTimer[Sleeper] = ThinkTimer(self._wake)
+
+    def _wake(self, sleeper: Sleeper, due: float) -> None:
+        self.all.append((sleeper, due, time.perf_counter()))
+        self.then(sleeper)
+
+
+def keep_the_loop_busy(seconds: float) -> None:
+    until = time.perf_counter() + seconds  # time.sleep would yield: Locust has patched it
+    while time.perf_counter() < until:
+        pass
+
+
+@pytest.fixture
+def woken() -> Iterator[Woken]:
+    made = Woken()
+    yield made
+    made.timer.close()
+
+
+def test_a_sleeper_wakes_once_within_a_slot_of_its_time(woken: Woken) -> None:
+    began = time.perf_counter()
+    sleeper = Sleeper()
+    woken.timer.sleep(sleeper, 0.1)
+    assert sleeper.slot is not None
+    eventually(lambda: woken.all)
+    gevent.sleep(0.05)
+    ((who, due, at),) = woken.all
+    assert who is sleeper
+    assert sleeper.slot is None
+    assert due == pytest.approx(began + 0.1, abs=SLOT_S)
+    assert due <= at < due + 0.5, "never early"
+
+
+def test_sleepers_wake_in_the_order_of_their_times(woken: Woken) -> None:
+    for name in (5, 1, 4, 2, 3):
+        woken.timer.sleep(Sleeper(name), name * 0.03)
+    eventually(lambda: len(woken.all) == 5)
+    assert [sleeper.name for sleeper, _, _ in woken.all] == [1, 2, 3, 4, 5]
+
+
+def test_a_sleep_of_nothing_wakes_in_a_slot_to_come(woken: Woken) -> None:
+    woken.timer.sleep(Sleeper(), 0.0)
+    assert woken.all == []
+    eventually(lambda: woken.all)
+
+
+def test_a_forgotten_sleeper_stays_asleep_and_may_sleep_again(woken: Woken) -> None:
+    forgotten, other = Sleeper(), Sleeper()
+    woken.timer.sleep(forgotten, 0.03)
+    woken.timer.sleep(other, 0.03)
+    woken.timer.forget(forgotten)
+    eventually(lambda: woken.all)
+    gevent.sleep(0.03)
+    assert [sleeper for sleeper, _, _ in woken.all] == [other]
+    woken.timer.sleep(forgotten, 0.5)
+    woken.timer.forget(forgotten)
+    woken.timer.sleep(forgotten, 0.02)  # the old place must not wake it a second time
+    eventually(lambda: len(woken.all) == 2)
+
+
+def test_one_that_is_woken_may_sleep_at_once(woken: Woken) -> None:
+    left = 5
+
+    def again(sleeper: Sleeper) -> None:
+        nonlocal left
+        left -= 1
+        if left:
+            woken.timer.sleep(sleeper, 0.0)
+
+    woken.then = again
+    woken.timer.sleep(Sleeper(), 0.0)
+    eventually(lambda: left == 0)
+    dues = [due for _, due, _ in woken.all]
+    assert all(later > earlier for earlier, later in itertools.pairwise(dues)), "a slot each"
+
+
+def test_a_late_tick_keeps_the_due_time_and_shows_the_lag(woken: Woken) -> None:
+    woken.timer.sleep(Sleeper(), 0.02)
+    keep_the_loop_busy(0.2)
+    eventually(lambda: woken.all)
+    ((_, due, at),) = woken.all
+    assert at - due >= 0.15
+    assert 0.15 <= woken.timer.lag_max_s < 5
+
+
+def test_ticks_keep_their_phase_after_a_late_one(woken: Woken) -> None:
+    keep_the_loop_busy(0.05)
+    for _ in range(5):
+        woken.timer.sleep(Sleeper(), 0.0)
+        gevent.sleep(3 * SLOT_S)
+    phases = {round((due - woken.timer._origin) / SLOT_S, 6) % 1 for _, due, _ in woken.all}
+    assert phases == {0.0}
+
+
+def test_timers_differ_in_phase() -> None:
+    timers = [ThinkTimer[Sleeper](lambda sleeper, due: None) for _ in range(20)]
+    try:
+        assert len({round(timer._origin % SLOT_S, 6) for timer in timers}) > 15
+    finally:
+        for timer in timers:
+            timer.close()
+
+
+def test_nothing_is_kept_for_those_who_have_woken(woken: Woken) -> None:
+    for _ in range(1000):
+        woken.timer.sleep(Sleeper(), 0.01)
+    eventually(lambda: len(woken.all) == 1000)
+    assert woken.timer._slots == {}

@@ -1,0 +1,344 @@
+"""KeepAliveUser: turns, stops and failures as Locust's own users have them, on real sockets."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Iterator
+from typing import Any, ClassVar
+
+import gevent
+import pytest
+from gevent.pool import Group
+from locust import TaskSet, constant, tag, task
+from locust.env import Environment
+from locust.exception import RescheduleTask, RescheduleTaskImmediately, StopTest, StopUser
+
+from loadtest import user as user_module
+from loadtest.process import Process
+from loadtest.user import KeepAliveUser
+from tests.loadtest.peers import Peer, answering, by_path, eventually, response
+
+OK = response()
+
+
+@pytest.fixture(autouse=True)
+def _start_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(user_module, "START_SPREAD_S", 0.0)
+
+
+@pytest.fixture
+def peer() -> Iterator[Peer]:
+    with Peer(answering(OK)) as made:
+        yield made
+
+
+class Base(KeepAliveUser):
+    """Notes what happens to it; thinks for 20 ms."""
+
+    abstract = True
+    wait_time = constant(0.02)
+    log: ClassVar[list[Any]]
+
+    def on_start(self) -> None:
+        self.log.append("start")
+
+    def on_stop(self) -> None:
+        self.log.append("stop")
+
+
+class Run:
+    """Users of one class in a Locust."""
+
+    def __init__(
+        self, environment: Environment, user_class: type[Base], host: str, **attributes: Any
+    ) -> None:
+        self.user_class: Any = type(
+            user_class.__name__, (user_class,), {"host": host, "log": [], **attributes}
+        )
+        self.environment = environment
+        environment.user_classes = [self.user_class]
+        environment._remove_user_classes_with_weight_zero()
+        self.process = Process.of(environment)
+        self.runner: Any = environment.runner
+        self.errors: list[Any] = []
+        environment.events.user_error.add_listener(lambda exception, **_: self.errors.append(exception))
+
+    @property
+    def log(self) -> list[Any]:
+        log: list[Any] = self.user_class.log
+        return log
+
+    def start(self, count: int = 1) -> Run:
+        self.runner.spawn_users({self.user_class.__name__: count})
+        return self
+
+    @property
+    def users(self) -> list[Any]:
+        return [handle.args[0] for handle in self.runner.user_greenlets]
+
+
+class Getter(Base):
+    @task
+    def get(self) -> None:
+        self.log.append("get")
+        self.client.get("/")
+
+
+def test_a_user_opens_one_connection_and_keeps_it(environment: Environment, peer: Peer) -> None:
+    run = Run(environment, Getter, peer.url).start(3)
+    assert run.runner.user_count == 3
+    eventually(lambda: len(peer.requests) > 15)
+    assert len(peer.connections) == 3
+    assert run.process.counters.connections == 3
+    assert run.runner.user_classes_count == {"Getter": 3}
+    run.runner.stop_users({"Getter": 3})
+    eventually(lambda: run.runner.user_count == 0)
+    assert run.process.counters.connections == 0
+    assert (run.log.count("start"), run.log.count("stop")) == (3, 3)
+    assert run.errors == []
+
+
+def test_a_user_at_rest_has_no_greenlet(environment: Environment, peer: Peer) -> None:
+    run = Run(environment, Getter, peer.url, wait_time=constant(30)).start(50)
+    eventually(lambda: len(peer.requests) == 50)
+    eventually(lambda: all(handle.turn is None for handle in run.runner.user_greenlets))
+    assert all(user.slot is not None for user in run.users)
+    run.runner.stop_users({"Getter": 50})
+    eventually(lambda: run.process.counters.connections == 0)
+
+
+def test_a_task_that_fails_is_reported_and_the_next_runs(environment: Environment, peer: Peer) -> None:
+    class Failing(Base):
+        @task
+        def fail(self) -> None:
+            self.log.append("task")
+            raise KeyError("mine")
+
+    run = Run(environment, Failing, peer.url).start()
+    eventually(lambda: run.log.count("task") >= 3)
+    assert {type(error) for error in run.errors} == {KeyError}
+    assert run.runner.user_count == 1
+
+
+def test_rescheduling_ends_a_task_without_an_error(environment: Environment, peer: Peer) -> None:
+    class Rescheduling(Base):
+        @task
+        def one(self) -> None:
+            self.log.append("one")
+            raise RescheduleTask
+
+        @task
+        def two(self) -> None:
+            self.log.append("two")
+            raise RescheduleTaskImmediately
+
+    run = Run(environment, Rescheduling, peer.url).start()
+    eventually(lambda: {"one", "two"} <= set(run.log))
+    assert run.errors == []
+
+
+def test_stop_user_in_a_task_ends_that_user_alone(environment: Environment, peer: Peer) -> None:
+    class Stopping(Base):
+        @task
+        def stop_now(self) -> None:
+            self.log.append("task")
+            raise StopUser
+
+    run = Run(environment, Stopping, peer.url).start(2)
+    eventually(lambda: run.runner.user_count == 0)
+    assert sorted(run.log) == ["start", "start", "stop", "stop", "task", "task"]
+    assert run.process.counters.connections == 0
+
+
+@pytest.mark.parametrize("exception", [StopUser(), StopTest("x"), ValueError("x")])
+def test_an_exception_in_on_start_ends_the_user(
+    environment: Environment, peer: Peer, exception: Exception, caplog: pytest.LogCaptureFixture
+) -> None:
+    def on_start(self: Base) -> None:
+        self.log.append("start")
+        raise exception
+
+    run = Run(environment, Getter, peer.url, on_start=on_start)
+    handled: list[Any] = []
+    run.process.hub.handle_error = lambda *details: handled.append(details[1])
+    try:
+        run.start()
+        eventually(lambda: run.runner.user_count == 0)
+    finally:
+        del run.process.hub.handle_error
+    assert "get" not in run.log
+    assert run.process.counters.connections == 0
+    assert run.errors == ([exception] if isinstance(exception, ValueError) else [])
+
+
+def test_a_nested_task_set_keeps_its_greenlet_and_runs_to_its_end(
+    environment: Environment, peer: Peer
+) -> None:
+    class Nested(Base):
+        @task
+        class Inner(TaskSet):
+            wait_time = constant(0.01)
+
+            def on_start(self) -> None:
+                self.user.log.append("inner start")
+                self.left = 2
+
+            @task
+            def step(self) -> None:
+                self.client.get("/")
+                self.user.log.append("step")
+                self.left -= 1
+                if not self.left:
+                    self.interrupt()
+
+    run = Run(environment, Nested, peer.url).start()
+    eventually(lambda: run.log.count("inner start") >= 2)
+    assert run.log[:4] == ["start", "inner start", "step", "step"]
+    run.runner.stop_users({"Nested": 1})
+    eventually(lambda: run.runner.user_count == 0)
+    assert run.errors == []
+
+
+def test_a_tasks_own_wait_and_sleep_go_on_afterwards(environment: Environment, peer: Peer) -> None:
+    class Sleeping(Base):
+        @task
+        def sleep(self) -> None:
+            self.wait()
+            self.log.append("waited")
+            gevent.sleep(0.01)
+            self.log.append("slept")
+
+    run = Run(environment, Sleeping, peer.url).start()
+    eventually(lambda: run.log.count("slept") >= 2)
+    assert run.log[1:5] == ["waited", "slept"] * 2
+
+
+def test_tags_choose_the_tasks(environment: Environment, peer: Peer) -> None:
+    class Tagged(Base):
+        @tag("yes")
+        @task
+        def chosen(self) -> None:
+            self.log.append("chosen")
+
+        @tag("no")
+        @task(100)
+        def left_out(self) -> None:
+            self.log.append("left out")
+
+    run = Run(environment, Tagged, peer.url)
+    environment.tags = ["yes"]
+    environment.user_classes = [run.user_class]
+    environment._filter_tasks_by_tags()
+    run.start()
+    eventually(lambda: run.log.count("chosen") >= 3)
+    assert "left out" not in run.log
+
+
+def test_a_stop_in_the_middle_of_a_request_closes_its_connection(environment: Environment) -> None:
+    with Peer(lambda served: served.read_request() and gevent.sleep(60)) as silent:
+        run = Run(environment, Getter, silent.url).start(3)
+        eventually(lambda: len(silent.requests) == 3)
+        run.runner.stop_users({"Getter": 3})
+        eventually(lambda: run.runner.user_count == 0)
+        assert run.process.counters.connections == 0
+        assert run.process.readiness.waiting == 0
+        assert run.log.count("stop") == 3
+
+
+def test_a_graceful_stop_lets_the_request_end(environment: Environment) -> None:
+    def slow(served: Any) -> None:
+        while served.read_request() is not None:
+            gevent.sleep(0.1)
+            served.send(OK)
+
+    with Peer(slow) as server:
+        environment.stop_timeout = 5
+        run = Run(environment, Getter, server.url, wait_time=constant(30)).start(3)
+        eventually(lambda: len(server.requests) == 3)
+        run.runner.stop_users({"Getter": 3})
+        eventually(lambda: run.runner.user_count == 0)
+        assert run.process.counters.requests == 3
+        assert run.process.counters.failures == 0
+        assert run.log.count("stop") == 3
+
+
+def test_a_user_that_cannot_connect_tries_again_and_says_so(
+    environment: Environment, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(KeepAliveUser, "_retry_connect_s", 0.02)
+    server = Peer(answering(OK))
+    server.listener.close()
+    run = Run(environment, Getter, server.url).start()
+    eventually(lambda: run.process.counters.failures >= 2)
+    assert run.process.counters.failures_by_kind["connect"] == run.process.counters.failures
+    assert (run.process.counters.connections, run.log) == (0, [])
+    run.process.statistics.fold()
+    assert environment.stats.get("", "CONNECT").num_failures >= 2
+    run.runner.stop_users({"Getter": 1})
+    eventually(lambda: run.runner.user_count == 0)
+
+
+def test_a_think_time_is_left_out_before_the_first_request_unless_it_is_the_built_in_one() -> None:
+    class Thinking(KeepAliveUser):
+        abstract = True
+        think_time = (10.0, 90.0)
+
+    class Own(Thinking):
+        abstract = True
+        wait_time = constant(5)
+
+    assert Own.first_wait_time(Own.__new__(Own)) == 0.0
+    user = Thinking.__new__(Thinking)
+    drawn = sorted(user.first_wait_time() for _ in range(20_000))
+    assert 0 <= drawn[0] < 0.1
+    assert 80 < drawn[-1] <= 90
+    # What is left of a think time into which one looks at random: E[T^2] / (2 E[T]) = 30.33 s here.
+    assert statistics.fmean(drawn) == pytest.approx((10**2 + 10 * 90 + 90**2) / 3 / (2 * 50), rel=0.03)
+    assert all(10 <= user.wait_time() <= 90 for _ in range(1000))
+
+
+def test_a_class_of_ones_own_works_with_a_listener(environment: Environment) -> None:
+    events: list[Any] = []
+    environment.events.request.add_listener(lambda **event: events.append(event))
+
+    class Shopper(Base):
+        def on_start(self) -> None:
+            self.client.post("/login", json={"user": 1})
+
+        def context(self) -> dict[str, Any]:
+            return {"shop": 1}
+
+        @task
+        def browse(self) -> None:
+            with self.client.get("/page", catch_response=True, context={"page": 1}) as answer:
+                if answer.text != "other":
+                    answer.failure("wrong page")
+
+    with Peer(by_path({"/login": OK, "/page": response(b"page")})) as server:
+        run = Run(environment, Shopper, server.url).start()
+        eventually(lambda: len(events) >= 3)
+        run.runner.stop_users({"Shopper": 1})
+    assert (events[0]["request_type"], events[0]["name"]) == ("POST", "/login")
+    assert events[1]["context"] == {"shop": 1, "page": 1}
+    assert str(events[1]["exception"]) == "wrong page"
+    assert environment.stats.total.num_requests == len(events)
+    assert run.process.counters.requests == len(events)
+
+
+def test_a_user_without_a_host_stops_the_test(environment: Environment) -> None:
+    with pytest.raises(StopTest, match="no host"):
+        type("Nowhere", (KeepAliveUser,), {})(environment)
+
+
+def test_ending_twice_and_at_rest_is_harmless(environment: Environment, peer: Peer) -> None:
+    run = Run(environment, Getter, peer.url, wait_time=constant(30)).start()
+    eventually(lambda: len(peer.requests) == 1)
+    (user,) = run.users
+    handle = user._greenlet
+    eventually(lambda: handle.turn is None)
+    group = Group([handle])
+    handle.kill(block=False)
+    handle.kill(block=False)
+    handle.join(timeout=2)
+    assert (len(group), run.log.count("stop"), run.process.counters.connections) == (0, 1, 0)
+    assert run.process.users["Getter"] == 0

@@ -71,7 +71,6 @@ class Fleet:
         known = self.workers.get(name)
         if known is not None and sample["unix_time_s"] <= known.sample["unix_time_s"]:
             return
-        known = self.workers.get(name)
         lag_s = max(known.loop_lag_max_s if known else 0.0, sample["loop_lag_max_s"])
         self.workers[name] = Worker(name, sample, time.monotonic(), loop_lag_max_s=lag_s)
         self.news = True

@@ -33,7 +33,7 @@ from locust.runners import STATE_MISSING, STATE_RUNNING, STATE_SPAWNING, MasterR
 
 from loadtest import console, options
 from loadtest.counters import new_histogram
-from loadtest.fleet import Fleet, Second
+from loadtest.fleet import CUMULATIVE, Fleet, Second
 from loadtest.machine import Machine
 from loadtest.monitor import MachineSample, Monitor
 from loadtest.process import SAMPLE_MESSAGE
@@ -122,6 +122,10 @@ class Recorder:
         self._runner = environment.runner
         self._fleet = Fleet()
         self._run: Run | None = None
+        #: The workers' last samples, now and when the run began. They count from the start of the process, and
+        #: a web UI starts several runs.
+        self._latest: dict[str, dict[str, Any]] = {}
+        self._before: dict[str, dict[str, Any]] = {}
         environment.dispatcher_class = PacedDispatcher
         self._runner.register_message(SAMPLE_MESSAGE, self._take)
         environment.events.test_start.add_listener(self._test_started)
@@ -130,10 +134,13 @@ class Recorder:
         environment.events.quit.add_listener(self._quitting)
 
     def _take(self, msg: Any, **_: Any) -> None:
-        self._fleet.take(msg.node_id, msg.data)
+        self._latest[msg.node_id] = msg.data
+        before = self._before.get(msg.node_id)
+        self._fleet.take(msg.node_id, _since(before, msg.data) if before else msg.data)
 
     def _test_started(self, **_: Any) -> None:
         self._fleet = Fleet()
+        self._before = dict(self._latest)
         self._run = Run(self._environment, self._fleet)
         PacedDispatcher.pace = self._run.pace
         gevent.spawn(self._follow, self._run)
@@ -404,6 +411,19 @@ class Run:
         partial = self.folder / "run.json.partial"
         partial.write_text(json.dumps(facts, indent=1))
         partial.replace(self.folder / "run.json")
+
+
+def _since(before: dict[str, Any], sample: dict[str, Any]) -> dict[str, Any]:
+    """The sample with counters that began at the earlier one."""
+    kinds = {
+        kind: count - before["failures_by_kind"].get(kind, 0)
+        for kind, count in sample["failures_by_kind"].items()
+    }
+    return (
+        sample
+        | {name: sample[name] - before[name] for name in CUMULATIVE}
+        | {"failures_by_kind": {kind: count for kind, count in kinds.items() if count}}
+    )
 
 
 def _rounded(value: Any) -> Any:

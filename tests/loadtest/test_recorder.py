@@ -12,6 +12,7 @@ from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from locust.event import Events
 from locust.runners import STATE_RUNNING, STATE_SPAWNING
 
 from loadtest import recorder
@@ -65,13 +66,13 @@ class Scene:
             "think": "10:90",
             "length": "1024:10240",
         }
-        environment = SimpleNamespace(
+        self.environment: Any = SimpleNamespace(
             runner=self.runner,
             host="http://127.0.0.1:9",
             parsed_options=SimpleNamespace(**chosen | options),
         )
         self.fleet = Fleet()
-        self.run = Run(environment, self.fleet)  # type: ignore[arg-type]
+        self.run = Run(self.environment, self.fleet)
         self.folder = folder
 
     def second(self, **changes: Any) -> None:
@@ -172,6 +173,34 @@ def test_a_full_disk_is_noted_once_and_the_run_goes_on(scene: Scene, monkeypatch
     facts = scene.facts()
     assert len([note for note in facts["notes"] if "No space left" in note]) == 1
     assert facts["totals"]["requests"] == 99
+
+
+def test_a_second_run_of_the_same_workers_counts_from_its_own_start(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As a web UI starts them: the workers go on counting."""
+    monkeypatch.setattr(recorder.gevent, "spawn", lambda *_: None)
+    scene = Scene(tmp_path / "run", monkeypatch)
+    scene.run.end()
+    scene.environment.dispatcher_class = None
+    scene.environment.events = Events()
+    scene.runner.register_message = lambda *_: None
+    both = recorder.Recorder(scene.environment)
+
+    def tell(**counts: Any) -> None:
+        both._take(SimpleNamespace(node_id="local", data=sample(unix_time_s=next(times), **counts)))
+
+    times = iter(range(1000, 2000))
+    scene.environment.events.test_start.fire()
+    tell(requests=40, failures=3, failures_by_kind={"timeout": 3}, opened=10, cpu_s=1.5)
+    both._test_stopped()
+    scene.environment.events.test_start.fire()
+    tell(requests=45, failures=4, failures_by_kind={"timeout": 3, "status": 1}, opened=20, cpu_s=1.75)
+    second = both._fleet.second()
+    assert (second.totals["requests"], second.totals["failures"], second.totals["opened"]) == (5, 1, 10)
+    assert second.totals["cpu_s"] == 0.25
+    assert second.failures_by_kind == {"status": 1}
+    both._test_stopped()
 
 
 def test_each_worker_keeps_its_longest_lag_of_the_run(scene: Scene) -> None:

@@ -122,8 +122,8 @@ class Recorder:
         self._runner = environment.runner
         self._fleet = Fleet()
         self._run: Run | None = None
-        #: The workers' last samples, now and when the run began. They count from the start of the process, and
-        #: a web UI starts several runs.
+        #: The workers' last samples, now and when the run began: they count from the start of their process,
+        #: and a web UI starts several runs.
         self._latest: dict[str, dict[str, Any]] = {}
         self._before: dict[str, dict[str, Any]] = {}
         environment.dispatcher_class = PacedDispatcher

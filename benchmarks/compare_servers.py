@@ -101,7 +101,7 @@ SERVERS: Final = {
             + ["app.wsgi:application"]
         ),
         _has("gunicorn"),
-        "pip install gunicorn",
+        "pip install gunicorn packaging",
     ),
     "granian": Server(
         "granian, WSGI",

@@ -59,21 +59,22 @@ class UpstreamChanged(RuntimeError):
 
 
 def fingerprint(function: Callable[..., Any] | property) -> str:
-    code = function.fget if isinstance(function, property) else function
-    return hashlib.sha256(inspect.getsource(inspect.unwrap(code)).encode()).hexdigest()[:12]  # type: ignore[arg-type]
+    code: Any = function.fget if isinstance(function, property) else function
+    return hashlib.sha256(inspect.getsource(inspect.unwrap(code)).encode()).hexdigest()[:12]
 
 
 def check_upstream() -> None:
     """Raise :class:`UpstreamChanged` unless Locust is as it was when this module was written."""
     if locust.__version__ != LOCUST_VERSION:
         raise UpstreamChanged(
-            f"loadtest/locust_scale.py was written for Locust {LOCUST_VERSION}, this is {locust.__version__}: "
-            "install the version of requirements.txt"
+            f"loadtest/locust_scale.py was written for Locust {LOCUST_VERSION}, "
+            f"this is {locust.__version__}: install the version of requirements.txt"
         )
     changed = [name for name, (function, known) in UPSTREAM.items() if fingerprint(function) != known]
     if changed:
         raise UpstreamChanged(
-            f"Locust {LOCUST_VERSION} is not as published: {', '.join(changed)}; review loadtest/locust_scale.py"
+            f"Locust {LOCUST_VERSION} is not as published: {', '.join(changed)}; "
+            "review loadtest/locust_scale.py"
         )
 
 

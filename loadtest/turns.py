@@ -23,8 +23,8 @@ if TYPE_CHECKING:
     from loadtest.user import KeepAliveUser
 
 
-#: Greenlets kept for later turns. A worker has tens of turns under way at once; after a server's stall it may have
-#: had thousands, whose memory (7 KB each) is given back.
+#: Greenlets kept for later turns. A worker has tens of turns under way at once; after a server's stall it may
+#: have had thousands, whose memory (7 KB each) is given back.
 IDLE_MAX = 200
 
 

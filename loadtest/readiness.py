@@ -116,9 +116,8 @@ class Readiness:
 
     def _sweep(self) -> None:
         now = time.perf_counter()
-        for deadlines in list(
-            self._deadlines.values()
-        ):  # who is woken may be the first to wait for another time
+        # A copy: who is woken may be the first to wait for another time.
+        for deadlines in list(self._deadlines.values()):
             expired = []
             for connection, deadline in deadlines.items():
                 if deadline > now:

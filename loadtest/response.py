@@ -190,11 +190,10 @@ def _read_any(connection: Connection, timeout_s: float, data: bytes, to_head: bo
         status = parser.get_status_code()
         if not collector.headed:
             raise BadResponse("not an HTTP/1 response")
-        if status == 101:
-            raise BadResponse("the server switched protocols")
         if not 100 <= status < 200:
             break
-        # An interim response: the one that is waited for is still to come (RFC 9110, 15.2).
+        # An interim response: the one that is waited for is still to come (RFC 9110, 15.2). Not 101, at which
+        # llhttp stops.
     else:
         raise BadResponse("too many interim responses")
     lower_head = head.lower()

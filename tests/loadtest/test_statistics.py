@@ -115,6 +115,8 @@ def test_rates_are_of_the_time_that_has_passed(environment: Environment) -> None
     statistics.fold()
     for entry in (environment.stats.total, environment.stats.get("/", "GET")):
         assert entry.total_rps == pytest.approx(200, rel=0.2)
+        assert entry.last_request_timestamp is not None
+        assert entry.start_time <= entry.last_request_timestamp
 
 
 def test_requests_before_a_reset_are_reset_with_it_if_folded(environment: Environment) -> None:

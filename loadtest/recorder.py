@@ -51,6 +51,7 @@ logger = logging.getLogger(__name__)
 FLEET_COLUMNS = (
     "time_s",
     "unix_time_s",
+    "counted_unix_s",
     "phase",
     "users",
     "connections_wanted",
@@ -211,6 +212,8 @@ class Run:
         self._failures_by_kind: dict[str, int] = {}
         self._peak = self._progress_at = 0.0
         self._hold_began = self._hold_ended = 0.0
+        #: When what the hold's first and last row count was counted; see _counted_unix_s.
+        self._counted_first = self._counted_last = 0.0
         self._hold_first: dict[str, float] = {}
         self._hold_last: dict[str, float] = {}
         self._hold_min: int | None = None
@@ -242,6 +245,18 @@ class Run:
     def _target(self) -> int:
         return self._runner.target_user_count
 
+    @property
+    def _counted_unix_s(self) -> float:
+        """When the workers took the samples that a row counts, on average; 0 if there is none.
+
+        Samples come once a second, as rows do, but at moments of their own: a row may be up to a second ahead
+        of its counts. A rate over rows would be wrong by as much.
+        """
+        workers = self._fleet.workers.values()
+        alive = [worker for worker in workers if not worker.lost] or workers  # the last ones' counts stay
+        times = [worker.sample["unix_time_s"] for worker in alive]
+        return sum(times) / len(times) if times else 0.0
+
     def second(self) -> None:
         """Look at everything, write it down, and decide on the phase."""
         for worker in self._fleet.lose_silent():
@@ -271,6 +286,7 @@ class Run:
             if self._target and second.connections >= self._target and self._runner.state == STATE_RUNNING:
                 self._phase, self._hold_began = "hold", now
                 self._hold_first = self._hold_last = second.totals
+                self._counted_first = self._counted_last = self._counted_unix_s
                 self._hold_min = second.connections
                 self._cpu_first = self._cpu_last = cpu
             elif (
@@ -281,6 +297,7 @@ class Run:
         elif self._phase == "hold":
             self._hold_ended = now
             self._hold_last, self._cpu_last = second.totals, cpu
+            self._counted_last = self._counted_unix_s
             self._hold_min = min(self._hold_min or 0, second.connections_min)
             self._hold_latencies.add(second.latencies)
             self._bursts = max(self._bursts, second.burst_10ms_max)
@@ -297,6 +314,7 @@ class Run:
         row: dict[str, Any] = {
             "time_s": round(elapsed_s, 1),
             "unix_time_s": round(time.time(), 1),
+            "counted_unix_s": round(self._counted_unix_s, 3),
             "phase": phase,
             "users": second.users,
             "connections_wanted": self._target,
@@ -386,6 +404,7 @@ class Run:
             "hold_asked_s": self._hold_s,
             "ramp_s": (self._hold_began or time.monotonic()) - self._started,
             "hold_s": hold_s,
+            "hold_counted_s": self._counted_last - self._counted_first,
             "peak_connections": self._peak,
             "min_connections_in_hold": self._hold_min,
             "totals": self._previous,

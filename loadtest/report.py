@@ -32,6 +32,8 @@ MIB = 1024 * 1024
 def summarise(record: Record) -> dict[str, Any]:
     """The content of summary.json."""
     facts, rows, latencies = record.facts, record.rows, record.latencies
+    # Rates are over the time in which their counts were made; runs of before that was kept go by the rows.
+    counted_s = facts.get("hold_counted_s") or facts["hold_s"]
     hold_s, totals, hold = facts["hold_s"], facts["totals"], facts["hold"]
     known = latencies.get_total_count() > 0
     mean_think_s = sum(facts["think_s"]) / 2
@@ -53,8 +55,8 @@ def summarise(record: Record) -> dict[str, Any]:
         "late_sends": totals.get("late_sends", 0),
         "offered_rps": round(facts["target_connections"] / mean_think_s, 2) if mean_think_s else None,
         "hold_requests": hold.get("requests", 0),
-        "hold_rps": round(hold["requests"] / hold_s, 2) if hold_s else 0.0,
-        "hold_mib_per_second": round(hold["received_bytes"] / MIB / hold_s, 2) if hold_s else 0.0,
+        "hold_rps": round(hold["requests"] / counted_s, 2) if hold_s else 0.0,
+        "hold_mib_per_second": round(hold["received_bytes"] / MIB / counted_s, 2) if hold_s else 0.0,
         "latency_ms": {
             name: round(latencies.get_value_at_percentile(percent) / 1000, 3) if known else None
             for name, percent in PERCENTILES.items()

@@ -25,6 +25,9 @@ if TYPE_CHECKING:
 SOCKET_SHARE = 0.999
 #: Seconds by which two clocks, or a phase and its rows, may differ: time_s has one digit.
 CLOCK_S = 0.3
+#: Seconds by which the workers' samples may be further behind the rows at one end of the hold than at the
+#: other.
+SAMPLES_S = 2.5
 #: Seconds that the wall clock may drift from the monotonic one (NTP slews 0.5 ms/s at most: half an hour).
 WALL_CLOCK_S = 2.0
 #: CPU of the hold, from the rows against the processes' own: rows have three digits and lag by a second.
@@ -146,6 +149,11 @@ def _phases(record: Record, hearing: Hearing) -> None:
     hearing.equal("seconds of ramp", CLOCK_S, run=facts["ramp_s"], samples=begun_s)
     if begun_s is not None and ended_s is not None:
         hearing.equal("seconds of hold", CLOCK_S, run=facts["hold_s"], samples=ended_s - begun_s)
+    counted_s = facts.get("hold_counted_s")
+    first, last = number(begin, "counted_unix_s"), number(hold[-1], "counted_unix_s")
+    if first is not None and last is not None:
+        hearing.equal("seconds that the hold's counts are of", 0.01, run=counted_s, samples=last - first)
+    hearing.equal("seconds of hold and of its counts", SAMPLES_S, run=facts["hold_s"], workers=counted_s)
     least = min([*numbers([begin], "connections"), *numbers(hold, "connections_min")], default=None)
     hearing.equal("fewest connections in the hold", run=facts["min_connections_in_hold"], samples=least)
     burst = max(numbers(hold, "burst_10ms_max"), default=None)

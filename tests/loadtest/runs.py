@@ -78,6 +78,7 @@ def write_run(
         row: dict[str, Any] = {
             "time_s": float(second),
             "unix_time_s": STARTED_UNIX_S + second,
+            "counted_unix_s": STARTED_UNIX_S + second - 0.4,
             "phase": phase,
             "users": there,
             "connections_wanted": target,
@@ -118,6 +119,7 @@ def write_run(
         "hold_asked_s": asked_s,
         "ramp_s": float(ramp_s),
         "hold_s": float(hold_s),
+        "hold_counted_s": float(hold_s),
         "peak_connections": open_,
         "min_connections_in_hold": open_ - dip if hold_s else None,
         "totals": totals,

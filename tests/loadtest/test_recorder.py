@@ -15,9 +15,10 @@ import pytest
 from locust.event import Events
 from locust.runners import STATE_RUNNING, STATE_SPAWNING
 
-from loadtest import recorder
+from loadtest import recorder, report
 from loadtest.counters import PARTS_A_SECOND, new_histogram
 from loadtest.fleet import Fleet
+from loadtest.record import Record
 from loadtest.recorder import Run
 
 if TYPE_CHECKING:
@@ -173,6 +174,22 @@ def test_a_full_disk_is_noted_once_and_the_run_goes_on(scene: Scene, monkeypatch
     facts = scene.facts()
     assert len([note for note in facts["notes"] if "No space left" in note]) == 1
     assert facts["totals"]["requests"] == 99
+
+
+def test_a_rate_is_over_the_time_in_which_its_counts_were_made(scene: Scene) -> None:
+    """Samples and rows come once a second each: here the last row has no new sample."""
+    scene.runner.state = STATE_RUNNING
+    scene.second(requests=20, unix_time_s=500.9)
+    scene.second(requests=30, unix_time_s=501.9)
+    scene.second(requests=40, unix_time_s=502.9)
+    scene.now += 1
+    scene.run.second()
+    scene.run.end()
+    facts = scene.facts()
+    assert (facts["hold_s"], facts["hold"]["requests"]) == (3, 20)
+    assert facts["hold_counted_s"] == pytest.approx(2)
+    assert [row["counted_unix_s"] for row in scene.rows()] == ["500.9", "501.9", "502.9", "502.9"]
+    assert report.summarise(Record.read(scene.folder))["hold_rps"] == pytest.approx(10)
 
 
 def test_a_second_run_of_the_same_workers_counts_from_its_own_start(

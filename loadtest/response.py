@@ -39,7 +39,7 @@ KEEP_ALIVE = b"\r\nconnection: keep-alive\r\n"
 
 
 class RawResponse:
-    """Status, header bytes and body (without transfer coding, and after :meth:`decode` without content coding).
+    """Status, header bytes and body (its transfer coding undone; by :meth:`decode`, its content coding).
 
     :ivar lower_head: the header bytes in lower case, for searches.
     :ivar received_bytes: all that came for it, interim responses and framing included.

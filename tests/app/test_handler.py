@@ -570,3 +570,14 @@ def test_the_access_log_has_the_form_of_pywsgi() -> None:
         r'127\.0\.0\.1 - - \[\d{4}-\d\d-\d\d \d\d:\d\d:\d\d\] "GET / HTTP/1\.1" 200 \d+ 0\.\d{6}\n',
         log.getvalue(),
     )
+
+
+def test_a_first_chunk_that_cannot_be_sent_is_a_well_formed_500(quiet: io.StringIO) -> None:
+    def wrong() -> Iterator[Any]:
+        yield "text where bytes belong"
+
+    with serving(app(wrong)) as server, Client(server) as client:
+        answer = client.ask()
+        assert (answer.status, answer.body) == (500, b"Internal Server Error")
+        assert "Transfer-Encoding" not in answer.headers
+        assert client.closed()

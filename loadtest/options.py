@@ -11,6 +11,11 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+#: Environment variables by which run_test tells Locust's processes that it makes the report itself, and what
+#: command line the user gave.
+REPORT_VARIABLE = "KEEPALIVE_REPORT"
+COMMAND_VARIABLE = "KEEPALIVE_COMMAND"
+
 #: Longest body that the built-in server sends (characters); another server may send more.
 MAX_LENGTH = 1_000_000_000
 #: Longest think time, seconds: a day.

@@ -97,10 +97,6 @@ MACHINE_COLUMNS = (
 FACTS_S = 5
 #: Seconds without one more connection after which a ramp counts as stalled and the test ends.
 STALLED_S = 60
-#: Set by run_test, which makes the report itself when Locust has ended.
-REPORT_VARIABLE = "KEEPALIVE_REPORT"
-#: The command line that the user gave, where that is not Locust's own.
-COMMAND_VARIABLE = "KEEPALIVE_COMMAND"
 #: Packages whose versions belong to a result.
 PACKAGES = ("locust", "gevent", "greenlet", "falcon", "httptools", "hdrhistogram")
 
@@ -180,7 +176,7 @@ class Recorder:
         run = self._run
         if run is not None and run.folder is not None:
             run.end()
-            if not os.environ.get(REPORT_VARIABLE):
+            if not os.environ.get(options.REPORT_VARIABLE):
                 # A process of its own: the plots' library is large, and this process is monkey-patched.
                 subprocess.run(
                     [sys.executable, "-m", "loadtest.report", str(run.folder)], env=_with_path(), check=False
@@ -198,6 +194,7 @@ class Run:
         self._fleet = fleet
         self._chosen = chosen
         self._host = environment.host or ""
+        self._think_s = _think_time_of(environment)
         self._hold_s = options.duration(chosen.hold) if chosen.hold else None
         self.pace = Pace(chosen.spawn_rate) if chosen.adaptive else None
         self.folder = Path(chosen.results) if chosen.results else None
@@ -399,7 +396,7 @@ class Run:
             "host": self._host,
             "target_connections": self._target,
             "started_unix_s": self._started_unix,
-            "think_s": options.think_time(self._chosen.think),
+            "think_s": self._think_s,
             "length": options.length(self._chosen.length),
             "hold_asked_s": self._hold_s,
             "ramp_s": (self._hold_began or time.monotonic()) - self._started,
@@ -420,7 +417,7 @@ class Run:
             "server_is_local": self._server_is_local,
             "machine": self._machine,
             "versions": _versions(),
-            "command": os.environ.get(COMMAND_VARIABLE) or " ".join(map(shlex.quote, sys.argv)),
+            "command": os.environ.get(options.COMMAND_VARIABLE) or " ".join(map(shlex.quote, sys.argv)),
             "notes": self._notes,
             # What these facts speak of: a master that is killed leaves later rows and no end.
             "rows": self._written,
@@ -447,6 +444,17 @@ def _since(before: dict[str, Any], sample: dict[str, Any]) -> dict[str, Any]:
 
 def _rounded(value: Any) -> Any:
     return round(value, 3) if isinstance(value, float) else value
+
+
+def _think_time_of(environment: Environment) -> tuple[float, float]:
+    """Think time of all users, from which the offered rate follows; 0, 0 if they have no common one."""
+    spans = {
+        getattr(user_class, "think_time", (0.0, 0.0))
+        if getattr(user_class.wait_time, "__module__", "") == "loadtest.user"
+        else (0.0, 0.0)
+        for user_class in environment.user_classes
+    }
+    return spans.pop() if len(spans) == 1 else (0.0, 0.0)
 
 
 def _versions() -> dict[str, str]:

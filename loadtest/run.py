@@ -236,7 +236,9 @@ def _locust(settings: Settings, plan: sizing.Plan, interrupted: Interrupted) -> 
     else:
         command += ["--web-port", str(settings.web_port), "--web-host", "127.0.0.1"]
         say(f"start the test at http://127.0.0.1:{settings.web_port}")
-    with (settings.results / "locust.log").open("wb") as log, _started(command, None, log) as locust:
+    said = {options.REPORT_VARIABLE: "by run_test", options.COMMAND_VARIABLE: settings.command}
+    log_path = settings.results / "locust.log"
+    with log_path.open("wb") as log, _started(command, None, log, said) as locust:
         asked = 0
         try:
             while True:
@@ -287,9 +289,12 @@ class Interrupted:
 
 
 @contextlib.contextmanager
-def _started(command: list[str], out: IO[bytes] | None, err: IO[bytes]) -> Iterator[subprocess.Popen[bytes]]:
+def _started(
+    command: list[str], out: IO[bytes] | None, err: IO[bytes], said: dict[str, str] | None = None
+) -> Iterator[subprocess.Popen[bytes]]:
+    """A process in a session of its own, with `said` in its environment; stopped at the end if need be."""
     path = os.pathsep.join(filter(None, (str(PROJECT), os.environ.get("PYTHONPATH"))))
-    environment = os.environ | {"PYTHONPATH": path, "KEEPALIVE_REPORT": "by run_test"}
+    environment = os.environ | {"PYTHONPATH": path} | (said or {})
     process = subprocess.Popen(
         command, stdin=subprocess.DEVNULL, stdout=out, stderr=err, env=environment, preexec_fn=_own_session
     )

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from gevent import monkey
 
 from loadtest import monitor as monitor_module
 from loadtest.monitor import LostProcess, Monitor
@@ -93,11 +94,15 @@ class Clock:
         return self.now
 
 
+#: Other tests import Locust, which patches time.sleep to run gevent's loop, and that reaps zombies.
+sleep = monkey.get_original("time", "sleep")
+
+
 def eventually(condition: Callable[[], bool], within_s: float = 5.0) -> None:
     deadline = time.monotonic() + within_s
     while not condition():
         assert time.monotonic() < deadline, "never became true"
-        time.sleep(0.01)
+        sleep(0.01)
 
 
 def test_the_processes_of_the_server_are_found_by_its_port(

@@ -20,6 +20,7 @@ from loadtest.counters import PARTS_A_SECOND, new_histogram
 from loadtest.fleet import Fleet
 from loadtest.record import Record
 from loadtest.recorder import Run
+from loadtest.user import KeepAliveUser
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -70,6 +71,7 @@ class Scene:
         self.environment: Any = SimpleNamespace(
             runner=self.runner,
             host="http://127.0.0.1:9",
+            user_classes=[KeepAliveUser],
             parsed_options=SimpleNamespace(**chosen | options),
         )
         self.fleet = Fleet()
@@ -248,3 +250,31 @@ def test_without_results_nothing_is_written_and_the_hold_still_ends(
     assert "held for 3 s" in scene.run.over
     scene.run.end()
     assert list(tmp_path.iterdir()) == []
+
+
+class OwnWait(KeepAliveUser):
+    abstract = True
+
+    def wait_time(self) -> float:
+        return 1.0
+
+
+class OwnThink(KeepAliveUser):
+    abstract = True
+    think_time = (1.0, 2.0)
+
+
+@pytest.mark.parametrize(
+    ("classes", "think_s"),
+    [
+        ([KeepAliveUser], (10.0, 90.0)),
+        ([OwnThink], (1.0, 2.0)),
+        ([OwnWait], (0.0, 0.0)),
+        ([OwnThink, KeepAliveUser], (0.0, 0.0)),
+    ],
+)
+def test_the_offered_rate_is_known_only_where_all_users_think_alike(
+    classes: list[type[KeepAliveUser]], think_s: tuple[float, float]
+) -> None:
+    environment: Any = SimpleNamespace(user_classes=classes)
+    assert recorder._think_time_of(environment) == think_s

@@ -134,13 +134,13 @@ class IdleConnections:
         if self._epoll is None:
             self._open()
         fd = connection.sock.fileno()
+        self._epoll.register(fd, EPOLLIN | EPOLLRDHUP | EPOLLET)  # first, since it may fail
         by_fd = self._by_fd
         if fd >= len(by_fd):
             by_fd.extend([None] * (fd + 1 - len(by_fd)))
         by_fd[fd] = connection
         self.count += 1
         connection.since = self._now
-        self._epoll.register(fd, EPOLLIN | EPOLLRDHUP | EPOLLET)
 
     def park(self, connection: Connection) -> bool:
         """Wait for more from the client. False if more has come already: then the caller still holds it."""

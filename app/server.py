@@ -122,7 +122,8 @@ class KeepAliveWSGIServer(pywsgi.WSGIServer):  # type: ignore[misc]
             self._on_ready, self._on_header_timeout, self._check_drained, idle_timeout, header_timeout
         )
         self._evicting = False  # no connection is parked any more
-        self._handshakes = 0
+        # Connections that are not with `idle`: in their handshake, or with a handler that reads for itself.
+        self._outside = 0
         self._paused_since: float | None = None
         self._dispatch: RequestGreenlets | None = None
         super().__init__(
@@ -195,7 +196,7 @@ class KeepAliveWSGIServer(pywsgi.WSGIServer):  # type: ignore[misc]
         self.idle.drain()
 
     def _check_drained(self) -> None:
-        if self.draining and not self.idle.count and not self._handshakes:
+        if self.draining and not self.idle.count and not self._outside:
             self.drained.set()
 
     # -- accepting
@@ -243,11 +244,11 @@ class KeepAliveWSGIServer(pywsgi.WSGIServer):  # type: ignore[misc]
 
     def _take(self, fd: int, address: Any) -> None:
         listener = self.socket
-        if self.max_connections and self.idle.count + self._handshakes >= self.max_connections:
+        if self.max_connections and self.idle.count + self._outside >= self.max_connections:
             self._refuse(_socket.socket(listener.family, listener.type, listener.proto, fileno=fd), address)
         elif self.ssl_enabled:
             client = gevent_socket(listener.family, listener.type, listener.proto, fileno=fd)
-            self._handshakes += 1
+            self._outside += 1
             gevent.spawn(self._shake_hands, client, address)
         else:
             sock = _socket.socket(listener.family, listener.type, listener.proto, fileno=fd)
@@ -278,7 +279,7 @@ class KeepAliveWSGIServer(pywsgi.WSGIServer):  # type: ignore[misc]
             client.close()
             return
         finally:
-            self._handshakes -= 1
+            self._outside -= 1
             self._check_drained()
         connection = Connection(TLSSocket(secured), shared_address(address))
         if self._evicting:
@@ -288,6 +289,15 @@ class KeepAliveWSGIServer(pywsgi.WSGIServer):  # type: ignore[misc]
         # The first request may have come with the end of the handshake, into OpenSSL where no edge is seen.
         connection.busy = connection.pending = True
         self.loop.run_callback(self._on_ready, [connection])
+
+    def handle(self, sock: Any, address: Any) -> None:
+        """A connection whose handler reads for itself, from its first request to its last."""
+        self._outside += 1
+        try:
+            super().handle(sock, address)
+        finally:
+            self._outside -= 1
+            self._check_drained()
 
     # -- serving
 

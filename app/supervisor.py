@@ -48,6 +48,8 @@ _START_POLL_S: Final = 0.02
 #: Seconds before a worker is replaced that lived less than `_LONG_LIFE_S`: doubled each time, from .. to.
 _BACK_OFF_S: Final = (0.1, 10.0)
 _LONG_LIFE_S: Final = 10.0
+#: Seconds that the application may take to be imported on trial, before a reload.
+_TRIAL_S: Final = 60.0
 #: Deaths before any worker was ever ready after which we give up.
 _MAX_START_FAILURES: Final = 5
 #: Seconds in which a second TERM or INT is taken for an echo of the first: timeout(1) and some shells signal
@@ -219,7 +221,6 @@ class Supervisor:
                 if other.listener is not slot.listener:
                     other.listener.close()
             signal.signal(signal.SIGINT, signal.SIG_IGN)  # ^C reaches all; the supervisor will say TERM
-            signal.pthread_sigmask(signal.SIG_UNBLOCK, _SIGNALS)
             duty = worker.Duty(
                 slot.row,
                 slot.listener,
@@ -302,12 +303,7 @@ class Supervisor:
     def _reload(self) -> None:
         """HUP: become the new image, if its application can be imported."""
         self._reload_wanted = False
-        trial = fork()
-        if not trial:
-            # As main() would, but only so far that the application is there.
-            os.environ["KEEPALIVE_TRIAL"] = "1"
-            os.execv(sys.executable, sys.orig_argv)
-        if waitpid(trial, 0)[1]:
+        if not self._can_import():
             self._say("not reloaded: the application cannot be imported")
             return
         handover.execute(
@@ -319,6 +315,20 @@ class Supervisor:
                 [*self._old_lifelines, self._lifeline[1]],
             )
         )
+
+    def _can_import(self) -> bool:
+        """Try in a process of its own, as main() would, but only so far that the application is there."""
+        trial = fork()
+        if not trial:
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, _SIGNALS)
+            os.execve(sys.executable, sys.orig_argv, {**os.environ, "KEEPALIVE_TRIAL": "1"})
+        deadline = time.monotonic() + _TRIAL_S
+        while not (ended := waitpid(trial, WNOHANG))[0]:
+            if time.monotonic() > deadline or signal.sigpending() & {signal.SIGTERM, signal.SIGINT}:
+                _kill(trial, signal.SIGKILL)
+            signal.sigtimedwait({signal.SIGCHLD}, _START_POLL_S)
+        self._reap()  # the signal may have been another child's
+        return ended[1] == 0
 
     # -- processes go
 
@@ -359,6 +369,7 @@ class Supervisor:
 
     def _stop(self) -> int:
         """Let the workers finish; a second signal ends them at once."""
+        self._reap()  # who has died before is not our doing
         left = {slot.pid for slot in self._places() if slot.pid} | self._retiring
         for pid in left:
             _kill(pid, signal.SIGTERM)

@@ -60,6 +60,7 @@ def run(duty: Duty) -> int:
     stopping, retiring = Event(), Event()
     gevent.signal_handler(signal.SIGTERM, stopping.set)
     gevent.signal_handler(signal.SIGHUP, retiring.set)
+    _unblock_signals()
     orphaned = gevent.get_hub().loop.io(duty.lifeline, 1)
     orphaned.start(stopping.set)
     server.start()
@@ -84,12 +85,18 @@ def serve_metrics(duty: Duty, rows: int) -> int:
     stopping = Event()
     for number in (signal.SIGTERM, signal.SIGHUP):
         gevent.signal_handler(number, stopping.set)
+    _unblock_signals()
     orphaned = gevent.get_hub().loop.io(duty.lifeline, 1)
     orphaned.start(stopping.set)
     server.start()
     stopping.wait()
     server.drain(1)
     return 0
+
+
+def _unblock_signals() -> None:
+    """The supervisor has them all blocked; one that came before we were ready for it is delivered now."""
+    signal.pthread_sigmask(signal.SIG_SETMASK, ())
 
 
 def _make_server(duty: Duty) -> KeepAliveWSGIServer:

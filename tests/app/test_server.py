@@ -397,6 +397,17 @@ def test_a_handler_that_reads_for_itself_works_as_in_pywsgi_and_is_announced() -
         assert "keeps a greenlet" in log.getvalue()
 
 
+def test_draining_waits_for_handlers_that_read_for_themselves_too() -> None:
+    application = Blocking()
+    options: dict[str, Any] = {"handler_class": pywsgi.WSGIHandler, "error_log": None}
+    with serving(application, **options) as server, Client(server) as busy:
+        busy.send(BLOCK.replace(b"\r\n\r\n", b"\r\nConnection: close\r\n\r\n"))
+        eventually(lambda: application.inside)
+        assert not server.drain(0.1)
+        application.release.set()
+        assert server.drain(5)
+
+
 def test_the_limits_are_options() -> None:
     with serving(
         limits=Limits(request_line_bytes=50, header_bytes=100, header_count=3, body_bytes=10)

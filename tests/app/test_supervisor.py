@@ -98,6 +98,15 @@ def test_a_stop_lets_requests_in_flight_finish_and_exits_0(number: signal.Signal
         assert server.wait() == (0, "")
 
 
+def test_a_stop_right_after_the_start_is_in_order_too() -> None:
+    for delay in (0.0, 0.002, 0.01):
+        with ServerProcess("--workers", "2") as server:
+            server.signal(signal.SIGTTIN)  # so that a worker is just starting
+            time.sleep(delay)
+            server.signal(signal.SIGTERM)
+            assert server.wait()[0] == 0
+
+
 def test_the_graceful_timeout_bounds_a_stop() -> None:
     with ServerProcess(*PID_APP, "--graceful-timeout", "0.3") as server, Client(server.address) as client:
         client.send(GET.replace(b"/ ", b"/stuck "))

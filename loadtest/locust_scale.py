@@ -12,6 +12,7 @@ import functools
 import gc
 import hashlib
 import inspect
+import os
 import resource
 import signal
 from typing import TYPE_CHECKING, Any
@@ -24,7 +25,6 @@ from locust.runners import STATE_RUNNING, STATE_SPAWNING, MasterRunner, Runner, 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from locust.env import Environment
 
 #: The version these adjustments were written for.
 LOCUST_VERSION = "2.47.0"
@@ -88,7 +88,7 @@ def apply() -> None:
     count_users_without_walking()
     stop_users_without_greenlets()
     end_in_order()
-    locust.events.init.add_listener(end_with_master)
+    end_with_master()
     runners.HEARTBEAT_LIVENESS = HEARTBEAT_LIVENESS
     locust.events.spawning_complete.add_listener(freeze_users)
 
@@ -208,15 +208,20 @@ def end_in_order() -> None:
     MasterRunner.quit = quit  # type: ignore[assignment,method-assign]
 
 
-def end_with_master(environment: Environment, **_: Any) -> None:
-    """Have the kernel end a forked worker whose master was killed.
+def end_with_master() -> None:
+    """Have the kernel end a forked worker whose master has ended, however that happened.
 
-    Upstream: a worker notices after MASTER_HEARTBEAT_TIMEOUT, a minute, during which its connections go on.
+    Upstream: a worker notices after MASTER_HEARTBEAT_TIMEOUT, a minute, during which its connections go on;
+    one that is still looking for a master that could not start (busy port) does so for five.
     """
-    if isinstance(environment.runner, WorkerRunner) and getattr(
-        environment.parsed_options, "processes", None
-    ):
+    master = os.getpid()
+
+    def in_worker() -> None:
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
+        if os.getppid() != master:  # it has ended already
+            os._exit(1)
+
+    os.register_at_fork(after_in_child=in_worker)
 
 
 def freeze_users(**_: Any) -> None:

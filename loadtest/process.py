@@ -23,7 +23,7 @@ from loadtest.think import ThinkTimer
 from loadtest.turns import TurnPool
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Callable, Iterable, Mapping
 
     from locust.env import Environment
 
@@ -50,7 +50,11 @@ class Origin:
     """
 
     def __init__(
-        self, url: str, default_headers: Mapping[str, str], insecure: bool, worker_index: int
+        self,
+        url: str,
+        default_headers: Mapping[str, str],
+        make_tls_context: Callable[[], ssl.SSLContext],
+        worker_index: int,
     ) -> None:
         parts = urlsplit(url)
         if parts.scheme not in ("http", "https") or not parts.hostname:
@@ -58,7 +62,7 @@ class Origin:
         authority = parts.netloc.rpartition("@")[2]
         self.url = f"{parts.scheme}://{authority}"
         self.hostname = parts.hostname
-        self.tls_context = _tls_context(insecure) if parts.scheme == "https" else None
+        self.tls_context = make_tls_context() if parts.scheme == "https" else None
         port = parts.port or (443 if self.tls_context else 80)
         found = socket.getaddrinfo(parts.hostname, port, type=socket.SOCK_STREAM)[0]
         self.family: int = found[0]
@@ -90,9 +94,12 @@ class Origin:
         return b" HTTP/1.1\r\n" + fields.encode("latin-1")
 
 
-def _tls_context(insecure: bool) -> ssl.SSLContext:
+def _tls_context(user: KeepAliveUser) -> ssl.SSLContext:
+    if user.ssl_context_factory is not None:
+        context: ssl.SSLContext = user.ssl_context_factory()
+        return context
     context = ssl.create_default_context()
-    if insecure:
+    if user.insecure:
         context.check_hostname = False
         context.verify_mode = ssl.CERT_NONE
     return context
@@ -130,7 +137,7 @@ class Process:
         origin = self._origins.get(key)
         if origin is None:
             worker_index = getattr(self._environment.runner, "worker_index", 0)
-            origin = Origin(url, user.default_headers or {}, user.insecure, worker_index)
+            origin = Origin(url, user.default_headers or {}, lambda: _tls_context(user), worker_index)
             self._origins[key] = origin
         return origin
 

@@ -59,6 +59,7 @@ class KeepAliveSession:
         "_opened",
         "_origin",
         "_others",
+        "_prefix",
         "_process",
         "_user",
         "due",
@@ -68,7 +69,10 @@ class KeepAliveSession:
     def __init__(self, user: KeepAliveUser) -> None:
         self._user = user
         self._process: Process = user.process
-        self._origin: Origin = self._process.origin(str(user.host), user)
+        base = urlsplit(str(user.host))
+        #: What the host's own path puts before each path, as in FastHttpSession: http://server/api.
+        self._prefix = base.path.rstrip("/")
+        self._origin: Origin = self._process.origin(f"{base.scheme}://{base.netloc}", user)
         self._connection: Connection | None = None
         self._opened = False
         self._others: dict[Origin, KeepAliveSession] | None = None
@@ -160,7 +164,7 @@ class KeepAliveSession:
             self._process.counters.sent_late(start - self.due)
             start, self.due = self.due, None
         wall_start = time.time()
-        session, path = self, url
+        session, path = self, self._prefix + url
         raw: RawResponse | None = None
         failure: Exception | None = None
         interrupt: Timeout | None = None
@@ -258,7 +262,7 @@ class KeepAliveSession:
     def _session_of(self, url: str) -> tuple[KeepAliveSession, str]:
         """The session that talks to the URL's host, and the path there."""
         if not is_absolute(url):
-            return self, f"/{url}"
+            return self, f"{self._prefix}/{url}"
         parts = urlsplit(url)
         path = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
         try:

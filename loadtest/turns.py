@@ -28,6 +28,9 @@ if TYPE_CHECKING:
 IDLE_MAX = 200
 
 
+def _nothing() -> None: ...
+
+
 class TurnPool:
     """Runs functions in reused greenlets."""
 
@@ -57,6 +60,7 @@ class TurnPool:
             if len(self._idle) >= IDLE_MAX:
                 return
             self._idle.append(me)
+            function, args = _nothing, ()  # or an idle greenlet would keep its last user
             while True:
                 try:
                     function, args = to_hub()

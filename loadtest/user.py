@@ -48,6 +48,17 @@ RETRY_CONNECT_FIRST_S = 1.0
 RETRY_CONNECT_LAST_S = 8.0
 
 
+#: Settings of FastHttpUser that one connection of a user's own has no place for, and their defaults. Setting
+#: one is an error, since to ignore it would be a surprise.
+UNSUPPORTED = {
+    "client_pool": None,
+    "proxy_host": None,
+    "proxy_port": None,
+    "concurrency": 10,
+    "max_retries": 0,
+}
+
+
 class _Rest(BaseException):
     """Leaves `TaskSet.run` where it would sleep. Not an `Exception`, which `TaskSet.run` would take for a
     failed task."""
@@ -126,6 +137,11 @@ class KeepAliveUser(FastHttpUser):
     _retry_connect_s = RETRY_CONNECT_FIRST_S
 
     def __init__(self, environment: Environment) -> None:
+        for attribute, usual in UNSUPPORTED.items():
+            if getattr(self, attribute) != usual:
+                raise StopTest(
+                    f"{type(self).__name__}.{attribute}: a KeepAliveUser has one connection of its own"
+                )
         # Not FastHttpUser's: it makes an HTTP client of about 10 KB, of which nothing is used.
         User.__init__(self, environment)
         if self.host is None:

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import functools
 import ssl
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from locust.env import Environment
 
 from loadtest.errors import BadStatus
-from loadtest.process import Origin, Process
+from loadtest.process import Origin, Process, _tls_context
 from tests.loadtest.conftest import NewSession
 from tests.loadtest.peers import Peer, answering, eventually, response
 
@@ -28,7 +30,7 @@ def test_a_process_has_one_of_each(environment: Environment) -> None:
     ],
 )
 def test_an_origin_has_the_servers_name_and_no_secret(url: str, shown: str, host: str) -> None:
-    origin = Origin(url, {}, True, 0)
+    origin = Origin(url, {}, ssl.create_default_context, 0)
     assert origin.url == shown
     assert f"Host: {host}\r\n".encode() in origin.tail
     assert origin.tail.startswith(b" HTTP/1.1\r\n")
@@ -38,7 +40,12 @@ def test_an_origin_has_the_servers_name_and_no_secret(url: str, shown: str, host
 
 
 def test_an_https_origin_verifies_only_when_told_to() -> None:
-    unverified, verified = (Origin("https://127.0.0.1", {}, insecure, 0) for insecure in (True, False))
+    users: list[Any] = [
+        SimpleNamespace(insecure=insecure, ssl_context_factory=None) for insecure in (True, False)
+    ]
+    unverified, verified = (
+        Origin("https://127.0.0.1", {}, functools.partial(_tls_context, user), 0) for user in users
+    )
     assert unverified.address[1] == 443
     assert unverified.tls_context is not None
     assert unverified.tls_context.verify_mode == ssl.CERT_NONE
@@ -47,14 +54,20 @@ def test_an_https_origin_verifies_only_when_told_to() -> None:
     assert verified.tls_context.check_hostname
 
 
+def test_a_classs_own_tls_context_is_used() -> None:
+    own = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    user: Any = SimpleNamespace(insecure=True, ssl_context_factory=lambda: own)
+    assert _tls_context(user) is own
+
+
 @pytest.mark.parametrize("url", ["ftp://127.0.0.1", "127.0.0.1:8000", "http://", "", "http:///path"])
 def test_what_is_no_web_address_is_refused(url: str) -> None:
     with pytest.raises(ValueError, match="http://"):
-        Origin(url, {}, True, 0)
+        Origin(url, {}, ssl.create_default_context, 0)
 
 
 def test_fields_that_a_request_brings_replace_the_shared_ones() -> None:
-    origin = Origin("http://127.0.0.1", {"X-A": "1", "user-agent": "mine"}, True, 0)
+    origin = Origin("http://127.0.0.1", {"X-A": "1", "user-agent": "mine"}, ssl.create_default_context, 0)
     assert b"X-A: 1\r\n" in origin.tail
     assert origin.tail.lower().count(b"user-agent:") == 1
     assert b"X-A" not in origin.tail_beside(["x-a"])

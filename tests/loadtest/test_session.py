@@ -148,6 +148,16 @@ def test_the_path_is_made_fit_for_a_request_line(
         assert fired[0]["name"] == url, "parameters must not make a row each in the statistics"
 
 
+@pytest.mark.parametrize(("url", "path"), [("/a", "/api/a"), ("a?b=1", "/api/a?b=1"), ("/", "/api/")])
+def test_a_path_in_the_host_comes_before_every_path(new_session: NewSession, url: str, path: str) -> None:
+    with Peer(answering(OK, OK)) as peer:
+        client = new_session(f"{peer.url}/api/")
+        client.get(url)
+        client.get(f"{peer.url}/elsewhere")
+        assert [request.split()[1].decode() for request in peer.requests] == [path, "/elsewhere"]
+        assert len(peer.connections) == 1
+
+
 def test_credentials_are_sent_from_the_call_and_from_the_host(new_session: NewSession) -> None:
     with Peer(answering(OK)) as peer:
         client = new_session(peer.url.replace("://", "://us%40er:pass@"))

@@ -330,6 +330,17 @@ def test_a_user_without_a_host_stops_the_test(environment: Environment) -> None:
         type("Nowhere", (KeepAliveUser,), {})(environment)
 
 
+@pytest.mark.parametrize(
+    "attributes",
+    [{"proxy_host": "127.0.0.1"}, {"concurrency": 2}, {"max_retries": 1}, {"client_pool": object()}],
+)
+def test_a_setting_that_one_connection_has_no_place_for_is_refused(
+    environment: Environment, attributes: dict[str, Any]
+) -> None:
+    with pytest.raises(StopTest, match=next(iter(attributes))):
+        type("Pooled", (KeepAliveUser,), {"host": "http://127.0.0.1:1", **attributes})(environment)
+
+
 def test_ending_twice_and_at_rest_is_harmless(environment: Environment, peer: Peer) -> None:
     run = Run(environment, Getter, peer.url, wait_time=constant(30)).start()
     eventually(lambda: len(peer.requests) == 1)

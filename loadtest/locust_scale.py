@@ -145,6 +145,8 @@ def stop_users_without_greenlets() -> None:
     def stop_users(runner: Runner, user_classes_stop_count: dict[str, int]) -> None:
         from loadtest.turns import UserHandle
 
+        if not any(user_classes_stop_count.values()):
+            return  # a ramp calls this with every spawn message: no walk over the users then
         left = dict(user_classes_stop_count)
         stopped = 0
         for handle in list(runner.user_greenlets):

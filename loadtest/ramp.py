@@ -17,15 +17,15 @@ if TYPE_CHECKING:
 
 #: Lateness of event loops and of the slowest percent of responses below which the pace rises, and above which
 #: it falls, seconds. A second of garbage collection or a neighbour's burst lies between: the pace stays.
-ON_TIME_S = 0.1
-LATE_S = 0.3
+ON_TIME_S = 0.2
+LATE_S = 0.5
 #: Factors by which the pace changes a second.
-FASTER = 1.05
+FASTER = 1.1
 SLOWER = 0.75
 #: After dropped SYNs.
 MUCH_SLOWER = 0.5
 #: Bounds, in multiples of the rate to begin with.
-LEAST, MOST = 0.05, 2.0
+LEAST, MOST = 0.1, 2.0
 
 
 class Pace:

@@ -52,11 +52,11 @@ SERVER_SUPERVISOR_BYTES = 25 * MIB
 SERVER_WORKER_BYTES = 4 * MIB
 SERVER_CONNECTION_BYTES = 500
 
-#: Bytes of a client: 3.7 GB in 22 processes at 400,000 users (pair).  A forked Locust 2.47 worker without
-#: users: 10 MB of its own and its part of 32 MB that all of them share.
+#: Bytes of a client: 384 MB in 7 processes and a master at 100,000 users (results/reference/100000).  A
+#: forked Locust 2.47 worker without users: 10 MB of its own and its part of 32 MB that all of them share.
 CLIENT_MASTER_BYTES = 45 * MIB
 CLIENT_WORKER_BYTES = 15 * MIB
-CLIENT_USER_BYTES = 8_500
+CLIENT_USER_BYTES = 2_400
 
 #: CPU seconds of one request: 0.8, 0.65 and 0.18 cores at 8,000 requests/s (pair).
 SERVER_CPU_S_PER_REQUEST = 100e-6

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import math
 import random
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
@@ -13,6 +15,7 @@ from loadtest.machine import Machine
 from loadtest.sizing import Plan
 
 GB = 10**9
+PROJECT = Path(__file__).resolve().parents[2]
 
 
 def machine(**changes: object) -> Machine:
@@ -103,7 +106,6 @@ def test_the_estimate_agrees_with_the_measured_pair_at_400_000() -> None:
     need = sizing.estimate(Plan(400_000), machine())
     assert need.requests_per_s == 8_000
     assert need.kernel_bytes == pytest.approx(4.0 * GB, rel=0.1)
-    assert need.client_bytes == pytest.approx(3.7 * GB, rel=0.1)
     assert need.server_bytes == pytest.approx(0.3 * GB, rel=0.1)
     assert need.cores == pytest.approx(0.8 + 0.65 + 0.18, rel=0.05)
     assert need.files >= 800_000
@@ -112,8 +114,15 @@ def test_the_estimate_agrees_with_the_measured_pair_at_400_000() -> None:
 
 def test_the_estimate_agrees_with_the_measured_million() -> None:
     need = sizing.estimate(Plan(1_000_000, think_s=(30, 270)), machine())
-    assert need.client_bytes == pytest.approx(9.2 * GB, rel=0.1)
     assert need.kernel_bytes == pytest.approx(9.9 * GB, rel=0.1)
+
+
+def test_the_estimate_agrees_with_the_committed_run() -> None:
+    run = json.loads((PROJECT / "results/reference/100000/summary.json").read_text())
+    need = sizing.estimate(Plan(run["target_connections"]), machine())
+    assert need.client_bytes == pytest.approx(run["client"]["pss_peak_bytes"], rel=0.15)
+    assert need.server_bytes == pytest.approx(run["server"]["pss_peak_bytes"], rel=0.15)
+    assert need.requests_per_s == run["offered_rps"]
 
 
 def test_a_remote_server_costs_nothing_here_and_halves_the_kernels_share() -> None:

@@ -20,12 +20,15 @@ if TYPE_CHECKING:
 ON_TIME_S = 0.2
 LATE_S = 0.5
 #: Factors by which the pace changes a second.
-FASTER = 1.1
-SLOWER = 0.75
+FASTER = 1.15
+SLOWER = 0.7
+#: Seconds after slowing down in which the pace is not slowed again: requests that were late already end in
+#: them.
+PATIENCE_S = 3
 #: After dropped SYNs.
 MUCH_SLOWER = 0.5
 #: Bounds, in multiples of the rate to begin with.
-LEAST, MOST = 0.1, 2.0
+LEAST, MOST = 0.2, 2.0
 
 
 class Pace:
@@ -39,6 +42,7 @@ class Pace:
         self._least = max(1.0, LEAST * begin_per_s)
         self._most = MOST * begin_per_s
         self._dropped = 0
+        self._patience_s = 0
 
     def observe(self, second: Second, machine: MachineSample | None) -> None:
         """Take in what the last second was like."""
@@ -48,10 +52,13 @@ class Pace:
         if second.latencies.get_total_count():
             late_s = max(late_s, second.latencies.get_value_at_percentile(99) / 1e6)
         factor = 1.0
+        self._patience_s -= 1
         if dropped > self._dropped:
             factor = MUCH_SLOWER
         elif late_s > LATE_S:
-            factor = SLOWER
+            if self._patience_s <= 0:
+                factor = SLOWER
+                self._patience_s = PATIENCE_S
         elif late_s < ON_TIME_S and waiting < 2 * self.per_s:
             factor = FASTER
         self._dropped = dropped

@@ -11,7 +11,7 @@ from locust import User
 from locust.runners import WorkerNode
 
 from loadtest.counters import new_histogram
-from loadtest.ramp import LATE_S, MOST, Pace, PacedDispatcher
+from loadtest.ramp import LATE_S, MOST, PATIENCE_S, Pace, PacedDispatcher
 
 
 def second(latency_s: float = 0.002, lag_s: float = 0.0, users: int = 1000, connections: int = 1000) -> Any:
@@ -41,6 +41,17 @@ def test_the_pace_falls_when_a_response_or_an_event_loop_is_late(late: Any) -> N
     for _ in range(100):
         pace.observe(late, machine())
     assert pace.per_s > 0
+
+
+def test_the_pace_falls_once_for_requests_that_were_late_together() -> None:
+    pace = Pace(1000)
+    late = second(latency_s=LATE_S * 2)
+    seen = []
+    for _ in range(PATIENCE_S + 1):
+        pace.observe(late, machine())
+        seen.append(pace.per_s)
+    assert len(set(seen[:PATIENCE_S])) == 1
+    assert seen[PATIENCE_S] < seen[0] < 1000
 
 
 def test_the_pace_stays_while_connections_wait_to_be_accepted() -> None:

@@ -1,8 +1,8 @@
 """A response: read off a connection, and what a task sees of it.
 
 Most responses of a keep-alive test look alike: HTTP/1.1, a Content-Length, no coding. For these a few
-searches in the header bytes are enough (about 1 us, a parser object with its callbacks about 8). Whatever is
-not plainly of that kind goes to llhttp (httptools) from its first byte on.
+searches in the header bytes are enough (2.2 us, a parser object with its callbacks 6.2: docs/client.md).
+Whatever is not plainly of that kind goes to llhttp (httptools) from its first byte on.
 """
 
 from __future__ import annotations

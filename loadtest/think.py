@@ -18,8 +18,8 @@ import gevent
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-#: Length of a slot. Shorter ones spread requests more evenly and wake the process more often: at 10 ms, 46
-#: idle processes on two cores spend about 2 % of a core on it.
+#: Length of a slot. Shorter ones spread requests more evenly and wake the process more often, a hundred times
+#: a second at 10 ms.
 SLOT_S = 0.01
 
 

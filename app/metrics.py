@@ -11,11 +11,14 @@ import importlib
 import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from time import monotonic
+from typing import Any, Final
 
 from app.scoreboard import STATUSES, TIME_BUCKETS_S, Scoreboard
 
 _PSS = re.compile(r"^Pss:\s+(\d+) kB", re.MULTILINE)
+#: Seconds for which a worker's memory is not read again: the kernel walks its page tables for it, 0.1-2 ms.
+_PSS_KEPT_S: Final = 10.0
 
 
 class MetricsUnavailableError(ImportError):
@@ -37,9 +40,21 @@ class WorkersCollector:
     def __init__(self, scoreboard: Scoreboard, rows: int) -> None:
         self._scoreboard = scoreboard
         self._rows = rows
+        #: By process id: when it was read, and bytes.
+        self._memory: dict[int, tuple[float, int]] = {}
+
+    def _column(self, counter: str) -> list[int]:
+        return self._scoreboard.column(counter)[: self._rows]
 
     def _sum(self, counter: str) -> int:
-        return sum(self._scoreboard.get(row, counter) for row in range(self._rows))
+        return sum(self._column(counter))
+
+    def _memory_of(self, pid: int) -> int:
+        read_at, size = self._memory.get(pid, (0.0, 0))
+        if not size or monotonic() - read_at > _PSS_KEPT_S:
+            size = memory_bytes(pid)
+            self._memory[pid] = monotonic(), size
+        return size
 
     def collect(self) -> Iterator[Any]:
         core = importlib.import_module("prometheus_client.core")
@@ -74,12 +89,26 @@ class WorkersCollector:
         )
         memory = gauge_family("keepalive_worker_memory_bytes", "PSS of each.", labels=["worker"])
         share = gauge_family("keepalive_worker_connections", "Client connections.", labels=["worker"])
-        for row in range(self._rows):
-            if pid := self._scoreboard.get(row, "ready"):
-                memory.add_metric([str(row)], memory_bytes(pid))
+        for row, pid in enumerate(self._column("ready")):
+            if pid:
+                memory.add_metric([str(row)], self._memory_of(pid))
                 share.add_metric([str(row)], self._scoreboard.get(row, "connections"))
         yield memory
         yield share
+        yield from self._pauses("gc_pause", "collection", "collections", "Garbage collections of all workers")
+        yield from self._pauses(
+            "loop_lag", "lag", "lags", "Lateness of the event loops, 4 looks a second each"
+        )
+
+    def _pauses(self, name: str, column: str, number: str, text: str) -> Iterator[Any]:
+        core = importlib.import_module("prometheus_client.core")
+        seconds = self._sum(f"{column}_us") / 1e6
+        yield core.SummaryMetricFamily(
+            f"keepalive_{name}_seconds", f"{text}.", count_value=self._sum(number), sum_value=seconds
+        )
+        longest = max(self._column(f"{column}_longest_us"), default=0) / 1e6
+        gauge = core.GaugeMetricFamily
+        yield gauge(f"keepalive_{name}_longest_seconds", f"{text}: longest of the last 1-2 s.", longest)
 
 
 def application(scoreboard: Scoreboard, rows: int) -> Callable[..., Any]:

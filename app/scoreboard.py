@@ -30,11 +30,17 @@ COUNTERS: Final = (
     "write_timeouts",
     "sent_bytes",
     "request_us",
+    "collections",
+    "collection_us",
+    "collection_longest_us",
+    "lags",
+    "lag_us",
+    "lag_longest_us",
     *(f"status_{status}" for status in STATUSES),
     *(f"bucket_{number}" for number in range(len(TIME_BUCKETS_S) + 1)),
 )
 #: What goes up and down.
-_LEVELS: Final = ("ready", "connections", "active")
+_LEVELS: Final = ("ready", "connections", "active", "collection_longest_us", "lag_longest_us")
 _PLACES: Final = {name: place for place, name in enumerate(COUNTERS)}
 
 
@@ -46,6 +52,10 @@ class Scoreboard:
 
     def get(self, row: int, counter: str) -> int:
         return self._cells[row * len(COUNTERS) + _PLACES[counter]]
+
+    def column(self, counter: str) -> list[int]:
+        """A counter of all rows; 10 us for 1,024 of them, where :meth:`get` would take 300."""
+        return self._cells[_PLACES[counter] :: len(COUNTERS)].tolist()
 
     def set(self, row: int, counter: str, value: int) -> None:
         self._cells[row * len(COUNTERS) + _PLACES[counter]] = value

@@ -7,6 +7,7 @@ from collections import defaultdict
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
+from app.pauses import Collections, LoopLag
 from app.scoreboard import STATUSES, TIME_BUCKETS_S
 
 if TYPE_CHECKING:
@@ -16,9 +17,11 @@ _KNOWN = frozenset(STATUSES)
 
 
 class Statistics:
-    """Statuses, bytes and times of the responses of one process."""
+    """Statuses, bytes and times of the responses of this process, and its pauses."""
 
     def __init__(self) -> None:
+        self._collections = Collections()
+        self._lag = LoopLag()
         self.statuses: defaultdict[int, int] = defaultdict(int)
         self.buckets = [0] * (len(TIME_BUCKETS_S) + 1)
         self.sent_bytes = 0
@@ -43,6 +46,14 @@ class Statistics:
         yield "write_timeouts", server.timed_out_writes
         yield "sent_bytes", self.sent_bytes
         yield "request_us", int(self.seconds * 1e6)
+        for pauses, name, names in (
+            (self._collections, "collection", "collections"),
+            (self._lag, "lag", "lags"),
+        ):
+            yield names, pauses.count
+            yield f"{name}_us", int(pauses.seconds * 1e6)
+            yield f"{name}_longest_us", int(pauses.longest * 1e6)
+            pauses.begin_window()
         other = 0
         for status, count in self.statuses.items():
             if status in _KNOWN and status:

@@ -158,8 +158,9 @@ class Supervisor:
         try:
             return self._supervise()
         finally:
-            if self.settings.bind.path:
-                Path(self.settings.bind.path).unlink(missing_ok=True)
+            for address in (self.settings.bind, self.settings.metrics):
+                if address and address.path:
+                    Path(address.path).unlink(missing_ok=True)
             if self._pid_file is not None:
                 self._pid_file.remove()
 

@@ -323,6 +323,10 @@ def test_metrics_add_up_over_all_workers_and_over_a_replacement() -> None:
         assert seen["keepalive_request_seconds_count"] == 10
         assert seen["keepalive_sent_bytes_total"] > 10 * 50
         assert seen["keepalive_worker_memory_bytes0"] > 1e6
+        eventually(lambda: metrics()["keepalive_loop_lag_seconds_count"] >= 8)
+        lag = metrics()
+        assert 0 <= lag["keepalive_loop_lag_longest_seconds"] <= lag["keepalive_loop_lag_seconds_sum"] < 60
+        assert lag["keepalive_gc_pause_longest_seconds"] <= lag["keepalive_gc_pause_seconds_sum"]
         busy = int(clients[0].ask().body)
         eventually(lambda: metrics()["keepalive_requests_total200"] == 11)
         time.sleep(1.1)  # what a worker has not yet reported dies with it

@@ -10,26 +10,16 @@ import os
 import time
 from typing import TYPE_CHECKING, Any
 
-from hdrh.histogram import HdrHistogram
-
 from loadtest.errors import KINDS, kind_of
+from loadtest.histogram import RANGE_US, new_histogram
 
 if TYPE_CHECKING:
     from loadtest.think import ThinkTimer
 
-#: Range of latencies in microseconds and significant digits. An answer that takes longer than the range has
-#: long been a timeout.
-HISTOGRAM_RANGE_US = (1, 3_600_000_000)
-HISTOGRAM_DIGITS = 3
 #: A request that leaves this much after it was due is counted as late: the client, not the server, was slow.
 LATE_SEND_S = 0.1
 #: Requests a second are counted in this many parts, so that bursts within a second show.
 PARTS_A_SECOND = 100
-
-
-def new_histogram() -> Any:
-    """An empty histogram of latencies in microseconds; all of them can be merged without loss."""
-    return HdrHistogram(*HISTOGRAM_RANGE_US, HISTOGRAM_DIGITS)
 
 
 class Counters:
@@ -79,7 +69,7 @@ class Counters:
     def sample(self, timer: ThinkTimer[Any], source: str, users: int) -> dict[str, Any]:
         """The state now, as a message (see the module's docstring)."""
         histogram = new_histogram()
-        least_us, most_us = HISTOGRAM_RANGE_US
+        least_us, most_us = RANGE_US
         for latency_ms in self.latencies_ms:
             histogram.record_value(min(max(least_us, round(latency_ms * 1000)), most_us))
         cpu = os.times()

@@ -8,7 +8,8 @@ import time
 from pathlib import Path
 from typing import Any
 
-from loadtest.counters import PARTS_A_SECOND, new_histogram
+from loadtest.counters import PARTS_A_SECOND
+from loadtest.histogram import merge, new_histogram
 
 #: Counters of a sample that only grow.
 CUMULATIVE = (
@@ -75,7 +76,7 @@ class Fleet:
         self.workers[name] = Worker(name, sample, time.monotonic(), loop_lag_max_s=lag_s)
         self.news = True
         if sample["latencies"]:
-            self._latencies.decode_and_add(sample["latencies"])
+            merge(self._latencies, sample["latencies"])
         for part, sends in enumerate(sample["sends"]):
             self._sends[part] += sends
         self._lag_max_s = max(self._lag_max_s, sample["loop_lag_max_s"])

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from loadtest import console
-from loadtest.counters import new_histogram
+from loadtest.histogram import new_histogram
 from loadtest.recorder import FLEET_COLUMNS, MACHINE_COLUMNS
 
 PROJECT = Path(__file__).resolve().parents[2]

@@ -9,8 +9,9 @@ from typing import Any
 import pytest
 
 from loadtest import counters as counters_module
-from loadtest.counters import HISTOGRAM_RANGE_US, LATE_SEND_S, PARTS_A_SECOND, Counters, new_histogram
+from loadtest.counters import LATE_SEND_S, PARTS_A_SECOND, Counters
 from loadtest.errors import KINDS, ClosedByPeer, RequestFailure
+from loadtest.histogram import RANGE_US, merge, new_histogram
 
 
 def sample(counters: Counters, lag_s: float = 0.0) -> dict[str, Any]:
@@ -20,7 +21,7 @@ def sample(counters: Counters, lag_s: float = 0.0) -> dict[str, Any]:
 def latencies(message: dict[str, Any]) -> Any:
     histogram = new_histogram()
     if message["latencies"]:
-        histogram.decode_and_add(message["latencies"])
+        merge(histogram, message["latencies"])
     return histogram
 
 
@@ -60,7 +61,7 @@ def test_a_latency_outside_of_the_histogram_is_counted_at_its_edge(latency_ms: f
     counters.request_done(latency_ms, 0, None)
     histogram = latencies(sample(counters))
     assert histogram.get_total_count() == 1
-    edge = HISTOGRAM_RANGE_US[latency_ms > 1]
+    edge = RANGE_US[latency_ms > 1]
     assert histogram.get_value_at_percentile(100) == pytest.approx(edge, rel=0.001)
 
 

@@ -10,7 +10,7 @@ import pytest
 from locust import User
 from locust.runners import WorkerNode
 
-from loadtest.counters import new_histogram
+from loadtest.histogram import new_histogram
 from loadtest.ramp import LATE_S, MOST, PATIENCE_S, Pace, PacedDispatcher
 
 

@@ -16,8 +16,9 @@ from locust.event import Events
 from locust.runners import STATE_RUNNING, STATE_SPAWNING
 
 from loadtest import recorder, report
-from loadtest.counters import PARTS_A_SECOND, new_histogram
+from loadtest.counters import PARTS_A_SECOND
 from loadtest.fleet import Fleet
+from loadtest.histogram import new_histogram
 from loadtest.record import Record
 from loadtest.recorder import Run
 from loadtest.user import KeepAliveUser

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from loadtest import report
-from loadtest.counters import new_histogram
+from loadtest.histogram import merge, new_histogram
 from loadtest.record import Record
 from loadtest.recorder import FLEET_COLUMNS, MACHINE_COLUMNS
 from tests.loadtest.runs import PROJECT, write_run
@@ -82,7 +82,7 @@ def test_the_command_writes_summary_histogram_and_plots(
     assert "verdict      pass" in capsys.readouterr().out
     assert json.loads((run / "summary.json").read_text())["verdict"] == "pass"
     merged = new_histogram()
-    merged.decode_and_add((run / "latencies.hdr").read_text().strip().encode())
+    merge(merged, (run / "latencies.hdr").read_text().strip().encode())
     assert merged.get_total_count() == 5000
     plots = {"connections.png", "throughput.png", "latency.png", "cpu.png", "memory.png"}
     assert plots <= {file.name for file in run.iterdir()}

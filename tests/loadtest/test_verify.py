@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from loadtest import report, verify
-from loadtest.counters import new_histogram
+from loadtest.histogram import merge, new_histogram
 from tests.loadtest.runs import a_real_run, write_run
 
 Rows = list[dict[str, str]]
@@ -47,7 +47,7 @@ def in_hold(rows: Rows) -> Rows:
 def faster(facts: dict[str, Any]) -> None:
     """As many latencies, all of a tenth."""
     old, new = new_histogram(), new_histogram()
-    old.decode_and_add(facts["hold_latencies"].encode())
+    merge(old, facts["hold_latencies"].encode())
     for item in old.get_recorded_iterator():
         new.record_value(max(1, item.value_iterated_to // 10), item.count_at_value_iterated_to)
     facts["hold_latencies"] = new.encode().decode()

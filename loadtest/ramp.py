@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, ClassVar
 from locust.dispatch import UsersDispatcher
 
 if TYPE_CHECKING:
+    from locust import User
+
     from loadtest.fleet import Second
     from loadtest.monitor import MachineSample
 
@@ -38,11 +40,17 @@ class Pace:
     """
 
     def __init__(self, begin_per_s: float) -> None:
-        self.per_s = begin_per_s
-        self._least = max(1.0, LEAST * begin_per_s)
-        self._most = MOST * begin_per_s
         self._dropped = 0
         self._patience_s = 0
+        self._begin_per_s = 0.0
+        self.begin(begin_per_s)
+
+    def begin(self, per_s: float) -> None:
+        """Go on from another rate: the web UI's form was sent again. The same one changes nothing."""
+        if per_s != self._begin_per_s:
+            self._begin_per_s = self.per_s = per_s
+            self._least = max(1.0, LEAST * per_s)
+            self._most = MOST * per_s
 
     def observe(self, second: Second, machine: MachineSample | None) -> None:
         """Take in what the last second was like."""
@@ -72,6 +80,13 @@ class PacedDispatcher(UsersDispatcher):
     """
 
     pace: ClassVar[Pace | None] = None
+
+    def new_dispatch(
+        self, target_user_count: int, spawn_rate: float, user_classes: list[type[User]] | None = None
+    ) -> None:
+        if self.pace is not None:
+            self.pace.begin(spawn_rate)
+        super().new_dispatch(target_user_count, spawn_rate, user_classes)
 
     def _add_users_on_workers(self) -> dict[str, dict[str, int]]:
         if self.pace is not None:

@@ -11,7 +11,7 @@ import json
 import math
 from typing import TYPE_CHECKING, Any
 
-from loadtest.counters import new_histogram
+from loadtest.histogram import merge, new_histogram
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -66,24 +66,21 @@ class Record:
         return self.rows[: self.facts.get("rows", len(self.rows))]
 
     def hold(self) -> list[dict[str, str]]:
-        """The stated rows of the hold."""
-        return [row for row in self.stated if row["phase"] == "hold"]
+        """The stated rows of the hold: the last one, if the run was changed while it went on."""
+        rows = self.stated
+        ramped = max((place for place, row in enumerate(rows) if row["phase"] == "ramp"), default=-1)
+        return [row for row in rows[ramped + 1 :] if row["phase"] == "hold"]
 
     def before_hold(self) -> dict[str, str] | None:
         """The row with which the hold begins: the first in which all connections were established."""
-        before = None
-        for row in self.stated:
-            if row["phase"] != "ramp":
-                break
-            before = row
-        return before
+        return next((row for row in reversed(self.stated) if row["phase"] == "ramp"), None)
 
 
 def decode(text: str) -> Any:
     """The histogram in a text as in `latencies.hdr`. Raises ValueError."""
     histogram = new_histogram()
     try:
-        histogram.decode_and_add(text.strip().encode())
+        merge(histogram, text.strip().encode())
     except Exception as error:  # the library lets whatever went wrong in zlib, base64 or ctypes through
         raise ValueError(f"no latency histogram: {error or type(error).__name__}") from None
     return histogram

@@ -8,6 +8,8 @@ apart
     hold    from then on; ends after --hold, or when Locust ends the test
     stop    users are being stopped
 
+(back to the ramp if the number of users or their think time is changed, from Locust's web UI, say)
+
 and writes `run.json`, the facts from which :mod:`loadtest.report` makes the summary, every few seconds anew:
 whatever becomes of the master, what was measured stays.
 """
@@ -29,11 +31,12 @@ from typing import IO, TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 import gevent
+from locust.event import EventHook
 from locust.runners import STATE_MISSING, STATE_RUNNING, STATE_SPAWNING, MasterRunner, WorkerRunner
 
 from loadtest import console, options
-from loadtest.counters import new_histogram
 from loadtest.fleet import CUMULATIVE, Fleet, Second
+from loadtest.histogram import new_histogram
 from loadtest.machine import Machine
 from loadtest.monitor import MachineSample, Monitor
 from loadtest.process import SAMPLE_MESSAGE
@@ -111,12 +114,17 @@ def attach(events: Events) -> None:
 
 
 class Recorder:
-    """One run after the other: a web UI may start several."""
+    """One run after the other: a web UI may start several.
+
+    :ivar seconds: fired with `run`, a :class:`Run`, after each second of it, and after its end.
+    """
 
     def __init__(self, environment: Environment) -> None:
         assert environment.runner is not None
         self._environment = environment
         self._runner = environment.runner
+        environment.keepalive_recorder = self  # type: ignore[attr-defined]
+        self.seconds = EventHook()
         self._fleet = Fleet()
         self._run: Run | None = None
         #: The workers' last samples, now and when the run began: they count from the start of their process,
@@ -152,6 +160,7 @@ class Recorder:
                 run.second()
             except OSError as error:  # a full disk must not end a run that goes well otherwise
                 run.cannot_write(error)
+            self.seconds.fire(run=run)
             if run.over:
                 logger.info(run.over)
                 gevent.spawn(self._end)
@@ -171,6 +180,7 @@ class Recorder:
     def _test_stopped(self, **_: Any) -> None:
         if self._run is not None:
             self._run.end()
+            self.seconds.fire(run=self._run)
 
     def _quitting(self, **_: Any) -> None:
         run = self._run
@@ -184,17 +194,27 @@ class Recorder:
 
 
 class Run:
-    """One run's phases, rows and facts."""
+    """One run's phases, rows and facts.
+
+    :ivar row: the last second, as in samples.csv.
+    :ivar offered_per_s: requests/s due in that second; None if users have no common think time.
+    """
 
     def __init__(self, environment: Environment, fleet: Fleet) -> None:
         chosen = environment.parsed_options
         assert environment.runner is not None
         assert chosen is not None
         self._runner = environment.runner
-        self._fleet = fleet
+        self._environment = environment
+        self.fleet = self._fleet = fleet
+        self.row: dict[str, Any] = {}
+        self.offered_per_s: float | None = None
         self._chosen = chosen
         self._host = environment.host or ""
         self._think_s = _think_time_of(environment)
+        self._asked = self._target, self._think_s
+        #: What was asked for anew while the run went on.
+        self._changes: list[dict[str, Any]] = []
         self._hold_s = options.duration(chosen.hold) if chosen.hold else None
         self.pace = Pace(chosen.spawn_rate) if chosen.adaptive else None
         self.folder = Path(chosen.results) if chosen.results else None
@@ -207,7 +227,9 @@ class Run:
         self._notes: list[str] = []
         self._previous: dict[str, float] = {}
         self._failures_by_kind: dict[str, int] = {}
-        self._peak = self._progress_at = 0.0
+        #: Most connections, of the whole run and since it was last asked for others.
+        self._peak = self._most = 0
+        self._progress_at = 0.0
         self._hold_began = self._hold_ended = 0.0
         #: When what the hold's first and last row count was counted; see _counted_unix_s.
         self._counted_first = self._counted_last = 0.0
@@ -268,14 +290,35 @@ class Run:
         for process in machine.lost if machine is not None else ():
             if process.side == "server":
                 self.note(f"server process {process.pid} ended at {time.monotonic() - self._started:.0f} s")
+        self._notice_change()
         phase = self._phase
         self._decide(second, machine)
-        self._write(phase, second, machine)
+        self._note_row(phase, second, machine)
+        self._write()
+
+    def _notice_change(self) -> None:
+        """Other connections or think times than before: the web UI's form, or a LoadTestShape. A hold counts
+        from the last change."""
+        asked = self._target, _think_time_of(self._environment)
+        if asked == self._asked or self._phase == "stop":
+            return
+        self._asked = asked
+        self._think_s = asked[1]
+        elapsed_s = time.monotonic() - self._started
+        self._changes.append({"time_s": round(elapsed_s, 1), "connections": asked[0], "think_s": asked[1]})
+        self._most, self._progress_at = 0, time.monotonic()
+        self._phase = "ramp"
+        self._hold_began = self._hold_ended = self._counted_first = self._counted_last = 0.0
+        self._hold_first = self._hold_last = {}
+        self._hold_min, self._bursts = None, 0
+        self._hold_latencies = new_histogram()
+        self._cpu_first = self._cpu_last = (0.0, 0.0)
 
     def _decide(self, second: Second, machine: MachineSample | None) -> None:
         now = time.monotonic()
-        if second.connections > self._peak:
-            self._peak, self._progress_at = second.connections, now
+        self._peak = max(self._peak, second.connections)
+        if second.connections > self._most:
+            self._most, self._progress_at = second.connections, now
         cpu = (machine.server_cpu_seconds, machine.client_cpu_seconds) if machine else (0.0, 0.0)
         if self._phase == "ramp":
             if self.pace is not None:
@@ -286,9 +329,7 @@ class Run:
                 self._counted_first = self._counted_last = self._counted_unix_s
                 self._hold_min = second.connections
                 self._cpu_first = self._cpu_last = cpu
-            elif (
-                self._runner.state == STATE_RUNNING and now - (self._progress_at or self._started) > STALLED_S
-            ):
+            elif self._stalled(now):
                 self.note(f"the ramp stalled at {second.connections:,} of {self._target:,} connections")
                 self.over = "ramp stalled: no new connection for a minute, ending the test"
         elif self._phase == "hold":
@@ -301,7 +342,11 @@ class Run:
             if self._hold_s is not None and now - self._hold_began >= self._hold_s:
                 self.over = f"held for {now - self._hold_began:.0f} s, ending the test"
 
-    def _write(self, phase: str, second: Second, machine: MachineSample | None) -> None:
+    def _stalled(self, now: float) -> bool:
+        waited_s = now - (self._progress_at or self._started)
+        return bool(self._target) and self._runner.state == STATE_RUNNING and waited_s > STALLED_S
+
+    def _note_row(self, phase: str, second: Second, machine: MachineSample | None) -> None:
         totals, previous = second.totals, self._previous
         self._previous, self._failures_by_kind = totals, second.failures_by_kind
         since = {name: totals[name] - previous.get(name, 0) for name in totals}
@@ -335,14 +380,20 @@ class Run:
                 row[f"latency_{name}_ms"] = round(latencies.get_value_at_percentile(percentile) / 1000, 3)
         if machine is not None:
             row |= {name: _rounded(getattr(machine, name)) for name in MACHINE_COLUMNS}
+        self.row = row
+        # A lost connection still has requests due in the hold.
+        due = self._target if phase == "hold" else second.connections
+        self.offered_per_s = 2 * due / sum(self._think_s) if any(self._think_s) else None
+
+    def _write(self) -> None:
         if self._log is None:
             return
-        line = console.line(row)
+        line = console.line(self.row)
         print(line, flush=True)
         self._log.write(line + "\n")
-        self._rows.writerow(row)
+        self._rows.writerow(self.row)
         self._written += 1
-        if int(elapsed_s) % FACTS_S == 0:
+        if int(self.row["time_s"]) % FACTS_S == 0:
             self._write_facts()
 
     def note(self, text: str) -> None:
@@ -377,8 +428,6 @@ class Run:
             return
         self.ended = True
         self._phase = "stop"
-        if self.folder is None:
-            return
         try:
             if self._fleet.news:
                 self.second()
@@ -397,6 +446,7 @@ class Run:
             "target_connections": self._target,
             "started_unix_s": self._started_unix,
             "think_s": self._think_s,
+            "changes": self._changes,
             "length": options.length(self._chosen.length),
             "hold_asked_s": self._hold_s,
             "ramp_s": (self._hold_began or time.monotonic()) - self._started,

@@ -80,11 +80,21 @@ def test_locusts_dispatcher_spawns_what_the_pace_says(monkeypatch: pytest.Monkey
         pass
 
     monkeypatch.setattr("gevent.sleep", lambda seconds: None)
-    monkeypatch.setattr(PacedDispatcher, "pace", SimpleNamespace(per_s=100.0))
+    monkeypatch.setattr(PacedDispatcher, "pace", Pace(100.0))
     dispatcher = PacedDispatcher([WorkerNode("a_1"), WorkerNode("a_2")], [Visitor])
-    dispatcher.new_dispatch(target_user_count=1000, spawn_rate=10)
+    dispatcher.new_dispatch(target_user_count=1000, spawn_rate=100)
     seen = []
     for dispatched in itertools.islice(dispatcher, 3):
         seen.append(sum(users["Visitor"] for users in dispatched.values()))
         PacedDispatcher.pace.per_s *= 2  # type: ignore[union-attr]
     assert seen == [100, 300, 700]
+    dispatcher.new_dispatch(target_user_count=1000, spawn_rate=100)  # as when a worker joins
+    assert PacedDispatcher.pace.per_s == 800  # type: ignore[union-attr]
+
+
+def test_a_rate_that_is_edited_in_the_run_is_where_the_pace_goes_on() -> None:
+    pace = Pace(1000)
+    pace.begin(50)
+    for _ in range(100):
+        pace.observe(second(), machine())
+    assert pace.per_s == MOST * 50

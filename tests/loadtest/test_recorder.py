@@ -15,7 +15,7 @@ import pytest
 from locust.event import Events
 from locust.runners import STATE_RUNNING, STATE_SPAWNING
 
-from loadtest import recorder, report
+from loadtest import recorder, report, witnesses
 from loadtest.counters import PARTS_A_SECOND
 from loadtest.fleet import Fleet
 from loadtest.histogram import new_histogram
@@ -141,6 +141,54 @@ def test_a_dip_between_two_samples_shows_in_the_minimum(scene: Scene) -> None:
     scene.second(connections_min=9, reconnects=1)
     scene.run.end()
     assert scene.facts()["min_connections_in_hold"] == 9
+
+
+def test_a_run_that_is_asked_for_more_ramps_again_and_its_hold_counts_from_then(scene: Scene) -> None:
+    scene.runner.state = STATE_RUNNING
+    for second in range(1, 4):
+        scene.second(requests=10 * second)
+    scene.runner.target_user_count = 20
+    scene.second(requests=40, connections_min=10)
+    assert scene.run.row["connections_wanted"] == 20
+    for second in range(1, 5):
+        scene.second(requests=40 + 7 * second, connections=20, connections_min=20, opened=20)
+    assert "held for 3 s" in scene.run.over
+    scene.run.stopping()
+    scene.second(requests=70, connections=0, connections_min=0, opened=20)
+    scene.run.end()
+    assert [row["phase"] for row in scene.rows()] == [
+        "ramp",
+        *["hold"] * 2,
+        *["ramp"] * 2,
+        *["hold"] * 3,
+        "stop",
+    ]
+    facts = scene.facts()
+    assert (facts["hold_s"], facts["min_connections_in_hold"], facts["hold"]["requests"]) == (3, 20, 21)
+    assert facts["changes"] == [{"time_s": 4, "connections": 20, "think_s": [10, 90]}]
+    record = Record.read(scene.folder)
+    assert [row["connections"] for row in record.hold()] == ["20"] * 3
+    before = record.before_hold()
+    assert before is not None
+    assert before["time_s"] == "5.0"
+    assert not [text for text in witnesses.hear(record).disagreements if "order" in text]
+    facts["changes"] = []
+    (scene.folder / "run.json").write_text(json.dumps(facts))
+    assert "samples.csv: phases not in order" in witnesses.hear(Record.read(scene.folder)).disagreements
+
+
+def test_a_run_that_is_asked_for_fewer_holds_those(scene: Scene) -> None:
+    scene.runner.state = STATE_RUNNING
+    scene.second()
+    scene.runner.target_user_count = 4
+    scene.second(connections=4, connections_min=4)
+    scene.second(connections=4, connections_min=4)
+    assert [row["phase"] for row in scene.rows()] == ["ramp", "ramp", "hold"]
+    assert scene.run.offered_per_s == 4 / 50
+    scene.runner.target_user_count = 0
+    for _ in range(recorder.STALLED_S + 2):
+        scene.second(connections=0)
+    assert scene.run.over == ""  # none is what was asked for
 
 
 def test_a_ramp_that_makes_no_progress_is_given_up(scene: Scene) -> None:

@@ -69,6 +69,14 @@ def count(text: str) -> int:
     return int(value)
 
 
+def hosts(text: str) -> list[str]:
+    """URLs with commas between, without the slash at their end."""
+    urls = [url.strip().rstrip("/") for url in text.split(",")]
+    if not all(urls) or len(set(urls)) < len(urls):
+        raise argparse.ArgumentTypeError(f"{text!r} is not one or more different URLs with commas between")
+    return urls
+
+
 def checked(parse: Callable[[str], Any]) -> Callable[[str], str]:
     """Check a value but keep its text, which is what Locust's web form shows and what workers are sent."""
 

@@ -7,6 +7,8 @@ greenlets, the counters, the statistics, and per server address what its connect
 from __future__ import annotations
 
 import gc
+import itertools
+import os
 import socket
 import ssl
 from collections import Counter
@@ -15,6 +17,7 @@ from urllib.parse import unquote, urlsplit
 
 import gevent
 
+from loadtest import options
 from loadtest.counters import Counters
 from loadtest.readiness import Readiness
 from loadtest.source_address import SourceAddresses
@@ -23,7 +26,7 @@ from loadtest.think import ThinkTimer
 from loadtest.turns import TurnPool
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping
+    from collections.abc import Callable, Iterable, Iterator, Mapping
 
     from locust.env import Environment
 
@@ -34,6 +37,8 @@ if TYPE_CHECKING:
 SAMPLE_S = 1.0
 #: Name of the message that carries a sample.
 SAMPLE_MESSAGE = "keepalive_sample"
+#: Environment variable with the id of the host that joined a run; its workers say it in their samples.
+HOST_VARIABLE = "KEEPALIVE_HOST_ID"
 
 #: Allocations between two collections of the youngest generation, and collections of one generation per
 #: collection of the next. Users at rest are live objects by the ten thousand that no collection will ever
@@ -121,6 +126,7 @@ class Process:
         #: The Server field of the first response; None before one came.
         self.server_software: str | None = None
         self._origins: dict[tuple[str, type[KeepAliveUser]], Origin] = {}
+        self._targets: dict[str, Iterator[str]] = {}
         environment.events.test_stop.add_listener(self._test_stopped)
         gc.set_threshold(*GC_THRESHOLDS)
         gevent.spawn(self._report)
@@ -140,6 +146,16 @@ class Process:
             origin = Origin(url, user.default_headers or {}, lambda: _tls_context(user), worker_index)
             self._origins[key] = origin
         return origin
+
+    def target(self, hosts: str) -> str:
+        """The next of several URLs with commas between, in turns. Workers begin at different ones, so that
+        what does not divide evenly falls on all of them."""
+        turns = self._targets.get(hosts)
+        if turns is None:
+            urls = options.hosts(hosts)
+            begin = max(getattr(self._environment.runner, "worker_index", 0), 0) % len(urls)
+            turns = self._targets[hosts] = itertools.cycle(urls[begin:] + urls[:begin])
+        return next(turns)
 
     def user_started(self, class_name: str) -> None:
         self.users[class_name] += 1
@@ -184,7 +200,8 @@ class Process:
         if runner is not None:
             source = next((origin.sources.used for origin in self._origins.values() if origin.sources), "")
             sample = self.counters.sample(self.timer, source, self.users.total())
-            runner.send_message(SAMPLE_MESSAGE, sample | {"server": self.server_software or ""})
+            said = {"server": self.server_software or "", "host": os.environ.get(HOST_VARIABLE, "")}
+            runner.send_message(SAMPLE_MESSAGE, sample | said)
 
     def _report(self) -> None:
         """Fold the statistics and send samples, each second as near to its end as the loop allows."""

@@ -147,6 +147,8 @@ class KeepAliveUser(FastHttpUser):
         if self.host is None:
             raise StopTest("no host: give --host URL, or set `host` in the user class")
         self.process = Process.of(environment)
+        if "," in self.host:
+            self.host = self.process.target(self.host)
         self.client = KeepAliveSession(self)
 
     # What subclasses may change

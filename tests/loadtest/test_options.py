@@ -72,3 +72,10 @@ def test_the_locustfiles_options_are_checked_and_keep_their_text() -> None:
     assert (chosen.think, chosen.length, chosen.hold, chosen.results) == ("1:2", "1024:10240", "5m", None)
     with pytest.raises(SystemExit):
         parser.parse_args(["--length", "none"])
+
+
+def test_several_hosts_are_urls_with_commas_between() -> None:
+    assert options.hosts("http://a:8000/, http://b") == ["http://a:8000", "http://b"]
+    for wrong in ("", "http://a,", "http://a,http://a/"):
+        with pytest.raises(argparse.ArgumentTypeError, match="commas"):
+            options.hosts(wrong)

@@ -12,6 +12,7 @@ from locust.env import Environment
 
 from loadtest.errors import BadStatus
 from loadtest.process import Origin, Process, _tls_context
+from loadtest.user import KeepAliveUser
 from tests.loadtest.conftest import NewSession
 from tests.loadtest.peers import Peer, answering, eventually, response
 
@@ -114,3 +115,15 @@ def test_the_end_of_a_test_folds_and_reports_what_is_left(
     environment.events.test_stop.fire(environment=environment)
     assert environment.stats.total.num_requests == environment.stats.total.num_failures == 1
     assert sent[-1]["requests"] == 1
+
+
+def test_users_are_spread_evenly_over_several_hosts(environment: Environment) -> None:
+    process = Process.of(environment)
+    hosts = "http://127.0.0.1:1,http://127.0.0.1:2,http://127.0.0.1:3"
+    environment.runner.worker_index = 1
+    user_class = type("User", (KeepAliveUser,), {"host": hosts})
+    users = [user_class(environment) for _ in range(7)]
+    begin = [str(user.host)[-1] for user in users]
+    assert begin == ["2", "3", "1", "2", "3", "1", "2"]
+    one, other = (process.origin(f"http://127.0.0.1:{n}", users[0]).sources for n in (2, 3))
+    assert one is not other, "each target counts its own ports"

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from pathlib import Path
+from types import SimpleNamespace
 
+import psutil
 import pytest
 
 from loadtest import source_address
@@ -13,6 +16,8 @@ from loadtest.source_address import (
     PORT_SHARE,
     SourceAddresses,
     local_ports,
+    of_interface,
+    usable_addresses,
 )
 
 
@@ -119,3 +124,40 @@ def test_the_kernels_port_range_is_counted_with_both_ends() -> None:
     assert 60999 - 32768 + 1 == 28_232
     # A worker's addresses have room for all the descriptors that it can have.
     assert ADDRESSES_A_WORKER * 28_232 // PORT_SHARE > 100_000
+
+
+def test_named_ranges_are_gone_round_connection_by_connection(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("KEEPALIVE_SOURCE", "10.0.0.16/29, 10.0.1.1")
+    for worker in (0, 5):
+        sources = SourceAddresses.of_worker("10.0.0.1", worker)
+        assert sources is not None
+        got = Counter(taken(sources, 70))
+        assert got == dict.fromkeys([*(f"10.0.0.{n}" for n in range(17, 23)), "10.0.1.1"], 10)
+    assert usable_addresses("10.0.0.16/29,10.0.1.1") == 7
+
+
+def test_many_named_addresses_are_cut_into_blocks_of_which_each_worker_has_one() -> None:
+    named = ",".join(f"10.0.{n // 200}.{1 + n % 200}" for n in range(4 * ADDRESSES_A_WORKER))
+    blocks = [tuple(taken(SourceAddresses(named, worker, 1), ADDRESSES_A_WORKER)) for worker in range(8)]
+    assert len(set(blocks)) == 4
+    assert len({address for block in blocks for address in block}) == 4 * ADDRESSES_A_WORKER
+
+
+def test_what_sysconfig_gave_the_interface_is_used_towards_servers_behind_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.delenv("KEEPALIVE_SOURCE", raising=False)
+    # On loopback the kernel sends from 127.0.0.1, so that the route is a real one.
+    entries = {
+        "lo": ["127.0.0.1", "127.9.9.9"],
+        "lo:keep": ["127.0.0.20", "127.0.0.3"],
+        "eth0:keep": ["192.0.2.7"],
+    }
+    monkeypatch.setattr(
+        psutil,
+        "net_if_addrs",
+        lambda: {name: [SimpleNamespace(address=a) for a in found] for name, found in entries.items()},
+    )
+    assert of_interface("127.0.0.1") == ["127.0.0.1", "127.0.0.3", "127.0.0.20"]
+    del entries["lo:keep"]
+    assert of_interface("127.0.0.1") == [], "the kernel's own choice will do"

@@ -1,7 +1,7 @@
 """What one process has counted, and the samples it sends to the master.
 
-Everything in a sample is cumulative, except the gauges, the maxima and the latencies since the sample before.
-A late or lost sample therefore costs resolution, never a count.
+Everything in a sample is cumulative, except the gauges, the maxima, and latencies, think times and lengths
+since the sample before. A late or lost sample therefore costs resolution, never a count.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ import os
 import time
 from typing import TYPE_CHECKING, Any
 
+from loadtest.distribution import Distribution
 from loadtest.errors import KINDS, kind_of
 from loadtest.histogram import RANGE_US, new_histogram
 
@@ -29,9 +30,15 @@ class Counters:
         self.connections = self.connections_min = 0
         self.opened = self.reconnects = self.closed_by_peer = 0
         self.requests = self.failures = self.late_sends = 0
-        self.received_bytes = self.sent_bytes = 0
+        self.received_bytes = self.sent_bytes = self.requests_sent = 0
+        #: Seconds that requests left after they were due, all together.
+        self.send_delay_s = 0.0
         self.failures_by_kind = dict.fromkeys(KINDS, 0)
         self.latencies_ms: list[float] = []
+        #: Think times, from the end of a turn to when the next request is due, and lengths of bodies, in
+        #: bytes.
+        self.thinks_s: list[float] = []
+        self.lengths: list[int] = []
         self._sends = [0] * PARTS_A_SECOND
 
     def connection_opened(self, again: bool) -> None:
@@ -52,16 +59,20 @@ class Counters:
 
     def sent_late(self, seconds: float) -> None:
         """Note how long after its due time a request leaves."""
+        self.send_delay_s += seconds
         if seconds > LATE_SEND_S:
             self.late_sends += 1
 
     def request_done(
-        self, latency_ms: float, received_bytes: int, failure: BaseException | str | None
+        self, latency_ms: float, length_bytes: int, received_bytes: int, failure: BaseException | str | None
     ) -> None:
+        """Count a request that has ended; a response that failed has no length to speak of."""
         self.requests += 1
         self.received_bytes += received_bytes
         self.latencies_ms.append(latency_ms)
-        if failure is not None:
+        if failure is None:
+            self.lengths.append(length_bytes)
+        else:
             self.failures += 1
             kind = kind_of(failure)
             self.failures_by_kind[kind] = self.failures_by_kind.get(kind, 0) + 1
@@ -72,6 +83,10 @@ class Counters:
         least_us, most_us = RANGE_US
         for latency_ms in self.latencies_ms:
             histogram.record_value(min(max(least_us, round(latency_ms * 1000)), most_us))
+        thinks, lengths = Distribution(), Distribution()
+        thinks.add(self.thinks_s)
+        lengths.add(self.lengths)
+        self.requests_sent += sum(self._sends)
         cpu = os.times()
         message = {
             "unix_time_s": time.time(),
@@ -87,14 +102,18 @@ class Counters:
             "failures": self.failures,
             "failures_by_kind": {kind: count for kind, count in self.failures_by_kind.items() if count},
             "late_sends": self.late_sends,
+            "send_delay_s": self.send_delay_s,
+            "requests_sent": self.requests_sent,
             "received_bytes": self.received_bytes,
             "sent_bytes": self.sent_bytes,
             "cpu_s": cpu.user + cpu.system,
             "loop_lag_max_s": timer.lag_max_s,
             "sends": self._sends,
             "latencies": histogram.encode() if self.latencies_ms else b"",
+            "thinks_s": thinks.as_list(),
+            "lengths": lengths.as_list(),
         }
-        self.latencies_ms = []
+        self.latencies_ms, self.thinks_s, self.lengths = [], [], []
         self._sends = [0] * PARTS_A_SECOND
         self.connections_min = self.connections
         timer.lag_max_s = 0.0

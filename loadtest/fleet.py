@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from loadtest.counters import PARTS_A_SECOND
+from loadtest.distribution import Distribution
 from loadtest.histogram import merge, new_histogram
 
 #: Counters of a sample that only grow.
@@ -19,9 +20,12 @@ CUMULATIVE = (
     "requests",
     "failures",
     "late_sends",
+    "send_delay_s",
+    "requests_sent",
     "received_bytes",
     "sent_bytes",
     "cpu_s",
+    "gc_pause_s",
 )
 #: Seconds without a sample after which a worker on this machine is looked up in /proc, and after which one on
 #: another machine counts as lost.
@@ -37,8 +41,13 @@ class Worker:
     sample: dict[str, Any]
     heard: float
     lost: bool = False
-    #: The event loop's longest lag of the whole run.
+    #: The event loop's longest lag and the longest garbage collection of the whole run.
     loop_lag_max_s: float = 0.0
+    gc_pause_max_s: float = 0.0
+    #: Connections when the hold began; None before.
+    connections_at_hold: int | None = None
+    #: When it was noticed that it had ended, on the wall clock.
+    lost_unix_s: float | None = None
 
 
 @dataclasses.dataclass
@@ -51,8 +60,11 @@ class Second:
     totals: dict[str, float]
     failures_by_kind: dict[str, int]
     latencies: Any
+    thinks_s: Distribution
+    lengths: Distribution
     burst_10ms_max: int
     loop_lag_max_s: float
+    gc_pause_max_s: float
 
 
 class Fleet:
@@ -61,25 +73,40 @@ class Fleet:
     def __init__(self) -> None:
         self.workers: dict[str, Worker] = {}
         #: Whether a sample has come since the last second.
+        self.news: bool
+        self._connections_min: dict[str, int] = {}
+        self._begin_second()
+
+    def _begin_second(self) -> None:
         self.news = False
         self._latencies = new_histogram()
+        self._thinks_s, self._lengths = Distribution(), Distribution()
         self._sends = [0] * PARTS_A_SECOND
-        self._lag_max_s = 0.0
-        self._connections_min: dict[str, int] = {}
+        self._lag_max_s = self._pause_max_s = 0.0
+        self._connections_min.clear()
 
     def take(self, name: str, sample: dict[str, Any]) -> None:
         """A worker's sample has come. One that comes twice, or behind a later one, is passed over."""
         known = self.workers.get(name)
         if known is not None and sample["unix_time_s"] <= known.sample["unix_time_s"]:
             return
-        lag_s = max(known.loop_lag_max_s if known else 0.0, sample["loop_lag_max_s"])
-        self.workers[name] = Worker(name, sample, time.monotonic(), loop_lag_max_s=lag_s)
+        self.workers[name] = Worker(
+            name,
+            sample,
+            time.monotonic(),
+            loop_lag_max_s=max(known.loop_lag_max_s if known else 0.0, sample["loop_lag_max_s"]),
+            gc_pause_max_s=max(known.gc_pause_max_s if known else 0.0, sample["gc_pause_max_s"]),
+            connections_at_hold=known.connections_at_hold if known else None,
+        )
         self.news = True
         if sample["latencies"]:
             merge(self._latencies, sample["latencies"])
         for part, sends in enumerate(sample["sends"]):
             self._sends[part] += sends
+        self._thinks_s.merge(Distribution.of(sample["thinks_s"]))
+        self._lengths.merge(Distribution.of(sample["lengths"]))
         self._lag_max_s = max(self._lag_max_s, sample["loop_lag_max_s"])
+        self._pause_max_s = max(self._pause_max_s, sample["gc_pause_max_s"])
         least = self._connections_min.get(name, sample["connections_min"])
         self._connections_min[name] = min(least, sample["connections_min"])
 
@@ -96,7 +123,7 @@ class Fleet:
         for worker in self.workers.values():
             silent_s = now - worker.heard
             if not worker.lost and silent_s > SILENT_S and not _may_be_alive(worker, silent_s):
-                worker.lost = True
+                worker.lost, worker.lost_unix_s = True, time.time()
                 lost.append(worker)
         return lost
 
@@ -120,15 +147,19 @@ class Fleet:
             },
             failures_by_kind=failures_by_kind,
             latencies=self._latencies,
+            thinks_s=self._thinks_s,
+            lengths=self._lengths,
             burst_10ms_max=max(self._sends),
             loop_lag_max_s=self._lag_max_s,
+            gc_pause_max_s=self._pause_max_s,
         )
-        self.news = False
-        self._latencies = new_histogram()
-        self._sends = [0] * PARTS_A_SECOND
-        self._lag_max_s = 0.0
-        self._connections_min = {}
+        self._begin_second()
         return second
+
+    def hold_begins(self) -> None:
+        """Note how many connections each worker has now."""
+        for worker in self.workers.values():
+            worker.connections_at_hold = None if worker.lost else worker.sample["connections"]
 
     def table(self) -> list[dict[str, Any]]:
         """A row a worker, for the results."""
@@ -136,7 +167,13 @@ class Fleet:
         return [
             {"worker": number, "name": worker.name, "lost": worker.lost}
             | {key: worker.sample[key] for key in kept}
-            | {"loop_lag_max_s": worker.loop_lag_max_s}
+            | {
+                "loop_lag_max_s": worker.loop_lag_max_s,
+                "gc_pause_max_s": worker.gc_pause_max_s,
+                "connections_at_hold": worker.connections_at_hold,
+                "heard_unix_s": worker.sample["unix_time_s"],
+                "lost_unix_s": worker.lost_unix_s,
+            }
             for number, worker in enumerate(self.workers.values())
         ]
 

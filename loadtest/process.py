@@ -19,6 +19,7 @@ import gevent
 
 from loadtest import options
 from loadtest.counters import Counters
+from loadtest.pauses import CollectorPauses
 from loadtest.readiness import Readiness
 from loadtest.source_address import SourceAddresses
 from loadtest.statistics import FOLD_S, BatchedStatistics
@@ -117,6 +118,7 @@ class Process:
         self._environment = environment
         self.hub = gevent.get_hub()
         self.counters = Counters()
+        self.pauses = CollectorPauses()
         self.readiness = Readiness()
         self.turns = TurnPool()
         self.timer: ThinkTimer[KeepAliveUser] = ThinkTimer(lambda user, due: user.wake(due))
@@ -177,7 +179,7 @@ class Process:
         context: Mapping[str, Any] | None,
     ) -> None:
         """Count a request that has ended, here and in Locust."""
-        self.counters.request_done(response_time_ms, received_bytes, failure)
+        self.counters.request_done(response_time_ms, length_bytes, received_bytes, failure)
         if self.server_software is None and response is not None:
             self.server_software = str(response.headers.get("server", ""))
         if self.statistics.only_locust_listens:
@@ -200,6 +202,8 @@ class Process:
         if runner is not None:
             source = next((origin.sources.used for origin in self._origins.values() if origin.sources), "")
             sample = self.counters.sample(self.timer, source, self.users.total())
+            sample |= {"gc_pause_s": self.pauses.total_s, "gc_pause_max_s": self.pauses.longest_s}
+            self.pauses.longest_s = 0.0
             said = {"server": self.server_software or "", "host": os.environ.get(HOST_VARIABLE, "")}
             runner.send_message(SAMPLE_MESSAGE, sample | said)
 

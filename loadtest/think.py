@@ -51,14 +51,16 @@ class ThinkTimer(Generic[S]):
         self._timer.stop()
         self._timer.close()
 
-    def sleep(self, sleeper: S, seconds: float) -> None:
-        """Wake it in `seconds`, rounded to the nearest slot that is still to come."""
-        slot = max(round((time.perf_counter() + seconds - self._origin) / self._slot_s), self._next)
+    def sleep(self, sleeper: S, seconds: float) -> float:
+        """Wake it in `seconds`, rounded to the nearest slot still to come; returns how many that is."""
+        now = time.perf_counter()
+        slot = max(round((now + seconds - self._origin) / self._slot_s), self._next)
         sleeper.slot = slot
         try:
             self._slots[slot].append(sleeper)
         except KeyError:
             self._slots[slot] = [sleeper]
+        return self._origin + slot * self._slot_s - now
 
     def forget(self, sleeper: S) -> None:
         """Let it sleep for ever: its place is skipped when its time comes."""

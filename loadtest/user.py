@@ -63,8 +63,10 @@ class _Rest(BaseException):
     """Leaves `TaskSet.run` where it would sleep. Not an `Exception`, which `TaskSet.run` would take for a
     failed task."""
 
-    def __init__(self, seconds: float) -> None:
+    def __init__(self, seconds: float, thinks: bool = False) -> None:
         self.seconds = seconds
+        #: Whether this is a think time between two tasks: it counts as one.
+        self.thinks = thinks
 
 
 class RestingTaskSet(DefaultTaskSet):
@@ -104,7 +106,7 @@ class RestingTaskSet(DefaultTaskSet):
             raise StopUser
         self.user._state = LOCUST_STATE_WAITING
         self._tasks_to_do = self._tasks_to_do or None
-        raise _Rest(self.wait_time())
+        raise _Rest(self.wait_time(), thinks=True)
 
 
 class _ShortQueue(list[Any]):
@@ -216,7 +218,9 @@ class KeepAliveUser(FastHttpUser):
         except _Rest as rest:
             handle.turn = None
             self.client.due = None
-            self.process.timer.sleep(self, rest.seconds)
+            slept_s = self.process.timer.sleep(self, rest.seconds)
+            if rest.thinks:
+                self.process.counters.thinks_s.append(slept_s)
         except (GreenletExit, StopUser, StopTest):
             self._last_turn()
         except BaseException:

@@ -189,7 +189,7 @@ def _workers(record: Record, hearing: Hearing) -> None:
     for name in CUMULATIVE if workers else ():
         if name in totals and all(name in worker for worker in workers):
             sum_ = sum(worker[name] for worker in workers)
-            hearing.equal(f"{name} in all", 0.01 if name == "cpu_s" else 0.0, run=totals[name], workers=sum_)
+            hearing.equal(f"{name} in all", 0.01 if name.endswith("_s") else 0.0, run=totals[name], workers=sum_)
 
 
 def _histogram(record: Record, hearing: Hearing) -> None:

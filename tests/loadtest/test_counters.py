@@ -10,6 +10,7 @@ import pytest
 
 from loadtest import counters as counters_module
 from loadtest.counters import LATE_SEND_S, PARTS_A_SECOND, Counters
+from loadtest.distribution import Distribution
 from loadtest.errors import KINDS, ClosedByPeer, RequestFailure
 from loadtest.histogram import RANGE_US, merge, new_histogram
 
@@ -40,15 +41,15 @@ def test_connections_are_a_gauge_with_its_least_since_the_last_sample() -> None:
 
 def test_counts_grow_and_latencies_begin_anew_with_each_sample() -> None:
     counters = Counters()
-    counters.request_done(10.0, 100, None)
-    counters.request_done(20.0, 50, ClosedByPeer("x"))
+    counters.request_done(10.0, 90, 100, None)
+    counters.request_done(20.0, 40, 50, ClosedByPeer("x"))
     first = sample(counters)
     assert (first["requests"], first["failures"], first["received_bytes"]) == (2, 1, 150)
     assert first["failures_by_kind"] == {"closed_by_peer": 1}
     histogram = latencies(first)
     assert histogram.get_total_count() == 2
     assert histogram.get_value_at_percentile(100) == pytest.approx(20_000, rel=0.001)
-    counters.request_done(30.0, 1, None)
+    counters.request_done(30.0, 1, 1, None)
     second = sample(counters)
     assert (second["requests"], second["failures"]) == (3, 1)
     assert latencies(second).get_total_count() == 1
@@ -58,7 +59,7 @@ def test_counts_grow_and_latencies_begin_anew_with_each_sample() -> None:
 @pytest.mark.parametrize("latency_ms", [0.0, 0.0001, -1.0, 5e9])
 def test_a_latency_outside_of_the_histogram_is_counted_at_its_edge(latency_ms: float) -> None:
     counters = Counters()
-    counters.request_done(latency_ms, 0, None)
+    counters.request_done(latency_ms, 0, 0, None)
     histogram = latencies(sample(counters))
     assert histogram.get_total_count() == 1
     edge = RANGE_US[latency_ms > 1]
@@ -71,7 +72,7 @@ def test_a_failure_of_a_tasks_own_kind_is_counted() -> None:
 
     counters = Counters()
     for failure in (Mine("x"), ValueError("y"), "text"):
-        counters.request_done(1.0, 0, failure)
+        counters.request_done(1.0, 0, 0, failure)
     assert sample(counters)["failures_by_kind"] == {"mine": 1, "other": 2}
     assert "other" in KINDS
 
@@ -106,3 +107,26 @@ def test_a_sample_says_who_sends_it_and_resets_the_lag() -> None:
     assert message["loop_lag_max_s"] == 0.25
     assert timer.lag_max_s == 0.0
     assert message["cpu_s"] > 0
+
+
+def test_think_times_and_lengths_are_of_one_sample_and_lengths_of_good_responses() -> None:
+    counters = Counters()
+    counters.thinks_s += [10.0, 90.0]
+    counters.request_done(1.0, 5000, 5200, None)
+    counters.request_done(1.0, 7, 5200, ClosedByPeer("x"))
+    message = sample(counters)
+    thinks, lengths = Distribution.of(message["thinks_s"]), Distribution.of(message["lengths"])
+    assert (thinks.count, thinks.least, thinks.most, thinks.mean) == (2, 10.0, 90.0, 50.0)
+    assert (lengths.count, lengths.sum) == (1, 5000)
+    assert sample(counters)["thinks_s"] == sample(counters)["lengths"] == []
+
+
+def test_requests_that_were_sent_add_up_over_samples() -> None:
+    counters = Counters()
+    for total in (2, 4):
+        counters.request_sent(10)
+        counters.request_sent(10)
+        assert sample(counters)["requests_sent"] == total
+    counters.sent_late(0.002)
+    counters.sent_late(0.5)
+    assert sample(counters)["send_delay_s"] == pytest.approx(0.502)

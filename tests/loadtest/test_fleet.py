@@ -29,12 +29,14 @@ class WorkerProcess:
     def work(self, requests: int, latency_ms: float = 5.0) -> None:
         for _ in range(requests):
             self.counters.request_sent(100)
-            self.counters.request_done(latency_ms, 1000, None)
+            self.counters.request_done(latency_ms, 900, 1000, None)
+            self.counters.thinks_s.append(10.0 * latency_ms)
 
     def sample(self) -> dict[str, Any]:
         self._at += 1.0
         timer: Any = SimpleNamespace(lag_max_s=0.0)
-        return self.counters.sample(timer, "", 1) | {"server": "", "pid": self._pid, "unix_time_s": self._at}
+        process = {"server": "", "pid": self._pid, "gc_pause_s": 0.0, "gc_pause_max_s": 0.0}
+        return self.counters.sample(timer, "", 1) | process | {"unix_time_s": self._at}
 
 
 @pytest.fixture
@@ -177,3 +179,34 @@ def test_the_servers_name_is_the_first_that_a_worker_tells(fleet: Fleet) -> None
     for name, server in (("a_1", ""), ("a_2", "nginx"), ("a_3", "other")):
         fleet.take(name, WorkerProcess(name).sample() | {"server": server})
     assert fleet.server_software == "nginx"
+
+
+def test_think_times_and_lengths_of_all_workers_merge_without_loss(fleet: Fleet) -> None:
+    for number in range(1, 4):
+        worker = WorkerProcess(f"host_{number}")
+        worker.work(10, latency_ms=number)
+        fleet.take(worker.name, worker.sample())
+    second = fleet.second()
+    assert (second.thinks_s.count, second.thinks_s.least, second.thinks_s.most) == (30, 10.0, 30.0)
+    assert second.thinks_s.sum == pytest.approx(600)
+    assert (second.lengths.count, second.lengths.sum) == (30, 27_000)
+    assert fleet.second().lengths.count == 0
+
+
+def test_what_each_worker_held_when_the_hold_began_and_when_it_was_lost_is_kept(
+    fleet: Fleet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    worker = WorkerProcess("elsewhere_a", pid=2**22 + 1)
+    for _ in range(3):
+        worker.counters.connection_opened(again=False)
+    fleet.take(worker.name, worker.sample() | {"gc_pause_max_s": 0.5})
+    fleet.hold_begins()
+    worker.counters.connection_opened(again=False)
+    fleet.take(worker.name, worker.sample())
+    (row,) = fleet.table()
+    assert (row["connections"], row["connections_at_hold"], row["gc_pause_max_s"]) == (4, 3, 0.5)
+    assert row["lost_unix_s"] is None
+    now = time.monotonic()
+    monkeypatch.setattr(fleet_module.time, "monotonic", lambda: now + LOST_S + 1)
+    fleet.lose_silent()
+    assert fleet.table()[0]["lost_unix_s"] == pytest.approx(time.time(), abs=5)

@@ -48,7 +48,13 @@ def sample(**changes: Any) -> dict[str, Any]:
         "received_bytes": 5000,
         "sent_bytes": 500,
         "cpu_s": 0.1,
+        "send_delay_s": 0.0,
+        "requests_sent": 5,
+        "gc_pause_s": 0.0,
+        "gc_pause_max_s": 0.0,
         "loop_lag_max_s": 0.001,
+        "thinks_s": [],
+        "lengths": [],
         "sends": [0] * PARTS_A_SECOND,
         "latencies": latencies.encode(),
     } | changes

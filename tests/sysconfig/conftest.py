@@ -1,4 +1,4 @@
-"""A network namespace, whose settings are its own, and the shells that the scripts are written for."""
+"""A machine made of files, a network namespace, whose settings are its own, and the scripts' shells."""
 
 from __future__ import annotations
 
@@ -10,12 +10,17 @@ from pathlib import Path
 
 import pytest
 
-SYSCONFIG = Path(__file__).resolve().parents[2] / "sysconfig"
+from tests.sysconfig.fake_root import Machine
 
 SHELLS = [
     pytest.param(command, marks=pytest.mark.skipif(not shutil.which(command[0]), reason=f"no {command[0]}"))
     for command in (("dash",), ("busybox", "sh"), ("bash", "--posix"))
 ]
+
+
+@pytest.fixture
+def machine(tmp_path: Path) -> Machine:
+    return Machine(tmp_path)
 
 
 @pytest.fixture(params=SHELLS, ids=" ".join)

@@ -11,26 +11,12 @@ from pathlib import Path
 
 import pytest
 
-CHECKOUT = Path(__file__).resolve().parents[2]
-SYSCONFIG = CHECKOUT / "sysconfig"
+from tests.sysconfig.fake_root import SMALL, SYSCONFIG, Machine
+
+CHECKOUT = SYSCONFIG.parent
 
 TOO_LOW, USAGE, REFUSED, NOT_ROOT = 1, 2, 3, 4
 
-#: What a small machine has, byte for byte as the kernel shows it.
-SMALL = {
-    "net/ipv4/ip_local_reserved_ports": "\n",
-    "net/ipv4/ip_local_port_range": "32768\t60999\n",
-    "net/core/somaxconn": "128\n",
-    "net/ipv4/tcp_syncookies": "0\n",
-    "net/ipv4/tcp_max_syn_backlog": "512\n",
-    "net/core/netdev_max_backlog": "1000\n",
-    "net/ipv4/tcp_mem": "22000\t29000\t44000\n",
-    "net/ipv4/tcp_rmem": "4096\t8192\t6291456\n",
-    "net/ipv4/tcp_wmem": "4096\t4096\t16384\n",
-    "fs/file-max": "100000\n",
-    "fs/nr_open": "1024\n",
-    "net/netfilter/nf_conntrack_max": "65536\n",
-}
 #: The same after apply -c 400000, whitespace aside.
 RAISED = {
     "net/ipv4/ip_local_reserved_ports": "5557,8000,8089",
@@ -46,49 +32,6 @@ RAISED = {
     "fs/nr_open": "6750",
     "net/netfilter/nf_conntrack_max": "410000",
 }
-
-
-class Machine:
-    """Scripts that run against files in place of /proc/sys, as a root that they only believe to be."""
-
-    def __init__(self, folder: Path, uid: int = 0) -> None:
-        self.proc_sys = folder / "proc sys"
-        self.state = folder / "state/saved"
-        self.shell: tuple[str, ...] = ()
-        for name, value in SMALL.items():
-            self.write(name, value)
-        stubs = folder / "bin"
-        stubs.mkdir()
-        (stubs / "id").write_text(f"#!/bin/sh\necho {uid}\n")
-        (stubs / "id").chmod(0o755)
-        self.path = f"{stubs}:{os.environ['PATH']}"
-
-    def write(self, name: str, value: str) -> None:
-        path = self.proc_sys / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(value)
-
-    def values(self) -> dict[str, str]:
-        return {name: (self.proc_sys / name).read_text() for name in SMALL}
-
-    def run(self, script: str, *arguments: str) -> subprocess.CompletedProcess[str]:
-        return subprocess.run(
-            [*self.shell, str(SYSCONFIG / script), *arguments],
-            env={
-                "PATH": self.path,
-                "SYSCONFIG_PROC_SYS": str(self.proc_sys),
-                "SYSCONFIG_STATE": str(self.state),
-            },
-            capture_output=True,
-            text=True,
-            timeout=30,
-            check=False,
-        )
-
-
-@pytest.fixture
-def machine(tmp_path: Path) -> Machine:
-    return Machine(tmp_path)
 
 
 def as_words(values: dict[str, str]) -> dict[str, str]:
@@ -255,6 +198,34 @@ def test_check_counts_the_limit_of_the_calling_shell(machine: Machine) -> None:
     assert "ulimit -Hn 4096" in result.stdout
 
 
+def test_check_explains_what_is_high_enough_if_asked(machine: Machine) -> None:
+    machine.run("apply")
+    brief, verbose = machine.run("check").stdout, machine.run("check", "--verbose").stdout
+    assert "symptom:" not in brief
+    rows = judged(machine)
+    assert verbose.count("symptom:") == len(all_judged(machine))
+    assert all(
+        f"{row['symptom']}\n" in verbose and f"{row['document']}\n" in verbose for row in rows.values()
+    )
+
+
+def test_the_keys_of_the_json_are_those_that_the_help_names(machine: Machine) -> None:
+    (machine.proc_sys / "net/ipv4/tcp_mem").unlink()
+    result = machine.run("check", "--json")
+    report = json.loads(result.stdout)
+    assert list(report) == ["connections", "settings", "low", "unreadable"]
+    keys = ["setting", "status", "scope", "found", "needed", "why", "symptom", "fix", "document"]
+    help_text = machine.run("check", "--help").stdout
+    for row in report["settings"]:
+        assert list(row) == keys
+        assert row["status"] in ("ok", "low", "unreadable")
+        assert row["scope"] in ("namespace", "host", "process")
+        assert bool(row["fix"]) == (row["status"] != "ok")
+    assert all(f'"{key}"' in help_text for key in [*report, *keys])
+    assert report["low"] == [row["status"] for row in report["settings"]].count("low")
+    assert report["unreadable"] == 1
+
+
 def test_small_runs_need_less(machine: Machine) -> None:
     settings = judged(machine, "-c", "1000")
     assert settings["net.ipv4.ip_local_port_range"]["status"] == "ok"
@@ -276,12 +247,14 @@ def test_connection_tracking_is_left_out_where_it_is_not_loaded(machine: Machine
 def test_a_setting_that_only_the_host_has_is_said_so_and_the_others_are_set(machine: Machine) -> None:
     (machine.proc_sys / "net/ipv4/tcp_mem").unlink()
     assert judged(machine)["net.ipv4.tcp_mem"]["status"] == "unreadable"
-    assert "??   net.ipv4.tcp_mem                  not readable here: the host must set it" in (
-        machine.run("check").stdout
-    )
+    shown = machine.run("check").stdout
+    assert "??   net.ipv4.tcp_mem                  not readable here, needed 900000 1200000 1800000" in shown
+    host = "the host must set it: sysctl -w net.ipv4.tcp_mem='900000 1200000 1800000' there"
+    assert f"fix:     {host}\n" in shown
     result = machine.run("apply")
     assert result.returncode == REFUSED
-    assert result.stderr.startswith("net.ipv4.tcp_mem: not readable here: the host must set it")
+    assert result.stderr.startswith("net.ipv4.tcp_mem: not readable here, needed 900000 1200000 1800000: ")
+    assert result.stderr.endswith(f"{host}\n")
     assert (machine.proc_sys / "fs/file-max").read_text() == "900000\n"
 
 
@@ -293,7 +266,8 @@ def test_a_setting_that_may_not_be_written_is_said_so_and_the_others_are_set(mac
     result = machine.run("apply")
     assert result.returncode == REFUSED
     (line,) = (line for line in result.stderr.splitlines() if "nofile" not in line)
-    assert line.endswith("needed 4096; not writable here: the host must set it")
+    assert "needed 4096, not writable here: give it to the container as it is made" in line
+    assert "--sysctl net.core.somaxconn='4096'" in line
     assert (machine.proc_sys / "fs/file-max").read_text() == "900000\n"
     assert "somaxconn" not in machine.state.read_text()
     assert machine.run("revert").returncode == 0
@@ -342,13 +316,23 @@ def test_nothing_is_changed_if_it_cannot_be_remembered(machine: Machine) -> None
     assert machine.values() == SMALL
 
 
-@pytest.mark.parametrize("word", ["0", "-1", "1e5", "400K", "", "007", "10000001", "9" * 30])
+@pytest.mark.parametrize(
+    "word", ["0", "-1", "1e5", "K", "1.5M", "4kk", "11M", "", "007", "10000001", "9" * 30]
+)
 def test_a_number_of_connections_that_is_none_is_refused(machine: Machine, word: str) -> None:
     for script in ("check", "apply"):
         result = machine.run(script, "-c", word)
         assert (result.returncode, result.stdout) == (USAGE, "")
         (line,) = result.stderr.splitlines()
-        assert line.startswith(f"{script}: -c wants a number of connections from 1 to 10000000, not '{word}'")
+        assert line.startswith(f"{script}: -c wants a number of connections from 1 to 10000000 ")
+        assert f", not '{word}';" in line
+
+
+@pytest.mark.parametrize(
+    ("word", "number"), [("400k", 400_000), ("400K", 400_000), ("2M", 2_000_000), ("7", 7)]
+)
+def test_a_number_may_be_in_thousands_and_millions(machine: Machine, word: str, number: int) -> None:
+    assert json.loads(machine.run("check", "--json", "-c", word).stdout)["connections"] == number
 
 
 @pytest.mark.parametrize("arguments", [["--nonsense"], ["-c"], ["word"]])

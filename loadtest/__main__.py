@@ -82,6 +82,14 @@ def parser() -> argparse.ArgumentParser:
         "(default: http://127.0.0.1:8000)",
     )
     made.add_argument(
+        "--server-metrics",
+        default="",
+        type=options.checked(options.metrics_address),
+        metavar="ADDRESS",
+        help="HOST:PORT or unix:/PATH of a server's own counters, as run_server --metrics takes it "
+        "(default: a socket of its own, if run_server is started here)",
+    )
+    made.add_argument(
         "-f",
         "--locustfile",
         default=None,

@@ -77,6 +77,14 @@ def hosts(text: str) -> list[str]:
     return urls
 
 
+def metrics_address(text: str) -> str:
+    """`HOST:PORT` or `unix:PATH`, as run_server's --metrics takes it; empty: none."""
+    host, _, port = text.rpartition(":")
+    if text and not text.startswith("unix:/") and not (host and port.isdigit() and int(port) < 65536):
+        raise argparse.ArgumentTypeError(f"{text!r} is not HOST:PORT or unix:/PATH")
+    return text
+
+
 def checked(parse: Callable[[str], Any]) -> Callable[[str], str]:
     """Check a value but keep its text, which is what Locust's web form shows and what workers are sent."""
 
@@ -122,6 +130,15 @@ def add_locust_options(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         include_in_web_ui=False,
         help="take --spawn-rate as the rate to begin with: faster while requests stay on time, else slower",
+    )
+    parser.add_argument(
+        "--server-metrics",
+        type=checked(metrics_address),
+        default="",
+        metavar="ADDRESS",
+        include_in_web_ui=False,
+        help="where the server serves /metrics (run_server --metrics): its own counts become columns of "
+        "samples.csv and a witness",
     )
     parser.add_argument(
         "--results",

@@ -34,13 +34,15 @@ import gevent
 from locust.event import EventHook
 from locust.runners import STATE_MISSING, STATE_RUNNING, STATE_SPAWNING, MasterRunner, WorkerRunner
 
-from loadtest import console, options
+from loadtest import console, options, server_metrics
+from loadtest.distribution import Distribution
 from loadtest.fleet import CUMULATIVE, Fleet, Second
 from loadtest.histogram import new_histogram
 from loadtest.machine import Machine
 from loadtest.monitor import MachineSample, Monitor
 from loadtest.process import SAMPLE_MESSAGE
 from loadtest.ramp import Pace, PacedDispatcher
+from loadtest.server_metrics import NoMetrics, Reading, ServerMetrics
 
 if TYPE_CHECKING:
     from locust.env import Environment
@@ -48,9 +50,9 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-#: Columns of samples.csv that come from the workers; MACHINE_COLUMNS come from the monitor. Units are in the
-#: names, *_total are since the start, `requests`, `failures`, `reconnects` and `received_bytes` are of the
-#: row's second.
+#: Columns of samples.csv that come from the workers; SERVER_COLUMNS come from the server's own metrics and
+#: are empty without them, MACHINE_COLUMNS come from the monitor. Units are in the names, *_total are since
+#: the start, `requests`, `failures`, `reconnects` and `received_bytes` are of the row's second.
 FLEET_COLUMNS = (
     "time_s",
     "unix_time_s",
@@ -63,6 +65,7 @@ FLEET_COLUMNS = (
     "opened_total",
     "reconnects_total",
     "requests_total",
+    "requests_sent_total",
     "failures_total",
     "late_sends_total",
     "received_bytes_total",
@@ -76,6 +79,7 @@ FLEET_COLUMNS = (
     "latency_max_ms",
     "burst_10ms_max",
     "loop_lag_max_ms",
+    "gc_pause_max_ms",
 )
 MACHINE_COLUMNS = (
     "server_cores",
@@ -95,6 +99,8 @@ MACHINE_COLUMNS = (
     "server_processes",
     "client_processes",
 )
+SERVER_COLUMNS = server_metrics.COLUMNS
+COLUMNS = FLEET_COLUMNS + SERVER_COLUMNS + MACHINE_COLUMNS
 
 #: Seconds between two writings of run.json.
 FACTS_S = 5
@@ -237,6 +243,7 @@ class Run:
         self._hold_last: dict[str, float] = {}
         self._hold_min: int | None = None
         self._hold_latencies = new_histogram()
+        self._hold_thinks_s, self._hold_lengths = Distribution(), Distribution()
         self._bursts = 0
         self._cpu_first = self._cpu_last = (0.0, 0.0)
         self._files: list[IO[str]] = []
@@ -244,6 +251,10 @@ class Run:
         self._written = 0
         self._log: IO[str] | None = None
         self._monitor: Monitor | None = None
+        self._server_processes_lost = 0
+        #: The server's own counts; None if it does not tell them.
+        self._server: ServerMetrics | None = None
+        self._server_base: Reading | None = None
         if self.folder is not None:
             self._open(self.folder)
 
@@ -252,13 +263,31 @@ class Run:
         samples = (folder / "samples.csv").open("w", newline="", buffering=1)
         self._log = (folder / "logfile").open("w", buffering=1)
         self._files = [samples, self._log]
-        self._rows = csv.DictWriter(samples, FLEET_COLUMNS + MACHINE_COLUMNS)
+        self._rows = csv.DictWriter(samples, COLUMNS)
         self._rows.writeheader()
         target = urlsplit(self._host)
         port = target.port or (443 if target.scheme == "https" else 80)
         self._monitor = Monitor(os.getpid(), port)
         self._server_is_local = bool(self._monitor.sample().server_processes)
         self._machine = Machine.read().as_dict()
+        if self._chosen.server_metrics:
+            self._follow_server(ServerMetrics(self._chosen.server_metrics))
+
+    def _follow_server(self, metrics: ServerMetrics) -> None:
+        try:
+            self._server_base = metrics.read()
+        except NoMetrics as error:
+            logger.warning("no server metrics at %s: %s", metrics.address, error)
+        else:
+            self._server = metrics
+            metrics.follow()
+
+    @property
+    def _server_now(self) -> Reading | None:
+        """What the server has counted since the run began."""
+        if self._server is None or self._server_base is None or self._server.latest is None:
+            return None
+        return self._server.latest.since(self._server_base)
 
     @property
     def _target(self) -> int:
@@ -289,6 +318,7 @@ class Run:
         machine = self._monitor.sample() if self._monitor is not None else None
         for process in machine.lost if machine is not None else ():
             if process.side == "server":
+                self._server_processes_lost += 1
                 self.note(f"server process {process.pid} ended at {time.monotonic() - self._started:.0f} s")
         self._notice_change()
         phase = self._phase
@@ -312,6 +342,7 @@ class Run:
         self._hold_first = self._hold_last = {}
         self._hold_min, self._bursts = None, 0
         self._hold_latencies = new_histogram()
+        self._hold_thinks_s, self._hold_lengths = Distribution(), Distribution()
         self._cpu_first = self._cpu_last = (0.0, 0.0)
 
     def _decide(self, second: Second, machine: MachineSample | None) -> None:
@@ -328,6 +359,7 @@ class Run:
                 self._hold_first = self._hold_last = second.totals
                 self._counted_first = self._counted_last = self._counted_unix_s
                 self._hold_min = second.connections
+                self._fleet.hold_begins()
                 self._cpu_first = self._cpu_last = cpu
             elif self._stalled(now):
                 self.note(f"the ramp stalled at {second.connections:,} of {self._target:,} connections")
@@ -338,6 +370,8 @@ class Run:
             self._counted_last = self._counted_unix_s
             self._hold_min = min(self._hold_min or 0, second.connections_min)
             self._hold_latencies.add(second.latencies)
+            self._hold_thinks_s.merge(second.thinks_s)
+            self._hold_lengths.merge(second.lengths)
             self._bursts = max(self._bursts, second.burst_10ms_max)
             if self._hold_s is not None and now - self._hold_began >= self._hold_s:
                 self.over = f"held for {now - self._hold_began:.0f} s, ending the test"
@@ -365,6 +399,7 @@ class Run:
             "opened_total": totals["opened"],
             "reconnects_total": totals["reconnects"],
             "requests_total": totals["requests"],
+            "requests_sent_total": totals["requests_sent"],
             "failures_total": totals["failures"],
             "late_sends_total": totals["late_sends"],
             "received_bytes_total": totals["received_bytes"],
@@ -374,7 +409,10 @@ class Run:
             "received_bytes": since["received_bytes"],
             "burst_10ms_max": second.burst_10ms_max,
             "loop_lag_max_ms": round(second.loop_lag_max_s * 1000, 1),
+            "gc_pause_max_ms": round(second.gc_pause_max_s * 1000, 1),
         }
+        if server := self._server_now:
+            row |= server.columns
         if known:
             for name, percentile in (("p50", 50), ("p90", 90), ("p99", 99), ("max", 100)):
                 row[f"latency_{name}_ms"] = round(latencies.get_value_at_percentile(percentile) / 1000, 3)
@@ -428,14 +466,24 @@ class Run:
             return
         self.ended = True
         self._phase = "stop"
+        if self._server is not None:
+            self._server.stop()
+            self._server.settle()
         try:
-            if self._fleet.news:
+            if self._fleet.news or self._server is not None:
                 self.second()
             self._write_facts()
         except OSError as error:
             self.cannot_write(error)
         for file in self._files:
             file.close()
+
+    @property
+    def _server_gc_pause_s(self) -> float | None:
+        now, base = self._server_now, self._server_base
+        if now is None or base is None or now.gc_pause_s is None or base.gc_pause_s is None:
+            return None
+        return now.gc_pause_s - base.gc_pause_s
 
     def _write_facts(self) -> None:
         if self.folder is None:
@@ -465,6 +513,9 @@ class Run:
             "workers": self._fleet.table(),
             "server_software": self._fleet.server_software,
             "server_is_local": self._server_is_local,
+            "server_processes_lost": self._server_processes_lost,
+            "server_metrics": self._server is not None,
+            "server_gc_pause_s": self._server_gc_pause_s,
             "machine": self._machine,
             "versions": _versions(),
             "command": os.environ.get(options.COMMAND_VARIABLE) or " ".join(map(shlex.quote, sys.argv)),
@@ -473,6 +524,8 @@ class Run:
             "rows": self._written,
             "ended": self.ended,
             "hold_latencies": self._hold_latencies.encode().decode(),  # base64 by itself
+            "hold_thinks_s": self._hold_thinks_s.as_list(),
+            "hold_lengths": self._hold_lengths.as_list(),
         }
         partial = self.folder / "run.json.partial"
         partial.write_text(json.dumps(facts, indent=1))

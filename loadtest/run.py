@@ -15,6 +15,7 @@ import resource
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
@@ -65,6 +66,7 @@ class Settings:
     force: bool
     command: str
     machine: Machine
+    server_metrics: str = ""
     bottleneck: str = ""
 
     @classmethod
@@ -88,6 +90,7 @@ class Settings:
             force=chosen.force,
             command=command,
             machine=machine,
+            server_metrics=chosen.server_metrics,
         )
         if chosen.connections == "auto":
             fit = sizing.largest_that_fits(
@@ -163,6 +166,9 @@ def _run(settings: Settings, started: contextlib.ExitStack, interrupted: Interru
             RESULTS, f"cannot make {settings.results}: {error.strerror}; choose another with --results"
         ) from None
     if start_server:
+        if not settings.server_metrics:
+            folder = started.enter_context(tempfile.TemporaryDirectory(prefix="keepalive-"))
+            settings = dataclasses.replace(settings, server_metrics=f"unix:{folder}/metrics")
         server = started.enter_context(_server(settings, plan))
         _await_server(settings, server, interrupted)
     locust_code = _locust(settings, plan, interrupted)
@@ -190,6 +196,7 @@ def _server(settings: Settings, plan: sizing.Plan) -> Iterator[subprocess.Popen[
     host = urlsplit(settings.host).hostname or ""
     bind = f"[{host}]:{settings.port}" if ":" in host else f"{host}:{settings.port}"
     command = [sys.executable, "-m", "app", "--bind", bind, "--connections", str(plan.connections)]
+    command += ["--metrics", settings.server_metrics]
     with (settings.results / "server.log").open("wb") as log, _started(command, log, log) as server:
         try:
             yield server
@@ -231,6 +238,8 @@ def _locust(settings: Settings, plan: sizing.Plan, interrupted: Interrupted) -> 
     command += ["--run-time", "168h"]
     if settings.adaptive:
         command.append("--adaptive")
+    if settings.server_metrics:
+        command += ["--server-metrics", settings.server_metrics]
     if settings.web_port is None:
         command.append("--headless")
     else:

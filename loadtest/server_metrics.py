@@ -1,0 +1,192 @@
+"""What the server counts itself, if it is this project's: read from its `--metrics` once a second.
+
+A witness of its own: it sees connections and responses from the other side. Nothing here knows how the server
+works; it is asked over HTTP, as Prometheus does, and whatever it does not tell is None.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import http.client
+import logging
+import re
+import socket
+import time
+from typing import TYPE_CHECKING
+
+import gevent
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+logger = logging.getLogger(__name__)
+
+#: Seconds between two readings, and that one may take on a machine without idle cores.
+READ_S = 1.0
+PATIENCE_S = 3.0
+#: Seconds after which a reading is too old to speak of now.
+STALE_S = 5.0
+#: Seconds without any change after which the server has counted all: its workers tell once a second.
+SETTLED_S = 2.5
+#: Seconds to wait for that, at most: 400,000 connections are closed meanwhile.
+SETTLE_MOST_S = 15.0
+
+_SAMPLE = re.compile(r"^(keepalive_\w+)(\{[^}]*\})? (\S+)", re.MULTILINE)
+
+
+class NoMetrics(Exception):
+    """They can't be read: why."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Reading:
+    """What the server said at a moment; its counts are up to a second older."""
+
+    unix_time_s: float
+    connections: int | None
+    accepted: int | None
+    requests: int | None
+    sent_bytes: int | None
+    loop_lag_max_s: float | None  #: of any worker in the last 1-2 s, as the next one
+    gc_pause_max_s: float | None
+    gc_pause_s: float | None  #: of all workers since they started
+
+    def since(self, base: Reading) -> Reading:
+        """With counts from an earlier reading on."""
+        return dataclasses.replace(
+            self,
+            accepted=_less(self.accepted, base.accepted),
+            requests=_less(self.requests, base.requests),
+            sent_bytes=_less(self.sent_bytes, base.sent_bytes),
+        )
+
+    @property
+    def columns(self) -> dict[str, float | int | None]:
+        """Cells of samples.csv."""
+        lag_s, pause_s = self.loop_lag_max_s, self.gc_pause_max_s
+        return {
+            "server_counted_unix_s": round(self.unix_time_s, 3),
+            "server_connections": self.connections,
+            "server_accepted_total": self.accepted,
+            "server_requests_total": self.requests,
+            "server_sent_bytes_total": self.sent_bytes,
+            "server_loop_lag_max_ms": None if lag_s is None else round(lag_s * 1000, 1),
+            "server_gc_pause_max_ms": None if pause_s is None else round(pause_s * 1000, 1),
+        }
+
+
+def _less(now: int | None, before: int | None) -> int | None:
+    return None if now is None or before is None else now - before
+
+
+#: The cells' columns.
+COLUMNS = tuple(Reading(0.0, *[None] * 7).columns)
+
+
+def parse(text: str, unix_time_s: float) -> Reading:
+    """A page in Prometheus' text format. Raises :class:`NoMetrics` for another's."""
+    samples: dict[str, float] = {}
+    for name, labels, value in _SAMPLE.findall(text):
+        try:
+            samples[name + labels] = float(value)
+        except ValueError:
+            raise NoMetrics(f"{name} has the value {value!r}") from None
+    if not samples:
+        raise NoMetrics("no metrics of run_server there")
+    by_status = [value for name, value in samples.items() if name.startswith("keepalive_requests_total{")]
+    return Reading(
+        unix_time_s,
+        _count(samples, 'keepalive_connections{state="open"}'),
+        _count(samples, "keepalive_accepted_total"),
+        round(sum(by_status)),
+        _count(samples, "keepalive_sent_bytes_total"),
+        samples.get("keepalive_loop_lag_longest_seconds"),
+        samples.get("keepalive_gc_pause_longest_seconds"),
+        samples.get("keepalive_gc_pause_seconds_sum"),
+    )
+
+
+def _count(samples: Mapping[str, float], name: str) -> int | None:
+    value = samples.get(name)
+    return None if value is None else round(value)
+
+
+class ServerMetrics:
+    """The server's metrics at an address as `run_server --metrics` takes it: HOST:PORT or unix:PATH."""
+
+    def __init__(self, address: str) -> None:
+        self.address = address
+        self._latest: Reading | None = None
+        self._silent = False
+        self._follower: gevent.Greenlet | None = None
+
+    def read(self) -> Reading:
+        """Ask now. Raises :class:`NoMetrics`."""
+        connection = http.client.HTTPConnection("localhost", timeout=PATIENCE_S)
+        try:
+            connection.sock = self._connect()
+            connection.request("GET", "/metrics", headers={"Connection": "close"})
+            answer = connection.getresponse()
+            text = answer.read().decode()
+        except (OSError, ValueError, http.client.HTTPException) as error:
+            raise NoMetrics(str(error) or type(error).__name__) from None
+        finally:
+            connection.close()
+        if answer.status != http.HTTPStatus.OK:
+            raise NoMetrics(f"status {answer.status}")
+        return parse(text, time.time())
+
+    def _connect(self) -> socket.socket:
+        if self.address.startswith("unix:"):
+            connected = socket.socket(socket.AF_UNIX)
+            connected.settimeout(PATIENCE_S)
+            try:
+                connected.connect(self.address.removeprefix("unix:"))
+            except BaseException:
+                connected.close()
+                raise
+            return connected
+        host, _, port = self.address.rpartition(":")
+        return socket.create_connection((host.strip("[]"), int(port)), PATIENCE_S)
+
+    def follow(self) -> None:
+        """Read once a second from now on, in the background."""
+        self._follower = gevent.spawn(self._follow)
+
+    def stop(self) -> None:
+        if self._follower is not None:
+            self._follower.kill()
+
+    def _follow(self) -> None:
+        while True:
+            self._look()
+            gevent.sleep(READ_S)
+
+    def _look(self) -> None:
+        try:
+            self._latest = self.read()
+            self._silent = False
+        except NoMetrics as error:
+            if not self._silent:  # told once each time that it begins
+                logger.warning("server metrics at %s: %s", self.address, error)
+            self._silent = True
+
+    @property
+    def latest(self) -> Reading | None:
+        """The last reading, if it is not too old."""
+        if self._latest is None or time.time() - self._latest.unix_time_s > STALE_S:
+            return None
+        return self._latest
+
+    def settle(self) -> None:
+        """Wait until nothing that it counts has changed for a while: then `latest` has all of it."""
+        deadline = time.monotonic() + SETTLE_MOST_S
+        counted, since = None, time.monotonic()
+        while time.monotonic() < deadline:
+            self._look()
+            now = None if self._latest is None else (self._latest.requests, self._latest.connections)
+            if now != counted:
+                counted, since = now, time.monotonic()
+            elif time.monotonic() - since >= SETTLED_S or self._silent:
+                return
+            gevent.sleep(SETTLED_S / 10)

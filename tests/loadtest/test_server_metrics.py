@@ -1,0 +1,121 @@
+"""The server's own counts: read from a real one, and what is no such server is told in one line."""
+
+from __future__ import annotations
+
+import http.client
+import logging
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import gevent
+import pytest
+
+from loadtest import server_metrics
+from loadtest.server_metrics import COLUMNS, NoMetrics, ServerMetrics, parse
+from tests.loadtest.runs import PROJECT
+
+TEXT = """\
+# HELP keepalive_connections Client connections.
+# TYPE keepalive_connections gauge
+keepalive_connections{state="open"} 2000.0
+keepalive_connections{state="idle"} 1990.0
+keepalive_accepted_total 2005.0
+keepalive_requests_total{status="200"} 1.5e+03
+keepalive_requests_total{status="400"} 2.0
+keepalive_request_seconds_bucket{le="+Inf"} 1502.0
+keepalive_sent_bytes_total 9e+06
+keepalive_gc_pause_seconds_sum 0.25
+keepalive_gc_pause_longest_seconds 0.003
+keepalive_loop_lag_longest_seconds 0.0204
+"""
+
+
+def test_a_page_becomes_cells() -> None:
+    cells = parse(TEXT, 1_700_000_000.5).columns
+    assert tuple(cells) == COLUMNS
+    assert cells == {
+        "server_counted_unix_s": 1_700_000_000.5,
+        "server_connections": 2000,
+        "server_accepted_total": 2005,
+        "server_requests_total": 1502,
+        "server_sent_bytes_total": 9_000_000,
+        "server_loop_lag_max_ms": 20.4,
+        "server_gc_pause_max_ms": 3.0,
+    }
+
+
+def test_counts_are_from_the_runs_begin_on_and_levels_are_as_they_are() -> None:
+    reading = parse(TEXT, 2.0)
+    since = parse(TEXT.replace("1.5e+03", "1600"), 3.0).since(reading)
+    assert (since.requests, since.accepted, since.connections, since.gc_pause_s) == (100, 0, 2000, 0.25)
+
+
+def test_what_a_server_does_not_tell_is_unknown() -> None:
+    reading = parse('keepalive_requests_total{status="200"} 7\n', 1.0)
+    assert (reading.requests, reading.connections, reading.loop_lag_max_s) == (7, None, None)
+    assert reading.since(reading).columns["server_connections"] is None
+
+
+@pytest.mark.parametrize("text", ["", "<html>", "other_metric 1\n", "keepalive_accepted_total many\n"])
+def test_another_page_is_refused(text: str) -> None:
+    with pytest.raises(NoMetrics):
+        parse(text, 1.0)
+
+
+def test_who_does_not_answer_is_told_once_and_is_no_witness(
+    caplog: pytest.LogCaptureFixture, tmp_path: Path
+) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        nobody = ServerMetrics(f"127.0.0.1:{free.getsockname()[1]}")
+    for metrics in (nobody, ServerMetrics(f"unix:{tmp_path}/none")):
+        with pytest.raises(NoMetrics):
+            metrics.read()
+        with caplog.at_level(logging.WARNING):
+            metrics._look()
+            metrics._look()
+        assert metrics.latest is None
+    assert len(caplog.records) == 2
+
+
+def test_a_reading_grows_old(monkeypatch: pytest.MonkeyPatch) -> None:
+    metrics = ServerMetrics("127.0.0.1:1")
+    metrics._latest = parse(TEXT, 100.0)
+    monkeypatch.setattr(server_metrics.time, "time", lambda: 104.0)
+    assert metrics.latest is not None
+    monkeypatch.setattr(server_metrics.time, "time", lambda: 106.0)
+    assert metrics.latest is None
+
+
+def test_a_real_server_tells_what_it_has_answered(tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    command = [sys.executable, "-m", "app", "--bind", f"127.0.0.1:{port}", "--workers", "1"]
+    server = subprocess.Popen(
+        [*command, "--metrics", f"unix:{tmp_path}/m"], cwd=PROJECT, stdout=subprocess.PIPE, text=True
+    )
+    metrics = ServerMetrics(f"unix:{tmp_path}/m")
+    try:
+        assert server.stdout is not None
+        assert "listening" in server.stdout.readline()
+        with gevent.Timeout(20):
+            while metrics.latest is None:
+                metrics._look()
+                gevent.sleep(0.05)
+        base = metrics.read()
+        client = http.client.HTTPConnection("127.0.0.1", port)
+        for _ in range(3):
+            client.request("GET", "/?length=1000")
+            client.getresponse().read()
+        metrics.settle()
+        now = metrics.read().since(base)
+        assert (now.connections, now.accepted, now.requests) == (1, 1, 3)
+        assert now.sent_bytes is not None
+        assert 3000 < now.sent_bytes < 4000
+        assert now.loop_lag_max_s is not None
+        client.close()
+    finally:
+        server.terminate()
+        server.wait(20)
+    assert list(tmp_path.iterdir()) == [], "it takes its socket away"

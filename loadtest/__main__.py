@@ -124,6 +124,9 @@ def parser() -> argparse.ArgumentParser:
         metavar="DIR",
         help="folder for the results (default: results/<UTC time>-<connections>)",
     )
+    made.add_argument(
+        "--plain", action="store_true", help="print a line a second also to a terminal, no live screen"
+    )
     made.add_argument("--force", action="store_true", help="run although the limits look too low")
     return made
 

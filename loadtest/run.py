@@ -30,6 +30,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from types import FrameType
 
+    from loadtest.screen import Screen
+
 PROJECT = Path(__file__).resolve().parent.parent
 
 PASS, FAIL, LIMIT, HOST, START, RESULTS, INTERRUPTED = 0, 1, 3, 4, 5, 6, 130
@@ -64,6 +66,7 @@ class Settings:
     master_port: int
     results: Path
     force: bool
+    plain: bool
     command: str
     machine: Machine
     server_metrics: str = ""
@@ -88,6 +91,7 @@ class Settings:
             master_port=chosen.master_port,
             results=Path(),
             force=chosen.force,
+            plain=chosen.plain,
             command=command,
             machine=machine,
             server_metrics=chosen.server_metrics,
@@ -247,19 +251,43 @@ def _locust(settings: Settings, plan: sizing.Plan, interrupted: Interrupted) -> 
         say(f"start the test at http://127.0.0.1:{settings.web_port}")
     said = {options.REPORT_VARIABLE: "by run_test", options.COMMAND_VARIABLE: settings.command}
     log_path = settings.results / "locust.log"
-    with log_path.open("wb") as log, _started(command, None, log, said) as locust:
+    screen = _screen(settings)
+    # Locust prints the lines itself, or the screen shows what they say.
+    out = subprocess.DEVNULL if screen else None
+    with log_path.open("wb") as log, _started(command, out, log, said) as locust:
         asked = 0
         try:
-            while True:
-                try:
-                    return locust.wait(0.2)
-                except subprocess.TimeoutExpired:
-                    if interrupted.count > asked:
-                        asked = interrupted.count
-                        say("ending the test" if asked == 1 else "ending the test at once")
-                        locust.send_signal(signal.SIGINT if asked == 1 else signal.SIGKILL)
+            with screen or contextlib.nullcontext():
+                while True:
+                    try:
+                        return locust.wait(0.2)
+                    except subprocess.TimeoutExpired:
+                        if interrupted.count > asked:
+                            asked = interrupted.count
+                            text = "ending the test" if asked == 1 else "ending the test at once"
+                            (screen.say if screen else say)(text)
+                            locust.send_signal(signal.SIGINT if asked == 1 else signal.SIGKILL)
+                        if screen:
+                            screen.refresh()
         finally:
             _end_group(locust.pid)
+
+
+def _screen(settings: Settings) -> Screen | None:
+    """The live screen, where it is wanted and possible."""
+    if settings.plain or not sys.stdout.isatty():
+        return None
+    from loadtest import live, screen  # what draws is loaded only where something is drawn
+
+    asked = live.Asked(
+        settings.host,
+        settings.connections,
+        options.duration(settings.hold),
+        options.think_time(settings.think),
+        settings.machine.cpu_count,
+        settings.machine.memory_total_bytes,
+    )
+    return screen.Screen(settings.results, asked) if screen.is_possible() else None
 
 
 def _report(settings: Settings, locust_code: int, interrupted: Interrupted) -> int:
@@ -299,7 +327,7 @@ class Interrupted:
 
 @contextlib.contextmanager
 def _started(
-    command: list[str], out: IO[bytes] | None, err: IO[bytes], said: dict[str, str] | None = None
+    command: list[str], out: IO[bytes] | int | None, err: IO[bytes], said: dict[str, str] | None = None
 ) -> Iterator[subprocess.Popen[bytes]]:
     """A process in a session of its own, with `said` in its environment; stopped at the end if need be."""
     path = os.pathsep.join(filter(None, (str(PROJECT), os.environ.get("PYTHONPATH"))))

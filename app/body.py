@@ -11,6 +11,7 @@ from collections.abc import Callable
 from errno import ECONNRESET
 from typing import Final
 
+import gevent
 from gevent import pywsgi
 
 from app.stream import ConnectionReader
@@ -19,7 +20,8 @@ from app.stream import ConnectionReader
 #: that waits for the answer before it sends 10 GB learns it sooner).
 MAX_DISCARD_BYTES: Final = 262144
 #: Bytes of one chunk-size line, extensions included, and of all trailer lines. RFC 9112, 7.1.1: a server
-#: ought to limit them; nobody uses them for more than a signature. pywsgi's numbers.
+#: ought to limit them; nobody uses them for more than a signature. pywsgi's numbers. Extensions together may
+#: be that long and as long again as the content so far, or 8 KB could be sent with each byte of it.
 MAX_CHUNK_LINE_BYTES: Final = 8192
 MAX_TRAILER_BYTES: Final = 8192
 
@@ -54,6 +56,7 @@ class RequestBody(pywsgi.Input):  # type: ignore[misc] # gevent has no type hint
         "broken",
         "chunk_left",
         "ended",
+        "extension_bytes",
         "limit",
         "received",
         "send_continue",
@@ -77,6 +80,7 @@ class RequestBody(pywsgi.Input):  # type: ignore[misc] # gevent has no type hint
         self.broken = False
         self.chunk_left = 0
         self.ended = False
+        self.extension_bytes = 0
         self.received = 0
         #: It was refused for its length.
         self.too_long = False
@@ -103,12 +107,14 @@ class RequestBody(pywsgi.Input):  # type: ignore[misc] # gevent has no type hint
             return
         self.abandoned = True  # until proven otherwise: reading may raise
         budget = MAX_DISCARD_BYTES
-        while budget > 0:
-            data = self.read(16384)
-            if not data:
-                self.abandoned = False
-                return
-            budget -= len(data)
+        # All of it in the time of one read: only a client that sends a byte now and then takes longer.
+        with gevent.Timeout(self.rfile.timeout or None, False):
+            while budget > 0:
+                data = self.read(16384)
+                if not data:
+                    self.abandoned = False
+                    return
+                budget -= len(data)
 
     def _send_100_continue(self) -> None:
         if self.send_continue is not None:
@@ -121,9 +127,21 @@ class RequestBody(pywsgi.Input):  # type: ignore[misc] # gevent has no type hint
         if not size:
             return b""
         self._send_100_continue()
-        data: bytes = self.rfile.readline(size) if use_readline else self.rfile.read(size)
+        data = self._take(size, use_readline)
         self.position += len(data)
+        return data
+
+    def _take(self, size: int, use_readline: bool) -> bytes:
+        """*size* bytes, or a line if that is shorter."""
+        if self.broken:
+            raise self._invalid("reading on after an error")
+        try:
+            data: bytes = self.rfile.readline(size) if use_readline else self.rfile.read(size)
+        except BaseException:  # too slow, gone, or the application's own timeout: what came is lost
+            self.abandoned = self.broken = True
+            raise
         if len(data) < size and not (use_readline and data.endswith(b"\n")):
+            self.abandoned = self.broken = True
             # An OSError like pywsgi's, with the number by which WSGIHandler knows that a client has left.
             raise ConnectionResetError(ECONNRESET, "the client closed before the end of its request")
         return data
@@ -134,17 +152,25 @@ class RequestBody(pywsgi.Input):  # type: ignore[misc] # gevent has no type hint
         return error
 
     def _line(self, limit: int) -> bytes:
-        line: bytes = self.rfile.readline(limit)
+        try:
+            line: bytes = self.rfile.readline(limit)
+        except BaseException:
+            self.abandoned = self.broken = True
+            raise
         if not line.endswith(b"\n"):
             raise self._invalid("end of input or line too long in chunked content")
         return line
 
     def _next_chunk(self) -> None:
         """Read a chunk-size line and, behind the last chunk, the trailers."""
-        match = _CHUNK_LINE.fullmatch(self._line(MAX_CHUNK_LINE_BYTES))
+        line = self._line(MAX_CHUNK_LINE_BYTES)
+        match = _CHUNK_LINE.fullmatch(line)
         if match is None:
             raise self._invalid("malformed chunk size")
         self.chunk_left = int(match[1], 16)
+        self.extension_bytes += len(line) - match.end(1) - 2
+        if self.extension_bytes > MAX_CHUNK_LINE_BYTES + self.received:
+            raise self._invalid("more chunk extensions than content")
         self.received += self.chunk_left
         if self.limit and self.received > self.limit:
             self.too_long = True
@@ -170,15 +196,12 @@ class RequestBody(pywsgi.Input):  # type: ignore[misc] # gevent has no type hint
                 self._next_chunk()
                 continue
             size = self.chunk_left if length is None else min(length, self.chunk_left)
-            data: bytes = self.rfile.readline(size) if use_readline else self.rfile.read(size)
-            if len(data) < size and not (use_readline and data.endswith(b"\n")):
-                self.abandoned = self.broken = True
-                raise ConnectionResetError(ECONNRESET, "the client closed before the end of its request")
+            data = self._take(size, use_readline)
             parts.append(data)
             self.chunk_left -= len(data)
             if length is not None:
                 length -= len(data)
-            if not self.chunk_left and self.rfile.read(2) != b"\r\n":
+            if not self.chunk_left and self._take(2, False) != b"\r\n":
                 raise self._invalid("no CRLF behind a chunk")
             if use_readline and data.endswith(b"\n"):
                 break

@@ -15,6 +15,7 @@ from __future__ import annotations
 import _socket
 import json
 import os
+import re
 import sys
 import time
 from collections.abc import Callable, Iterable
@@ -23,13 +24,22 @@ from http import HTTPStatus
 from io import BytesIO
 from typing import TYPE_CHECKING, Any, ClassVar, Final
 
+import gevent
 from gevent import pywsgi
 from gevent.socket import socket as gevent_socket
 
 from app.body import NO_BODY, RequestBody
+from app.files import FileWrapper
 from app.idle import Connection
 from app.request import RequestHead
-from app.stream import ClientTimeoutError, ConnectionReader, WriteTimeoutError, send_all
+from app.stream import (
+    BYTES_A_TURN,
+    ClientTimeoutError,
+    ConnectionReader,
+    WriteTimeoutError,
+    send_all,
+    send_file,
+)
 from app.tls import TLSSocket
 
 if TYPE_CHECKING:
@@ -50,6 +60,10 @@ _FRAMING_FIELDS: Final = {
     "content-length": _CONTENT_LENGTH,
     "transfer-encoding": _TRANSFER_ENCODING,
 }
+# RFC 9110, 5.6.2 and 5.5; RFC 9112, 4.
+_TOKEN: Final = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")
+_CONTROL: Final = re.compile(r"[\0-\x08\n-\x1f\x7f]")
+_STATUS: Final = re.compile(r"[1-9][0-9]{2}(?: |$)", re.ASCII)
 _encoded_fields: dict[tuple[str, str], tuple[tuple[bytes, bytes], int]] = {}
 _encoded_statuses: dict[str, tuple[bytes, int]] = {}
 _date: tuple[int, tuple[bytes, bytes]] = (0, (b"Date", b""))
@@ -79,10 +93,10 @@ def _encode_field(name: Any, value: Any) -> tuple[tuple[bytes, bytes], int]:
         raise UnicodeError("The header must be a native string", name, value)
     if not isinstance(value, str):
         raise UnicodeError("The value must be a native string", name, value)
-    if "\r" in name or "\n" in name:
-        raise ValueError("carriage return or newline in header name", name)
-    if "\r" in value or "\n" in value:
-        raise ValueError("carriage return or newline in header value", value)
+    _refuse_control_characters(name, "header name")
+    _refuse_control_characters(value, "header value")
+    if not _TOKEN.fullmatch(name):
+        raise ValueError("header name is not a token", name)
     try:
         encoded = ((name.encode("latin-1"), value.encode("latin-1")), _FRAMING_FIELDS.get(name.lower(), 0))
     except UnicodeEncodeError:
@@ -94,15 +108,28 @@ def _encode_field(name: Any, value: Any) -> tuple[tuple[bytes, bytes], int]:
     return encoded
 
 
+def _refuse_control_characters(text: str, where: str) -> None:
+    found = _CONTROL.search(text)
+    if found:
+        kind = "carriage return or newline" if found[0] in "\r\n" else "control character"
+        raise ValueError(f"{kind} in {where}", text)
+
+
 def _encode_status(status: Any) -> tuple[bytes, int]:
     if not isinstance(status, str):
         raise UnicodeError("The status string must be a native string")
-    if "\r" in status or "\n" in status:
-        raise ValueError("carriage return or newline in status", status)
-    encoded = (status.encode("latin-1"), int(status.split(" ", 1)[0]))
+    _refuse_control_characters(status, "status")
+    if not _STATUS.match(status):
+        raise ValueError("the status must be three digits and a reason", status)
+    encoded = (status.encode("latin-1"), int(status[:3]))
     if len(_encoded_statuses) < MAX_REMEMBERED_FIELDS:
         _encoded_statuses[status] = encoded
     return encoded
+
+
+def _says_close(connection: str) -> bool:
+    """Whether a Connection field holds this option (RFC 9110, 7.6.1)."""
+    return "close" in [option.strip(" \t") for option in connection.lower().split(",")]
 
 
 class _Lazy:
@@ -147,6 +174,9 @@ class KeepAliveWSGIHandler(pywsgi.WSGIHandler):  # type: ignore[misc]
     connection_upgraded = False
     # Bytes that the application's Content-Length still promises; None where it made no promise.
     _promised: int | None = None
+    # Length of a file that is sent whole.
+    _file_bytes: int | None = None
+    _next_turn = BYTES_A_TURN  # of response_length
     _has_no_content = False
 
     def __init__(self, sock: Any, address: Any, server: Any, rfile: Any = None) -> None:
@@ -221,6 +251,8 @@ class KeepAliveWSGIHandler(pywsgi.WSGIHandler):  # type: ignore[misc]
                 self._release_socket()
         if self.server.statistics is not None:
             self.server.statistics.note(self.code, self.response_length, self.time_finish - self.time_start)
+        if head.fields.upgrade and self.wsgi_input is NO_BODY and self.rfile.used:
+            return False  # read for a protocol that we do not speak, so nobody knows what comes next
         return not (self.close_connection or self.connection_upgraded or self.wsgi_input.abandoned)
 
     def handle_one_response(self) -> None:
@@ -318,7 +350,8 @@ class KeepAliveWSGIHandler(pywsgi.WSGIHandler):  # type: ignore[misc]
             finally:
                 exc_info = None
         response_headers: list[tuple[bytes, bytes]] = []
-        connection = date = length = None
+        date = length = None
+        connection = ""
         for name, value in headers:
             try:
                 encoded, framing = _encoded_fields[name, value]
@@ -327,9 +360,11 @@ class KeepAliveWSGIHandler(pywsgi.WSGIHandler):  # type: ignore[misc]
             response_headers.append(encoded)
             if framing:
                 if framing == _CONTENT_LENGTH:
+                    if length is not None:
+                        raise self.ApplicationError("repeated Content-Length")
                     length = value
                 elif framing == _CONNECTION:
-                    connection = value
+                    connection += "," + value
                 elif framing == _DATE:
                     date = value
                 else:
@@ -344,11 +379,11 @@ class KeepAliveWSGIHandler(pywsgi.WSGIHandler):  # type: ignore[misc]
         self.status, self.code = known
         self._orig_status = status
         self.response_headers = response_headers
-        self.provided_connection = connection
+        self.provided_connection = connection[1:] or None
         self.provided_date = date
         self.provided_content_length = length
         self.response_use_chunked = False
-        if connection is not None and "close" in connection.lower().split(","):
+        if connection and _says_close(connection):
             self.close_connection = True
         # RFC 9110, 15.4.5: a 304 may repeat the length of what it does not send; pywsgi allows none.
         if code in (204, 304) and length is not None and length != "0":
@@ -366,7 +401,9 @@ class KeepAliveWSGIHandler(pywsgi.WSGIHandler):  # type: ignore[misc]
         self.connection_upgraded = code == 101
         if code >= 200 and code != 204 and code != 304 and self.provided_content_length is None:
             result = self.result
-            if hasattr(result, "__len__"):
+            if self._file_bytes is not None:
+                headers.append((b"Content-Length", b"%d" % self._file_bytes))
+            elif hasattr(result, "__len__"):
                 headers.append((b"Content-Length", b"%d" % sum(map(len, result))))
             elif self.request_version != "HTTP/1.0":
                 self.response_use_chunked = True
@@ -375,11 +412,13 @@ class KeepAliveWSGIHandler(pywsgi.WSGIHandler):  # type: ignore[misc]
                 self.close_connection = True  # RFC 9112, 6.3: then the end of the connection is the end
         if self.server.draining:
             self.close_connection = True
-        if self.provided_connection is None:
-            if self.close_connection:
+        provided = self.provided_connection
+        if self.close_connection:
+            # Whatever the application says, and then as one more list element (RFC 9112, 9.6: close wins).
+            if provided is None or not (code == 101 or _says_close(provided)):
                 headers.append((b"Connection", b"close"))
-            elif self.request_version == "HTTP/1.0":
-                headers.append((b"Connection", b"keep-alive"))
+        elif provided is None and self.request_version == "HTTP/1.0":
+            headers.append((b"Connection", b"keep-alive"))
 
     def _sendall(self, data: bytes | bytearray | memoryview) -> None:
         if self.connection is None:
@@ -388,15 +427,19 @@ class KeepAliveWSGIHandler(pywsgi.WSGIHandler):  # type: ignore[misc]
         try:
             send_all(self.connection, data, self.server.write_timeout)
         except OSError as error:
-            self.status = f"socket error: {error}"
-            if self.code > 0:
-                self.code = -self.code
-            self.close_connection = self.connection.hung_up = True
-            if isinstance(error, WriteTimeoutError):
-                self.server.timed_out_writes += 1
-            self.connection.buffer = b""
+            self._note_lost(self.connection, error)
             raise
         self.response_length += len(data)
+
+    def _note_lost(self, connection: Connection, error: OSError) -> None:
+        """The response cannot be sent, for the client has left or does not read."""
+        self.status = f"socket error: {error}"
+        if self.code > 0:
+            self.code = -self.code
+        self.close_connection = connection.hung_up = True
+        if isinstance(error, WriteTimeoutError):
+            self.server.timed_out_writes += 1
+        connection.buffer = b""
 
     def _frame(self, data: bytes) -> bytes | memoryview:
         """*data* as it goes onto the wire, which may be not at all."""
@@ -419,6 +462,9 @@ class KeepAliveWSGIHandler(pywsgi.WSGIHandler):  # type: ignore[misc]
         framed = self._frame(data)
         if framed:
             self._sendall(framed)
+            if self.response_length >= self._next_turn and self.connection is not None:
+                self._next_turn = self.response_length + BYTES_A_TURN
+                gevent.sleep(0)
 
     def _write_with_headers(self, data: bytes) -> None:
         self.finalize_headers()
@@ -442,6 +488,8 @@ class KeepAliveWSGIHandler(pywsgi.WSGIHandler):  # type: ignore[misc]
         if (type(result) is list or type(result) is tuple) and not self.headers_sent and self.status:
             # It is all there, so it goes at once.
             self.write(result[0] if len(result) == 1 else b"".join(result))
+        elif type(result) is FileWrapper and self._send_file(result):
+            pass
         else:
             for data in result:
                 if data or (self._has_no_content and self.status):
@@ -460,6 +508,36 @@ class KeepAliveWSGIHandler(pywsgi.WSGIHandler):  # type: ignore[misc]
         elif self._promised:
             self.log_error("The application sent less than its Content-Length")
             self.close_connection = True
+
+    def _send_file(self, wrapper: FileWrapper) -> bool:
+        """Send a plain file from its position to its end, or as much of it as the application has promised.
+
+        False if it is none, or if the response has begun: then it is read like any other result.
+        """
+        connection = self.connection
+        if connection is None or self.headers_sent or not self.status or self.code in (204, 304):
+            return False
+        extent = wrapper.extent()
+        if extent is None:
+            return False
+        fd, offset, size = extent
+        count = size if self._promised is None else min(size, self._promised)
+        separate = count > MAX_JOINED_BYTES
+        content = b"" if separate or self._has_no_content else wrapper.file.read(count)
+        if self.provided_content_length is None:
+            self._file_bytes = size if separate or self._has_no_content else len(content)
+            self._promised = None if self._has_no_content else self._file_bytes
+        self.write(content)
+        if separate and not self._has_no_content:
+            try:
+                sent = send_file(connection, fd, offset, count, self.server.write_timeout)
+            except OSError as error:
+                self._note_lost(connection, error)
+                raise
+            self.response_length += sent
+            assert self._promised is not None
+            self._promised -= sent
+        return True
 
     # -- when things go wrong
 

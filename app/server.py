@@ -6,6 +6,7 @@ What is kept of pywsgi, what changes:
 
     constructor, start, stop, serve_forever, close, environ    kept; keyword options are added
     handler hooks (get_environ, run_application, ...)          kept, see `app.handler`
+    wsgi.file_wrapper                                          added, see `app.files`
     handlers that read requests themselves, stock handlers     kept: a greenlet a connection, as in pywsgi
     *spawn* as a pool or a number                              bounds requests in flight, not connections
     one greenlet, reader and handler a connection              only while a request is served
@@ -19,7 +20,7 @@ import _socket
 import errno
 import time
 from http import HTTPStatus
-from typing import Any, Final
+from typing import Any, ClassVar, Final
 
 import gevent
 from gevent import pywsgi
@@ -27,6 +28,7 @@ from gevent.event import Event
 from gevent.socket import socket as gevent_socket
 
 from app.dispatch import RequestGreenlets
+from app.files import FileWrapper
 from app.handler import KeepAliveWSGIHandler, error_response
 from app.idle import Connection, IdleConnections, shared_address
 from app.request import BadRequestError, Limits, parse_head
@@ -60,7 +62,7 @@ MAX_REFUSED_LINGERING: Final = 16
 #: Bound on the accepting that comes before retiring, in wake-ups of `ACCEPTS_A_WAKEUP`.
 MAX_RETIRING_WAKEUPS: Final = 200
 
-_OUT_OF_RESOURCES: Final = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
+_OUT_OF_RESOURCES: Final = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM, errno.ENOSPC)
 _FULL_RESPONSE: Final = error_response(HTTPStatus.SERVICE_UNAVAILABLE)
 
 
@@ -77,6 +79,7 @@ class KeepAliveWSGIServer(pywsgi.WSGIServer):  # type: ignore[misc]
     """
 
     handler_class = KeepAliveWSGIHandler
+    base_env: ClassVar[dict[str, Any]] = {**pywsgi.WSGIServer.base_env, "wsgi.file_wrapper": FileWrapper}
     max_accept = ACCEPTS_A_WAKEUP
 
     def __init__(
@@ -218,8 +221,13 @@ class KeepAliveWSGIServer(pywsgi.WSGIServer):  # type: ignore[misc]
                     continue
                 self._accept_failed(error)
                 return
+            try:
+                self._take(fd, address)
+            except OSError as error:  # epoll(7): max_user_watches, or no memory
+                self.rejected += 1
+                self._accept_failed(error)
+                return
             self._accept_succeeded()
-            self._take(fd, address)
 
     def _accept_failed(self, error: OSError) -> None:
         if self.is_fatal_error(error):
@@ -253,14 +261,22 @@ class KeepAliveWSGIServer(pywsgi.WSGIServer):  # type: ignore[misc]
         else:
             sock = _socket.socket(listener.family, listener.type, listener.proto, fileno=fd)
             sock.setblocking(False)
-            self.idle.add(Connection(sock, shared_address(address)))
+            self._hold(Connection(sock, shared_address(address)))
+
+    def _hold(self, connection: Connection) -> None:
+        """:raises OSError: there is no room for it; it is closed."""
+        try:
+            self.idle.add(connection)
+        except OSError:
+            connection.sock.close()
+            raise
 
     def _refuse(self, sock: Any, address: Any) -> None:
         """Full: say so in clear, over TLS by closing."""
         self.rejected += 1
         sock.setblocking(False)
         connection = Connection(sock, address)
-        self.idle.add(connection)
+        self._hold(connection)
         try:
             if not self.ssl_enabled:
                 sock.send(_FULL_RESPONSE)
@@ -285,7 +301,11 @@ class KeepAliveWSGIServer(pywsgi.WSGIServer):  # type: ignore[misc]
         if self._evicting:
             secured.close()
             return
-        self.idle.add(connection)
+        try:
+            self._hold(connection)
+        except OSError:
+            self.rejected += 1
+            return
         # The first request may have come with the end of the handshake, into OpenSSL where no edge is seen.
         connection.busy = connection.pending = True
         self.loop.run_callback(self._on_ready, [connection])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import time
 from collections.abc import Callable
@@ -19,3 +20,12 @@ def pid(environ: dict[str, Any], start_response: Callable[..., Any]) -> list[byt
         os._exit(9)
     start_response("200 OK", [("Content-Type", "text/plain")])
     return [str(os.getpid()).encode()]
+
+
+def digest(environ: dict[str, Any], start_response: Callable[..., Any]) -> list[bytes]:
+    """The MD5 of the content, which is read as large content should be."""
+    content = hashlib.md5(usedforsecurity=False)
+    while block := environ["wsgi.input"].read(65536):
+        content.update(block)
+    start_response("200 OK", [("Content-Type", "text/plain")])
+    return [content.hexdigest().encode()]

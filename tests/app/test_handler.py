@@ -154,6 +154,11 @@ def test_content_for_204_is_a_500(quiet: io.StringIO) -> None:
         [("Transfer-Encoding", "chunked")],
         [("Content-Length", "-5")],
         [("Content-Length", "5, 5")],
+        [("Content-Length", "1"), ("content-length", "2")],
+        [("Content-Length ", "1")],
+        [("X:", "a")],
+        [("", "a")],
+        [("X", "a\0b")],
         [("X", "a\r\nSet-Cookie: b")],
         [("X\n", "a")],
         [("X", "\u20ac")],
@@ -166,13 +171,24 @@ def test_headers_that_break_the_response_are_a_500(headers: Any, quiet: io.Strin
     assert (answer.status, kept) == (500, False)
 
 
-@pytest.mark.parametrize("status", ["100 Continue", "200 OK\r\nX: y", "abc", b"200 OK", ""])
+@pytest.mark.parametrize(
+    "status", ["100 Continue", "200 OK\r\nX: y", "abc", b"200 OK", "", "2_0 OK", "+20 OK", "2000 OK"]
+)
 def test_statuses_that_break_the_response_are_a_500(status: Any, quiet: io.StringIO) -> None:
     assert ask(app([b"x"], status))[0].status == 500
 
 
 def test_connection_close_of_the_application_closes() -> None:
     assert not ask(app([b"x"], headers=[("Connection", "Close")]))[1]
+    assert not ask(app([b"x"], headers=[("Connection", "x , close")]))[1]
+
+
+def test_an_application_cannot_promise_to_keep_a_connection_that_closes() -> None:
+    keeping = app([b"x"], headers=[("Connection", "keep-alive")])
+    answer, kept = ask(keeping, GET.replace(b"\r\n\r\n", b"\r\nConnection: close\r\n\r\n"))
+    assert (answer.headers.get_all("Connection"), kept) == (["keep-alive", "close"], False)
+    answer, kept = ask(keeping)
+    assert (answer.headers.get_all("Connection"), kept) == (["keep-alive"], True)
 
 
 def test_the_client_is_told_when_the_connection_closes() -> None:
@@ -405,6 +421,74 @@ def test_too_much_unread_content_ends_the_connection(make: Any) -> None:
         assert client.answer().status == 200
         assert client.closed()
         assert server.requests == 1
+
+
+@pytest.mark.parametrize("framing", [b"Content-Length: 10", b"Transfer-Encoding: chunked"])
+def test_content_that_the_application_gave_up_waiting_for_ends_the_connection(framing: bytes) -> None:
+    """What came of it is lost, so nobody could tell where the next request begins."""
+    targets: list[str] = []
+
+    def impatient(environ: dict[str, Any], start_response: Start) -> list[bytes]:
+        targets.append(environ["PATH_INFO"])
+        with gevent.Timeout(0.1, False):
+            environ["wsgi.input"].read()
+        start_response("200 OK", [])
+        return [b"gave up"]
+
+    with serving(impatient) as server, Client(server) as client:
+        client.send(b"POST / HTTP/1.1\r\nHost: x\r\n%b\r\n\r\na\r\n0" % framing)
+        assert client.answer().body == b"gave up"
+        try:
+            client.send(b"123456789" + GET.replace(b"/ ", b"/smuggled ") * 2)
+        except OSError:
+            pass  # closed already
+        assert client.closed()
+    assert targets == ["/"]
+
+
+def test_reading_on_after_content_was_lost_is_an_error() -> None:
+    def stubborn(environ: dict[str, Any], start_response: Start) -> list[bytes]:
+        with gevent.Timeout(0.05, False):
+            environ["wsgi.input"].read(10)
+        environ["wsgi.input"].read(10)
+        return hello(environ, start_response)
+
+    with serving(stubborn, error_log=None) as server, Client(server) as client:
+        client.send(b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 10\r\n\r\nabc")
+        gevent.sleep(0.1)
+        assert client.answer().status == 400
+        assert client.closed()
+
+
+def test_unread_content_that_drips_ends_the_connection_after_the_body_timeout() -> None:
+    with serving(body_timeout=0.3) as server, Client(server) as client:
+        client.send(b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 1000\r\n\r\n")
+        assert client.answer().status == 200
+
+        def drip() -> bool:
+            try:
+                client.send(b"x")
+            except OSError:
+                pass
+            return bool(server.idle.count == 0)
+
+        eventually(drip)
+
+
+def test_what_was_read_in_place_of_another_protocol_is_not_looked_for_a_request() -> None:
+    targets: list[str] = []
+
+    def reader(environ: dict[str, Any], start_response: Start) -> list[bytes]:
+        targets.append(environ["PATH_INFO"])
+        environ["wsgi.input"].read(4)
+        return hello(environ, start_response)
+
+    upgrade = GET.replace(b"\r\n\r\n", b"\r\nConnection: Upgrade\r\nUpgrade: irc\r\n\r\n")
+    with serving(reader) as server, Client(server) as client:
+        client.send(upgrade + b"NICK" + GET.replace(b"/ ", b"/smuggled "))
+        assert client.answer().body == b"hello"
+        assert client.closed()
+    assert targets == ["/"]
 
 
 def test_bad_chunks_that_the_application_reads_are_a_400() -> None:

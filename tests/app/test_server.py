@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import errno
 import gc
 import io
 import os
@@ -9,6 +10,7 @@ import struct
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import gevent
 import gevent.socket
@@ -251,6 +253,30 @@ def test_out_of_descriptors_accepting_pauses_and_resumes_with_one_line_each_way(
     assert len(lines) == 2
     assert lines[0].startswith("accepting paused at 1 connections")
     assert lines[1].startswith("accepting again after")
+
+
+def test_without_room_in_epoll_accepting_pauses_with_one_line_and_goes_on(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    log = io.StringIO()
+    with serving(error_log=log) as server, Client(server) as first:
+        first.ask()
+        add = server.idle.add
+        full = mock.Mock(side_effect=OSError(errno.ENOSPC, "No space left on device"))
+        monkeypatch.setattr(server.idle, "add", full)
+        lost = [Client(server) for _ in range(3)]
+        for client in lost:
+            assert client.closed()
+            client.__exit__()
+        assert first.ask().status == 200
+        monkeypatch.setattr(server.idle, "add", add)
+        with Client(server) as second:
+            assert second.ask().status == 200
+        assert server.rejected == 3
+    assert [line.split(" at ")[0].split(" after ")[0] for line in log.getvalue().splitlines()] == [
+        "accepting paused",
+        "accepting again",
+    ]
 
 
 def test_descriptors_connections_and_greenlets_are_back_where_they_were() -> None:

@@ -92,6 +92,21 @@ def test_large_content_goes_both_ways(server: KeepAliveWSGIServer) -> None:
         sender.get()
 
 
+def test_files_are_sent_over_tls(certificate: tuple[str, str], tmp_path: Path) -> None:
+    path = tmp_path / "file"
+    path.write_bytes(bytes(range(256)) * 4000)
+
+    def download(environ: dict[str, Any], start_response: Callable[..., Any]) -> Any:
+        start_response("200 OK", [("Content-Length", "1000000")])
+        return environ["wsgi.file_wrapper"](path.open("rb"))
+
+    context = gevent.ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(*certificate)
+    with serving(download, ssl_context=context) as server, TLSClient(server) as client:
+        for _ in range(2):
+            assert client.ask().body == path.read_bytes()[:1_000_000]
+
+
 def test_a_handler_may_use_the_socket_and_the_connection_is_kept(certificate: tuple[str, str]) -> None:
     class Speaking(KeepAliveWSGIHandler):
         def run_application(self) -> None:

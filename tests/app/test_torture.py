@@ -71,7 +71,7 @@ def chunked(content: bytes, *lines: bytes) -> bytes:
 
 GOOD = [
     Good("9112-2.2 empty line before the request", b"\r\n" + get()),
-    Good("9112-2.2 several empty lines before the request", b"\r\n\r\n\r\n" + get()),
+    Good("9112-2.2 several empty lines before the request", b"\r\n" * 8 + get()),
     Good("9112-2.3 HTTP/1.0 without Host", b"GET / HTTP/1.0\r\n\r\n", keeps=False),
     Good("9112-2.3 HTTP/1.0 with keep-alive", b"GET / HTTP/1.0\r\nConnection: keep-alive\r\n\r\n"),
     Good("9110-2.5 a higher minor version is read as 1.1", get(start=b"GET / HTTP/1.9\r\n")),
@@ -279,6 +279,8 @@ BAD = [
     Bad("9112-2.2 CR CR LF", START + HOST + b"A: b\r\r\n\r\n"),
     Bad("9112-2.2 whitespace between start line and fields", START + b" \r\n" + HOST + b"\r\n"),
     Bad("9112-2.2 space before the request line", b" " + get()),
+    Bad("9112-2.2 too many empty lines before the request", b"\r\n" * 9 + get()),
+    Bad("9112-2.2 empty lines without end", b"\r\n" * 50_000),
     Bad("9112-2.3 lower-case version", get(start=b"GET / http/1.1\r\n")),
     Bad("9112-2.3 version without minor", get(start=b"GET / HTTP/1\r\n")),
     Bad("9112-2.3 two-digit version", get(start=b"GET / HTTP/1.10\r\n")),
@@ -314,6 +316,7 @@ BAD = [
     Bad("9112-3.2 relative target", get(start=b"GET a/b HTTP/1.1\r\n")),
     Bad("9112-3.2 query alone", get(start=b"GET ?a HTTP/1.1\r\n")),
     Bad("9112-3.2.2 absolute form without authority", get(start=b"GET http:///a HTTP/1.1\r\n")),
+    Bad("9112-3.2.2 absolute form without host", get(start=b"GET http://:80/a HTTP/1.1\r\n")),
     Bad("9112-3.2.2 absolute form of another scheme", get(start=b"GET ftp://h/ HTTP/1.1\r\n")),
     Bad("9112-3.2.2 absolute form with userinfo", get(start=b"GET http://u@h/ HTTP/1.1\r\n")),
     Bad("9112-3.2.2 absolute form still needs Host", get(start=b"GET http://h/ HTTP/1.1\r\n", host=b"")),
@@ -441,6 +444,7 @@ BAD_CHUNKS = [
     Bad("9112-7.1.1 extension with bare CR", chunked(b"3;a\rb=c\r\nabc\r\n0\r\n\r\n")),
     Bad("9112-7.1.1 quoted extension without end", chunked(b'3;a="b\r\nabc\r\n0\r\n\r\n')),
     Bad("9112-7.1.1 extension too long", chunked(b"3;a=" + b"b" * 9000 + b"\r\nabc\r\n0\r\n\r\n")),
+    Bad("9112-7.1.1 more extensions than content", chunked((b"1;a=" + b"b" * 3000 + b"\r\nx\r\n") * 3)),
     Bad("9112-7.1.2 trailer without colon", chunked(b"0\r\nabc\r\n\r\n")),
     Bad("9112-7.1.2 trailer with space before colon", chunked(b"0\r\nA : b\r\n\r\n")),
     Bad("9112-7.1.2 folded trailer", chunked(b"0\r\nA: b\r\n c\r\n\r\n")),

@@ -19,7 +19,7 @@ def main() -> int:
             return 0
         return supervisor.Supervisor(chosen).run()
     except supervisor.StartError as error:
-        print(f"run_server: {error}", file=sys.stderr)
+        print(f"{settings.PROGRAM}: {error}", file=sys.stderr)
         return error.code
 
 

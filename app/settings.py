@@ -9,11 +9,16 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import math
+import sys
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any, Final, NamedTuple
 
 from app import server
 from app.request import Limits
+
+#: What --help and messages call the program: the checkout's script, unless the installed command was called.
+PROGRAM: Final = "keepalive-server" if Path(sys.argv[0]).name == "keepalive-server" else "run_server"
 
 #: Exit codes; 0 is a stop in order.
 EXIT_USAGE: Final = 2
@@ -234,7 +239,7 @@ def variables(field: dataclasses.Field[Any]) -> tuple[str, ...]:
 
 def parser() -> argparse.ArgumentParser:
     result = argparse.ArgumentParser(
-        prog="run_server",
+        prog=PROGRAM,
         description="Serve a WSGI application to very many keep-alive connections.",
         epilog=_EXIT_CODES,
         formatter_class=argparse.RawDescriptionHelpFormatter,

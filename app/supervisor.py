@@ -32,8 +32,17 @@ from gevent import monkey
 from app import handover, metrics, sizing, worker
 from app.identity import IdentityError, PidFile, become
 from app.listening import ListenError, another, inherited, listen, place
+from app.notify import READY, STOPPING, notify, reloading
 from app.scoreboard import Scoreboard
-from app.settings import EXIT_APP, EXIT_KILLED, EXIT_LISTEN, EXIT_USAGE, EXIT_WORKERS, Settings
+from app.settings import (
+    EXIT_APP,
+    EXIT_KILLED,
+    EXIT_LISTEN,
+    EXIT_USAGE,
+    EXIT_WORKERS,
+    PROGRAM,
+    Settings,
+)
 
 _SIGNALS: Final = {
     signal.SIGCHLD,
@@ -92,7 +101,9 @@ def load_application(name: str) -> Callable[..., Any]:
         for attribute in attributes.split("."):
             found = getattr(found, attribute)
     except Exception as error:
-        raise StartError(f"cannot import {name}: {type(error).__name__}: {error}", EXIT_APP) from error
+        ours = module_name.partition(".")[0] == __package__
+        hint = f" ({__package__} is the package of this server: give yours another name)" if ours else ""
+        raise StartError(f"cannot import {name}: {type(error).__name__}: {error}{hint}", EXIT_APP) from error
     except SystemExit as error:
         raise StartError(f"cannot import {name}: it exits ({error.code})", EXIT_APP) from error
     if not callable(found):
@@ -254,11 +265,12 @@ class Supervisor:
         self._start_failures = 0
         workers = len(self._slots)
         where = " and ".join(dict.fromkeys(place(sock) for sock in self._listeners))
-        print(
+        line = (
             f"listening on {where} with {workers} worker{'s' * (workers > 1)}"
-            f" for {self._capacity} connections",
-            flush=True,
+            f" for {self._capacity} connections"
         )
+        print(line, flush=True)
+        notify(READY, line)
         for pid in self._retiring:
             _kill(pid, signal.SIGHUP)
 
@@ -307,6 +319,7 @@ class Supervisor:
         if not self._can_import():
             self._say("not reloaded: the application cannot be imported")
             return
+        notify(reloading())
         handover.execute(
             handover.Handover(
                 [listener.fileno() for listener in self._listeners],
@@ -370,6 +383,7 @@ class Supervisor:
 
     def _stop(self) -> int:
         """Let the workers finish; a second signal ends them at once."""
+        notify(STOPPING)
         self._reap()  # who has died before is not our doing
         left = {slot.pid for slot in self._places() if slot.pid} | self._retiring
         for pid in left:
@@ -397,7 +411,7 @@ class Supervisor:
         return code
 
     def _say(self, message: str) -> None:
-        print(f"run_server: {message}", file=sys.stderr, flush=True)
+        print(f"{PROGRAM}: {message}", file=sys.stderr, flush=True)
 
 
 def load_metrics(scoreboard: Scoreboard) -> None:

@@ -10,6 +10,7 @@ import time
 from pathlib import Path
 
 from loadtest import options, run
+from loadtest.checkout import PROGRAM
 from loadtest.machine import Machine
 
 EPILOG = """\
@@ -32,7 +33,7 @@ environment
 
 def parser() -> argparse.ArgumentParser:
     made = argparse.ArgumentParser(
-        prog="run_test",
+        prog=PROGRAM,
         description="Hold many keep-alive HTTP connections, one request each every 10-90 s, and report.",
         epilog=EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
@@ -139,8 +140,10 @@ def _port(text: str) -> int:
 
 def main(arguments: list[str] | None = None) -> int:
     words = sys.argv[1:] if arguments is None else arguments
+    # For Locust and the server: read when gevent is imported, see scripts/run, which sets it in a checkout.
+    os.environ.setdefault("GEVENT_TRACK_GREENLET_TREE", "0")
     chosen = parser().parse_args(words)
-    command = shlex.join([os.environ.get("KEEPALIVE_PROGRAM", "./run_test"), *words])
+    command = shlex.join(["./run_test" if PROGRAM == "run_test" else PROGRAM, *words])
     return run.run(run.Settings.of(chosen, Machine.read(), command, time.time()))
 
 

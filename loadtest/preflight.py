@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Literal
 from urllib.parse import urlsplit
 
-from loadtest import sizing
+from loadtest import checkout, sizing
 from loadtest.machine import Machine, format_port_ranges
 from loadtest.sizing import Plan
 
@@ -135,7 +135,7 @@ def _ports(machine: Machine, plan: Plan) -> Iterator[Finding]:
         f'sudo sysctl -w net.ipv4.ip_local_port_range="{first} {last}"'
     ]  # fmt: skip
     if addresses > plan.source_addresses:
-        commands.append(f"sudo sysconfig/addresses add DEV CIDR for {addresses} addresses in all")
+        commands.append(f"sudo {checkout.sysconfig('addresses')} add DEV CIDR for {addresses} addresses in all")
     yield Finding(
         "blocks",
         "local ports x source addresses",
@@ -174,7 +174,7 @@ def _tcp_memory(machine: Machine, plan: Plan, need: sizing.Estimate) -> Iterator
             f"{pressure:,} pages",
             f"{need.tcp_pages:,} pages",
             f"if one side stalls for {sizing.STALL_S:.0f} s, the kernel shrinks windows and drops segments",
-            f"sudo sysconfig/apply -c {plan.connections}",
+            f"sudo {checkout.sysconfig('apply')} -c {plan.connections}",
         )
 
 

@@ -9,7 +9,9 @@ again at any time, also for a run whose master was killed.
 from __future__ import annotations
 
 import argparse
+import importlib.util
 import json
+import shlex
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -25,6 +27,8 @@ if TYPE_CHECKING:
 RATE_SHARE = 0.95
 #: Percentiles of the hold's latency, by their names in summary.json.
 PERCENTILES = {"p50": 50.0, "p90": 90.0, "p99": 99.0, "p999": 99.9, "max": 100.0}
+#: What a run says that could not be plotted, as any can be later.
+PLOTS_SKIPPED = "skipped; pip install matplotlib, then python -m loadtest.report {folder}"
 
 MIB = 1024 * 1024
 
@@ -181,6 +185,7 @@ def lines(summary: dict[str, Any], folder: Path) -> list[str]:
         f"{kernel['listen_overflows'] or 0} listen overflows, "
         f"{kernel['retrans_segs'] or 0} retransmits",
         "results": str(folder / "index.html"),
+        **({} if can_plot() else {"plots": PLOTS_SKIPPED.format(folder=shlex.quote(str(folder)))}),
         "verdict": summary["verdict"] + "".join(f"\n{'':13}- {reason}" for reason in summary["reasons"]),
     }
     return [f"{name:<12} {text}" for name, text in rows.items()]
@@ -193,7 +198,7 @@ def make(folder: Path, notes: Sequence[str] = ()) -> dict[str, Any]:
     :param notes: what the recorder could not know, such as how Locust ended; each is a reason for a failed
         run. They are added to `run.json`, so that a report that is made again knows them too.
     """
-    from loadtest import page, plots
+    from loadtest import page
 
     record = Record.read(folder)
     news = [note for note in notes if note not in record.facts["notes"]]
@@ -204,8 +209,16 @@ def make(folder: Path, notes: Sequence[str] = ()) -> dict[str, Any]:
     _write(folder / "summary.json", json.dumps(summary, indent=2) + "\n")
     _write(folder / "latencies.hdr", record.facts["hold_latencies"] + "\n")
     _write(folder / "index.html", page.of_run(record, summary, sentence(summary)))
-    plots.draw(folder / "samples.csv", folder, summary)
+    if can_plot():
+        from loadtest import plots
+
+        plots.draw(folder / "samples.csv", folder, summary)
     return summary
+
+
+def can_plot() -> bool:
+    """Whether matplotlib is there; the packages' extra `plots` brings it."""
+    return importlib.util.find_spec("matplotlib") is not None
 
 
 def _write(path: Path, text: str) -> None:

@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
-from loadtest import options, preflight, report, sizing
+from loadtest import checkout, options, preflight, report, sizing
 from loadtest.machine import Machine
 from loadtest.record import NoRun
 
@@ -31,8 +31,6 @@ if TYPE_CHECKING:
     from types import FrameType
 
     from loadtest.screen import Screen
-
-PROJECT = Path(__file__).resolve().parent.parent
 
 PASS, FAIL, LIMIT, HOST, START, RESULTS, INTERRUPTED = 0, 1, 3, 4, 5, 6, 130
 
@@ -85,7 +83,7 @@ class Settings:
             think=chosen.think,
             length=chosen.length,
             host=chosen.host.rstrip("/"),
-            locustfile=(chosen.locustfile or PROJECT / "loadtest" / "keepalive.py").resolve(),
+            locustfile=(chosen.locustfile or Path(__file__).with_name("keepalive.py")).resolve(),
             processes=chosen.processes,
             web_port=chosen.web_port if chosen.web else None,
             master_port=chosen.master_port,
@@ -104,7 +102,7 @@ class Settings:
                 settings, connections=max(fit.connections, 1), bottleneck=fit.bottleneck
             )
         stamp = time.strftime("%Y%m%dT%H%M%SZ", time.gmtime(now_unix_s))
-        folder = chosen.results or PROJECT / "results" / f"{stamp}-{settings.connections}"
+        folder = chosen.results or checkout.results() / f"{stamp}-{settings.connections}"
         return dataclasses.replace(settings, results=folder.resolve())
 
     @property
@@ -150,7 +148,7 @@ def run(settings: Settings) -> int:
         with contextlib.ExitStack() as started:
             return _run(settings, started, interrupted)
     except Stop as stop:
-        say(f"run_test: {stop}")
+        say(f"{checkout.PROGRAM}: {stop}")
         return INTERRUPTED if interrupted.is_set else stop.code
 
 
@@ -199,7 +197,7 @@ def _server(settings: Settings, plan: sizing.Plan) -> Iterator[subprocess.Popen[
     """run_server for the duration of the run."""
     host = urlsplit(settings.host).hostname or ""
     bind = f"[{host}]:{settings.port}" if ":" in host else f"{host}:{settings.port}"
-    command = [sys.executable, "-m", "app", "--bind", bind, "--connections", str(plan.connections)]
+    command = [sys.executable, "-P", "-m", "app", "--bind", bind, "--connections", str(plan.connections)]
     command += ["--metrics", settings.server_metrics]
     with (settings.results / "server.log").open("wb") as log, _started(command, log, log) as server:
         try:
@@ -230,7 +228,7 @@ def _locust(settings: Settings, plan: sizing.Plan, interrupted: Interrupted) -> 
     """Run Locust to its end and return its exit code."""
     prefix = settings.results / "locust"
     command = [
-        *(sys.executable, "-m", "locust", "-f", str(settings.locustfile), "--host", settings.host),
+        *(sys.executable, "-P", "-m", "locust", "-f", str(settings.locustfile), "--host", settings.host),
         *("--users", str(settings.connections), "--spawn-rate", str(settings.spawn_per_s)),
         *("--processes", str(plan.client_workers), "--master-bind-port", str(settings.master_port)),
         *("--master-port", str(settings.master_port), "--master-bind-host", "127.0.0.1"),
@@ -330,8 +328,7 @@ def _started(
     command: list[str], out: IO[bytes] | int | None, err: IO[bytes], said: dict[str, str] | None = None
 ) -> Iterator[subprocess.Popen[bytes]]:
     """A process in a session of its own, with `said` in its environment; stopped at the end if need be."""
-    path = os.pathsep.join(filter(None, (str(PROJECT), os.environ.get("PYTHONPATH"))))
-    environment = os.environ | {"PYTHONPATH": path} | (said or {})
+    environment = checkout.environment() | (said or {})
     process = subprocess.Popen(
         command, stdin=subprocess.DEVNULL, stdout=out, stderr=err, env=environment, preexec_fn=_own_session
     )

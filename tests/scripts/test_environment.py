@@ -20,7 +20,7 @@ CHECKOUT = Path(__file__).resolve().parents[2]
 CANNOT_BE_MADE = 69
 #: All that the scripts may need from the system, besides a Python.
 TOOLS = (
-    *("sh", "awk", "cat", "cksum", "cut", "date", "dirname", "env", "find", "flock", "grep", "kill", "mkdir"),
+    *("sh", "awk", "cat", "cksum", "cut", "date", "dirname", "env", "find", "flock", "grep", "mkdir"),
     *("printf", "readlink", "rm", "rmdir", "sleep", "tail", "timeout", "xargs"),
 )
 

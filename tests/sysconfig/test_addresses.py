@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 from pathlib import Path
 
@@ -120,6 +121,8 @@ def test_what_is_no_range_is_refused_in_one_line(cidr: str) -> None:
     + [["add", "no-such-device", "10.0.0.0/30"], ["add", "eth0", "127.0.0.0/24"], ["--nonsense"]],
 )
 def test_wrong_usage_is_one_line(arguments: list[str]) -> None:
+    if "no-such-device" in arguments and shutil.which("ip") is None:
+        pytest.skip("which devices there are, only the ip command knows")
     result = addresses(*arguments)
     assert result.returncode == USAGE
     assert len(result.stderr.splitlines()) == 1

@@ -1,0 +1,32 @@
+"""Where this code lies, in a checkout or in a Python's site-packages, and what follows from that."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+
+#: What holds the packages `app` and `loadtest`.
+PROJECT = Path(__file__).resolve().parent.parent
+IS_CHECKOUT = (PROJECT / "pyproject.toml").is_file()
+
+#: What --help and messages call the program: the checkout's script, unless the installed command was called.
+PROGRAM = "keepalive-loadtest" if Path(sys.argv[0]).name == "keepalive-loadtest" else "run_test"
+
+
+def results() -> Path:
+    """Where runs are kept unless somebody says otherwise: beside the code, or installed, where the user is."""
+    return PROJECT / "results" if IS_CHECKOUT else Path("results")
+
+
+def sysconfig(script: str) -> str:
+    """The command that runs a script of `sysconfig/`; pyproject.toml says where it is installed."""
+    return f"sysconfig/{script}" if IS_CHECKOUT else f"{sys.prefix}/share/keepalive/sysconfig/{script}"
+
+
+def environment() -> dict[str, str]:
+    """Environment for a Python that has to find these packages; one that is installed does by itself."""
+    if not IS_CHECKOUT:
+        return dict(os.environ)
+    path = os.pathsep.join(filter(None, (str(PROJECT), os.environ.get("PYTHONPATH"))))
+    return os.environ | {"PYTHONPATH": path}

@@ -15,7 +15,7 @@ PROGRAM = "keepalive-loadtest" if Path(sys.argv[0]).name == "keepalive-loadtest"
 
 
 def results() -> Path:
-    """Where runs are kept unless somebody says otherwise: beside the code, or installed, where the user is."""
+    """Where runs are kept by default: beside the code in a checkout; installed, where the user is."""
     return PROJECT / "results" if IS_CHECKOUT else Path("results")
 
 

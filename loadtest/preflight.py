@@ -135,7 +135,8 @@ def _ports(machine: Machine, plan: Plan) -> Iterator[Finding]:
         f'sudo sysctl -w net.ipv4.ip_local_port_range="{first} {last}"'
     ]  # fmt: skip
     if addresses > plan.source_addresses:
-        commands.append(f"sudo {checkout.sysconfig('addresses')} add DEV CIDR for {addresses} addresses in all")
+        script = checkout.sysconfig("addresses")
+        commands.append(f"sudo {script} add DEV CIDR for {addresses} addresses in all")
     yield Finding(
         "blocks",
         "local ports x source addresses",

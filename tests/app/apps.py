@@ -10,10 +10,12 @@ from typing import Any
 
 
 def pid(environ: dict[str, Any], start_response: Callable[..., Any]) -> list[bytes]:
-    """Which worker answers; /sleep takes a second, /die never returns."""
+    """Which worker answers; /nap takes 50 ms, /sleep a second, /die never returns."""
     path = environ["PATH_INFO"]
     if path == "/sleep":
         time.sleep(1)  # cooperative, for the command line has patched it
+    elif path == "/nap":
+        time.sleep(0.05)
     elif path == "/stuck":
         time.sleep(60)
     elif path == "/die":

@@ -36,6 +36,10 @@ class KeepAliveConnection(KeepAliveUser):
                 response.failure(WrongLength("body has not the length that was asked for"))
 
 
-@events.test_start.add_listener
-def _take_length(environment: Any, **_: Any) -> None:
-    KeepAliveConnection.length = options.length(environment.parsed_options.length)
+@events.init.add_listener
+def _follow_length(environment: Any, **_: Any) -> None:
+    def take_length(**_: Any) -> None:
+        KeepAliveConnection.length = options.length(environment.parsed_options.length)
+
+    events.test_start.add_listener(take_length)
+    events.spawning_complete.add_listener(take_length)  # the web UI's form has it also in a run

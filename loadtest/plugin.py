@@ -1,7 +1,7 @@
 """What every locustfile with KeepAliveUsers brings into Locust; importing :mod:`loadtest.user` installs it.
 
-The adjustments for scale, the options (`--think`, `--hold`, `--results`, ...), and the recorder on the
-master.
+The adjustments for scale, the options (`--think`, `--hold`, `--results`, ...), the recorder on the master,
+and the tab in its web UI.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from locust import events
 
-from loadtest import locust_scale, options, recorder
+from loadtest import connections_tab, locust_scale, options, recorder
 
 if TYPE_CHECKING:
     from loadtest.user import KeepAliveUser
@@ -21,10 +21,15 @@ if TYPE_CHECKING:
 def install(user_class: type[KeepAliveUser]) -> None:
     """Install everything, once a process; `--think` becomes the think time of `user_class` and its heirs."""
     locust_scale.apply()
+
+    def on_init(environment: Any, **_: Any) -> None:
+        def take_think_time(**_: Any) -> None:
+            user_class.think_time = options.think_time(environment.parsed_options.think)
+
+        events.test_start.add_listener(take_think_time)
+        events.spawning_complete.add_listener(take_think_time)  # the web UI's form has it also in a run
+
+    events.init.add_listener(on_init)  # first: the recorder reads the think time when a run begins
     recorder.attach(events)
+    connections_tab.attach(events)
     events.init_command_line_parser.add_listener(options.add_locust_options)
-
-    def take_think_time(environment: Any, **_: Any) -> None:
-        user_class.think_time = options.think_time(environment.parsed_options.think)
-
-    events.test_start.add_listener(take_think_time)

@@ -202,6 +202,7 @@ class Recorder:
 class Run:
     """One run's phases, rows and facts.
 
+    :ivar fleet: the workers' counts of this run.
     :ivar row: the last second, as in samples.csv.
     :ivar offered_per_s: requests/s due in that second; None if users have no common think time.
     """
@@ -229,7 +230,7 @@ class Run:
         self.over = ""
         self._phase = "ramp"
         self._started = time.monotonic()
-        self._started_unix = time.time()
+        self.started_unix_s = time.time()
         self._notes: list[str] = []
         self._previous: dict[str, float] = {}
         self._failures_by_kind: dict[str, int] = {}
@@ -492,7 +493,7 @@ class Run:
         facts = {
             "host": self._host,
             "target_connections": self._target,
-            "started_unix_s": self._started_unix,
+            "started_unix_s": self.started_unix_s,
             "think_s": self._think_s,
             "changes": self._changes,
             "length": options.length(self._chosen.length),

@@ -42,7 +42,10 @@ class Browser:
         self._url = session_url
 
     def open(self, page: Path) -> None:
-        _call(f"{self._url}/url", {"url": page.resolve().as_uri()})
+        self.visit(page.resolve().as_uri())
+
+    def visit(self, url: str) -> None:
+        _call(f"{self._url}/url", {"url": url})
 
     def run(self, script: str) -> Any:
         """The value that the script returns."""

@@ -11,6 +11,7 @@ has to know comes in one environment variable, valid for this process id only. T
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import socket
@@ -33,6 +34,9 @@ class Handover:
     old: list[int]
     #: Writing ends of the pipes that tell these that the supervisor lives.
     lifelines: list[int]
+    #: The scoreboard, whose figures go on, and the layout that it has.
+    scoreboard: int = -1
+    layout: int = 0
 
 
 def receive(environment: Mapping[str, str]) -> Handover | None:
@@ -43,15 +47,18 @@ def receive(environment: Mapping[str, str]) -> Handover | None:
     fields = json.loads(text)
     if fields.pop("pid") != os.getpid():
         return None
-    handover = Handover(**fields)
-    for fd in handover.lifelines:
+    # An image of another version may say more than we know.
+    known = {field.name for field in dataclasses.fields(Handover)}
+    handover = Handover(**{name: value for name, value in fields.items() if name in known})
+    for fd in [*handover.lifelines, *([handover.scoreboard] if handover.scoreboard >= 0 else [])]:
         os.set_inheritable(fd, False)
     return handover
 
 
 def execute(handover: Handover) -> NoReturn:
     """Become the new image; nothing after this runs."""
-    for fd in [*handover.listeners, *handover.lifelines, *([handover.metrics] if handover.metrics else [])]:
+    metrics = [handover.metrics] if handover.metrics is not None else []
+    for fd in [*handover.listeners, *handover.lifelines, *metrics, handover.scoreboard]:
         os.set_inheritable(fd, True)
     environment = {**os.environ, _VARIABLE: json.dumps({"pid": os.getpid(), **asdict(handover)})}
     os.execve(sys.executable, sys.orig_argv, environment)

@@ -1,8 +1,8 @@
 """/metrics in Prometheus' text format, over all workers, from a small process and an address of its own.
 
 The figures come from the scoreboard, where workers leave them once a second; asking for them costs the
-workers nothing. The counters of a replaced worker go on in its place; a HUP starts them anew, which
-Prometheus recognises as a restart.
+workers nothing. What counts up goes on when workers are replaced, and over a HUP, unless that brings a
+version that counts other things.
 """
 
 from __future__ import annotations
@@ -37,14 +37,13 @@ def memory_bytes(pid: int) -> int:
 class WorkersCollector:
     """Reads the scoreboard when it is asked; a collector as prometheus_client defines it."""
 
-    def __init__(self, scoreboard: Scoreboard, rows: int) -> None:
+    def __init__(self, scoreboard: Scoreboard) -> None:
         self._scoreboard = scoreboard
-        self._rows = rows
         #: By process id: when it was read, and bytes.
         self._memory: dict[int, tuple[float, int]] = {}
 
     def _column(self, counter: str) -> list[int]:
-        return self._scoreboard.column(counter)[: self._rows]
+        return self._scoreboard.column(counter)
 
     def _sum(self, counter: str) -> int:
         return sum(self._column(counter))
@@ -111,7 +110,7 @@ class WorkersCollector:
         yield gauge(f"keepalive_{name}_longest_seconds", f"{text}: longest of the last 1-2 s.", longest)
 
 
-def application(scoreboard: Scoreboard, rows: int) -> Callable[..., Any]:
+def application(scoreboard: Scoreboard) -> Callable[..., Any]:
     """The WSGI application that answers at /metrics.
 
     :raises MetricsUnavailableError: without prometheus_client.
@@ -121,7 +120,7 @@ def application(scoreboard: Scoreboard, rows: int) -> Callable[..., Any]:
     except ImportError as error:
         raise MetricsUnavailableError("--metrics needs the package prometheus_client") from error
     registry = client.CollectorRegistry()
-    registry.register(WorkersCollector(scoreboard, rows))
+    registry.register(WorkersCollector(scoreboard))
     answer: Callable[..., Any] = client.make_wsgi_app(registry)
 
     def only_metrics(environ: dict[str, Any], start_response: Callable[..., Any]) -> Any:

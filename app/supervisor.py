@@ -33,7 +33,7 @@ from app import handover, metrics, sizing, worker
 from app.identity import IdentityError, PidFile, become
 from app.listening import ListenError, another, inherited, listen, place
 from app.notify import READY, STOPPING, notify, reloading
-from app.scoreboard import Scoreboard
+from app.scoreboard import LAYOUT, Scoreboard
 from app.settings import (
     EXIT_APP,
     EXIT_KILLED,
@@ -80,8 +80,9 @@ class StartError(Exception):
 class _Slot:
     """A place for a worker, or for the metrics process: its socket stays, whoever works there."""
 
-    row: int
     listener: socket
+    #: Of the scoreboard; None before the first start, and for the metrics process.
+    row: int | None = None
     pid: int = 0
     started: float = 0.0
     #: When to start the next process here, while there is none; on the monotonic clock.
@@ -149,9 +150,9 @@ class Supervisor:
             raise StartError(f"cannot go on as user {settings.user}: {error}", EXIT_APP) from error
         self._application = load_application(settings.app)
         self._shared = len(self._listeners) < workers
-        self._slots = [_Slot(row, self._listeners[row % len(self._listeners)]) for row in range(workers)]
-        self._scoreboard = Scoreboard(sizing.MAX_WORKERS + 1)
-        self._metrics = _Slot(sizing.MAX_WORKERS, metrics_listener) if metrics_listener else None
+        self._slots = [_Slot(self._listeners[place % len(self._listeners)]) for place in range(workers)]
+        self._scoreboard = _scoreboard(handed_over)
+        self._metrics = _Slot(metrics_listener) if metrics_listener else None
         if self._metrics is not None:
             load_metrics(self._scoreboard)
         self._lifeline = os.pipe()
@@ -211,7 +212,12 @@ class Supervisor:
                 self._start(slot)
 
     def _start(self, slot: _Slot) -> None:
-        self._scoreboard.restart(slot.row)
+        if slot.row is None and slot is not self._metrics:
+            slot.row = self._scoreboard.claim()
+            if slot.row is None:
+                self._say("cannot start a worker: those of earlier reloads are still at work")
+                slot.due = time.monotonic() + _BACK_OFF_S[1]
+                return
         try:
             pid = fork()
         except OSError as error:
@@ -220,6 +226,8 @@ class Supervisor:
             return
         if not pid:
             _exit(self._work(slot))
+        if slot.row is not None:
+            self._scoreboard.set(slot.row, "owner", pid)
         slot.pid = pid
         slot.started = time.monotonic()
 
@@ -234,7 +242,7 @@ class Supervisor:
                     other.listener.close()
             signal.signal(signal.SIGINT, signal.SIG_IGN)  # ^C reaches all; the supervisor will say TERM
             duty = worker.Duty(
-                slot.row,
+                slot.row or 0,
                 slot.listener,
                 self._shared,
                 self._application,
@@ -243,10 +251,7 @@ class Supervisor:
                 self._scoreboard,
                 self._lifeline[0],
             )
-            if slot is self._metrics:
-                code = worker.serve_metrics(duty, sizing.MAX_WORKERS)
-            else:
-                code = worker.run(duty)
+            code = worker.serve_metrics(duty) if slot is self._metrics else worker.run(duty)
             sys.stdout.flush()
             sys.stderr.flush()
             return code
@@ -256,7 +261,7 @@ class Supervisor:
             return 1
 
     def _is_ready(self, slot: _Slot) -> bool:
-        return slot.pid != 0 and self._scoreboard.get(slot.row, "ready") == slot.pid
+        return slot.row is not None and self._scoreboard.get(slot.row, "ready") == slot.pid != 0
 
     def _announce_if_ready(self) -> None:
         if not all(self._is_ready(slot) for slot in self._slots):
@@ -285,8 +290,8 @@ class Supervisor:
 
     def _add_worker(self) -> None:
         """TTIN."""
-        row = len(self._slots)
-        if row >= sizing.MAX_WORKERS:
+        count = len(self._slots)
+        if count >= sizing.MAX_WORKERS:
             return
         listener = self._listeners[0]
         if not self._shared:
@@ -296,8 +301,8 @@ class Supervisor:
                 self._say(f"cannot add a worker: {error.strerror}")
                 return
             self._listeners.append(listener)
-        self._slots.append(_Slot(row, listener))
-        self._say(f"adding a worker: {row + 1}")
+        self._slots.append(_Slot(listener))
+        self._say(f"adding a worker: {count + 1}")
 
     def _remove_worker(self) -> None:
         """TTOU."""
@@ -327,6 +332,8 @@ class Supervisor:
                 len(self._slots),
                 [*self._retiring, *(slot.pid for slot in self._places() if slot.pid)],
                 [*self._old_lifelines, self._lifeline[1]],
+                self._scoreboard.fd,
+                LAYOUT,
             )
         )
 
@@ -356,9 +363,7 @@ class Supervisor:
                 return
             if pid in self._retiring:
                 self._retiring.discard(pid)
-                for row in range(len(self._slots), sizing.MAX_WORKERS):
-                    if self._scoreboard.get(row, "ready") == pid:
-                        self._scoreboard.restart(row)  # its last levels are nobody's now
+                self._scoreboard.release(pid)
             for slot in self._places():
                 if slot.pid == pid:
                     self._lost(slot, status)
@@ -380,6 +385,8 @@ class Supervisor:
         self._say(f"worker {slot.pid} {_cause(status)}; replacing it{when}")
         slot.pid = 0
         slot.due = now + wait_s
+        if slot.row is not None:
+            self._scoreboard.restart(slot.row)
 
     def _stop(self) -> int:
         """Let the workers finish; a second signal ends them at once."""
@@ -420,9 +427,22 @@ def load_metrics(scoreboard: Scoreboard) -> None:
     :raises StartError: without prometheus_client.
     """
     try:
-        metrics.application(scoreboard, 0)
+        metrics.application(scoreboard)
     except metrics.MetricsUnavailableError as error:
         raise StartError(str(error), EXIT_USAGE) from error
+
+
+def _scoreboard(handed_over: handover.Handover | None) -> Scoreboard:
+    """That of the image before us, so that totals go on, if it is of the same form."""
+    if handed_over is None or handed_over.scoreboard < 0:
+        return Scoreboard()
+    if handed_over.layout != LAYOUT:
+        close(handed_over.scoreboard)
+        return Scoreboard()
+    scoreboard = Scoreboard(handed_over.scoreboard)
+    for owner in {*scoreboard.column("owner")} - {*handed_over.old}:
+        scoreboard.release(owner)  # of a process that was about to be replaced
+    return scoreboard
 
 
 def _kill(pid: int, number: signal.Signals) -> None:

@@ -76,11 +76,11 @@ def run(duty: Duty) -> int:
     return 0 if finished else EXIT_KILLED
 
 
-def serve_metrics(duty: Duty, rows: int) -> int:
+def serve_metrics(duty: Duty) -> int:
     """The process behind --metrics: serve the scoreboard until TERM or until the supervisor is gone."""
     gevent.reinit()
     server = KeepAliveWSGIServer(
-        duty.listener, metrics.application(duty.scoreboard, rows), log=None, environ={"SERVER_NAME": ""}
+        duty.listener, metrics.application(duty.scoreboard), log=None, environ={"SERVER_NAME": ""}
     )
     stopping = Event()
     for number in (signal.SIGTERM, signal.SIGHUP):

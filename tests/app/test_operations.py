@@ -332,7 +332,19 @@ def test_metrics_add_up_over_all_workers_and_over_a_replacement() -> None:
         time.sleep(1.1)  # what a worker has not yet reported dies with it
         os.kill(busy, signal.SIGKILL)
         eventually(lambda: get(server) and metrics()["keepalive_connectionsopen"] < 10)
-        assert metrics()["keepalive_requests_total200"] >= 11
+        before = metrics()["keepalive_requests_total200"]
+        assert before >= 11
+        old = {worker.pid for worker in server.workers()}
+        for client in clients:
+            client.__exit__()
+        server.signal(signal.SIGHUP)  # totals go on over a reload as well, and levels are of the living
+        eventually(lambda: len(server.workers()) == 3 and not old & {w.pid for w in server.workers()})
+        eventually(lambda: metrics()["keepalive_connectionsopen"] == 0)
+        seen = metrics()
+        assert seen["keepalive_requests_total200"] >= before
+        assert sum(name.startswith("keepalive_worker_memory_bytes") for name in seen) == 2
+        get(server)
+        eventually(lambda: metrics()["keepalive_requests_total200"] > seen["keepalive_requests_total200"])
 
 
 def test_metrics_without_the_client_library_is_one_line(tmp_path: Path) -> None:

@@ -31,3 +31,17 @@ def digest(environ: dict[str, Any], start_response: Callable[..., Any]) -> list[
         content.update(block)
     start_response("200 OK", [("Content-Type", "text/plain")])
     return [content.hexdigest().encode()]
+
+
+_in_flight: list[object] = []
+_most: list[int] = [0]
+
+
+def busiest(environ: dict[str, Any], start_response: Callable[..., Any]) -> list[bytes]:
+    """How many requests have been in flight at once, at most."""
+    _in_flight.append(environ)
+    _most[0] = max(_most[0], len(_in_flight))
+    time.sleep(0.02)
+    _in_flight.pop()
+    start_response("200 OK", [("Content-Type", "text/plain")])
+    return [b"%d" % _most[0]]

@@ -1,0 +1,61 @@
+from __future__ import annotations
+
+import socket
+
+import gevent
+import pytest
+
+from app import settings, worker
+from app.scoreboard import Scoreboard
+from tests.app.support import Client, ServerProcess
+
+
+def duty(*arguments: str, nofile: int = 1000) -> worker.Duty:
+    chosen = settings.load(arguments, {})
+    listener = socket.create_server(("127.0.0.1", 0))
+    return worker.Duty(0, listener, False, lambda *_: [], chosen, nofile, Scoreboard(), 0)
+
+
+@pytest.mark.parametrize(
+    ("flag", "attribute"),
+    [
+        ("--idle-timeout", "idle.idle_timeout"),
+        ("--header-timeout", "idle.header_timeout"),
+        ("--body-timeout", "body_timeout"),
+        ("--write-timeout", "write_timeout"),
+        ("--limit-request-line", "limits.request_line_bytes"),
+        ("--limit-header-bytes", "limits.header_bytes"),
+        ("--limit-header-count", "limits.header_count"),
+        ("--limit-body", "limits.body_bytes"),
+        ("--limit-connections", "max_connections"),
+        ("--limit-requests", "pool.size"),
+    ],
+)
+def test_every_bound_reaches_the_server(flag: str, attribute: str) -> None:
+    given = duty(flag, "123")
+    found = worker._make_server(given)
+    for name in attribute.split("."):
+        found = getattr(found, name)
+    assert found == 123
+    given.listener.close()
+
+
+def test_without_a_bound_a_worker_takes_what_its_descriptors_allow() -> None:
+    given = duty(nofile=1000)
+    server = worker._make_server(given)
+    assert server.max_connections == 1000 - 250
+    assert server.pool is None
+    given.listener.close()
+
+
+def test_requests_beyond_those_in_flight_wait_their_turn_and_their_connections_are_kept() -> None:
+    flags = ("--app", "tests.app.apps:busiest", "--workers", "1", "--limit-requests", "2")
+    with ServerProcess(*flags) as server:
+        clients = [Client(server.address) for _ in range(10)]
+        for _ in range(2):
+            for client in clients:
+                client.send(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n")
+            with gevent.Timeout(10):
+                assert {client.answer().body for client in clients} <= {b"1", b"2"}
+        for client in clients:
+            client.__exit__()

@@ -75,6 +75,7 @@ class Fields:
         "chunked",
         "close",
         "content_length",
+        "count",
         "environ",
         "expects_continue",
         "has_host",
@@ -85,6 +86,8 @@ class Fields:
     def __init__(self, block: bytes) -> None:
         #: The field lines as received, each with its CRLF.
         self.block = block
+        #: How many they are.
+        self.count = block.count(b"\n")
         #: CGI variables: HTTP_*, CONTENT_TYPE and CONTENT_LENGTH.
         self.environ: dict[str, str] = {}
         self.content_length: int | None = None
@@ -163,7 +166,7 @@ def parse_head(data: bytes, limits: Limits) -> RequestHead | None:
         version = "HTTP/1.1"  # RFC 9110, 2.5: read a higher minor version as the highest that we speak
     block = data[eol + 2 : end + 2]
     fields = _parsed_fields.get(block)
-    if fields is None or len(block) > limits.header_bytes:
+    if fields is None or len(block) > limits.header_bytes or fields.count > limits.header_count:
         fields = _read_fields(block, limits)
     if version == "HTTP/1.1":
         if not fields.has_host:
@@ -203,11 +206,11 @@ def _check_incomplete(data: bytes, start: int, limits: Limits) -> None:
 def _read_fields(block: bytes, limits: Limits) -> Fields:
     if len(block) > limits.header_bytes:
         raise BadRequestError(HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE, "header fields too large")
-    if block.count(b"\n") > limits.header_count:
+    fields = Fields(block)
+    if fields.count > limits.header_count:
         raise BadRequestError(HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE, "too many header fields")
     if not _FIELD_LINES.fullmatch(block):
         raise BadRequestError(HTTPStatus.BAD_REQUEST, "malformed header field")
-    fields = Fields(block)
     environ = fields.environ
     transfer_encoding: str | None = None
     upgrade_to = ""

@@ -69,6 +69,7 @@ def test_limits_hold_for_remembered_fields_too() -> None:
     data = get("X: " + "y" * 200)
     head(data)
     assert refusal(data, Limits(header_bytes=100)) == 431
+    assert refusal(data, Limits(header_count=1)) == 431
     assert refusal(data, Limits(request_line_bytes=5)) == 414
 
 

@@ -126,6 +126,14 @@ def parser() -> argparse.ArgumentParser:
         help="folder for the results (default: results/<UTC time>-<connections>)",
     )
     made.add_argument(
+        "--metrics",
+        default=os.environ.get(options.METRICS_VARIABLE) or None,
+        type=options.checked(options.listen_address),
+        metavar="ADDRESS",
+        help="serve this load test's own /metrics for Prometheus at HOST:PORT "
+        f"(default: {options.METRICS_VARIABLE}, or not)",
+    )
+    made.add_argument(
         "--plain", action="store_true", help="print a line a second also to a terminal, no live screen"
     )
     made.add_argument("--force", action="store_true", help="run although the limits look too low")

@@ -200,7 +200,7 @@ class Run:
         mean = sum(busy) / len(busy) if busy else 0.0
         if mean >= limits.SATURATED * self.asked.cpu_count:
             found.append(
-                f"CPU saturated: {mean:.2f} of {self.asked.cpu_count} cores busy, latency includes it"
+                f"CPU saturated: {mean:.2f} of {self.asked.cpu_count} cores busy, requests wait for one"
             )
         if (late := self.grown("late_sends_total")) > 0:
             found.append(f"client late: {late:,.0f} requests left over 100 ms after they were due")

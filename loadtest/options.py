@@ -15,6 +15,8 @@ if TYPE_CHECKING:
 #: command line the user gave.
 REPORT_VARIABLE = "KEEPALIVE_REPORT"
 COMMAND_VARIABLE = "KEEPALIVE_COMMAND"
+#: For --metrics; KEEPALIVE_METRICS is the server's, which run_test may start.
+METRICS_VARIABLE = "KEEPALIVE_LOADTEST_METRICS"
 
 #: Longest body that the built-in server sends (characters); another server may send more.
 MAX_LENGTH = 1_000_000_000
@@ -85,6 +87,17 @@ def metrics_address(text: str) -> str:
     return text
 
 
+def listen_address(text: str) -> tuple[str, int]:
+    """`HOST:PORT`, `[IPV6]:PORT` or `:PORT` (all IPv4 addresses), as run_server's --bind takes it."""
+    host, colon, port = text.rpartition(":")
+    bare = host[1:-1] if host.startswith("[") and host.endswith("]") else host
+    if not colon or (":" in host and bare == host) or not port.isascii() or not port.isdigit():
+        raise argparse.ArgumentTypeError(f"{text!r} is not an address such as 127.0.0.1:9102 or [::1]:9102")
+    if not 1 <= int(port) <= 65535:
+        raise argparse.ArgumentTypeError(f"{text!r}: {port} is not a port, 1-65535")
+    return bare or "0.0.0.0", int(port)
+
+
 def checked(parse: Callable[[str], Any]) -> Callable[[str], str]:
     """Check a value but keep its text, which is what Locust's web form shows and what workers are sent."""
 
@@ -139,6 +152,15 @@ def add_locust_options(parser: argparse.ArgumentParser) -> None:
         include_in_web_ui=False,
         help="where the server serves /metrics (run_server --metrics): its own counts become columns of "
         "samples.csv and a witness",
+    )
+    parser.add_argument(
+        "--metrics",
+        type=checked(listen_address),
+        default=None,
+        metavar="ADDRESS",
+        env_var=METRICS_VARIABLE,
+        include_in_web_ui=False,
+        help="serve this load test's own /metrics for Prometheus at HOST:PORT",
     )
     parser.add_argument(
         "--results",

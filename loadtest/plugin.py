@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from locust import events
 
-from loadtest import connections_tab, locust_scale, options, recorder
+from loadtest import connections_tab, locust_scale, metrics, options, recorder
 
 if TYPE_CHECKING:
     from loadtest.user import KeepAliveUser
@@ -32,4 +32,5 @@ def install(user_class: type[KeepAliveUser]) -> None:
     events.init.add_listener(on_init)  # first: the recorder reads the think time when a run begins
     recorder.attach(events)
     connections_tab.attach(events)
+    metrics.attach(events)
     events.init_command_line_parser.add_listener(options.add_locust_options)

@@ -207,6 +207,8 @@ def _listening(plan: Plan) -> list[tuple[str, str, int]]:
         ports.append(("--master-port", "", plan.master_port))
     if plan.web_port:
         ports.append(("--web-port", "", plan.web_port))
+    if plan.metrics:
+        ports.append(("--metrics", *plan.metrics))
     return ports
 
 

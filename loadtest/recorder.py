@@ -205,6 +205,8 @@ class Run:
     :ivar fleet: the workers' counts of this run.
     :ivar row: the last second, as in samples.csv.
     :ivar offered_per_s: requests/s due in that second; None if users have no common think time.
+    :ivar second_now: what the workers counted up to that second.
+    :ivar machine_now: what the monitor saw in it.
     """
 
     def __init__(self, environment: Environment, fleet: Fleet) -> None:
@@ -216,6 +218,8 @@ class Run:
         self.fleet = self._fleet = fleet
         self.row: dict[str, Any] = {}
         self.offered_per_s: float | None = None
+        self.second_now: Second | None = None
+        self.machine_now: MachineSample | None = None
         self._chosen = chosen
         self._host = environment.host or ""
         self._think_s = _think_time_of(environment)
@@ -256,20 +260,21 @@ class Run:
         #: The server's own counts; None if it does not tell them.
         self._server: ServerMetrics | None = None
         self._server_base: Reading | None = None
-        if self.folder is not None:
-            self._open(self.folder)
+        if self.folder is not None or chosen.metrics:
+            target = urlsplit(self._host)
+            monitor = Monitor(os.getpid(), target.port or (443 if target.scheme == "https" else 80))
+            self._monitor = monitor
+            if self.folder is not None:
+                self._open(self.folder, monitor)
 
-    def _open(self, folder: Path) -> None:
+    def _open(self, folder: Path, monitor: Monitor) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         samples = (folder / "samples.csv").open("w", newline="", buffering=1)
         self._log = (folder / "logfile").open("w", buffering=1)
         self._files = [samples, self._log]
         self._rows = csv.DictWriter(samples, COLUMNS)
         self._rows.writeheader()
-        target = urlsplit(self._host)
-        port = target.port or (443 if target.scheme == "https" else 80)
-        self._monitor = Monitor(os.getpid(), port)
-        self._server_is_local = bool(self._monitor.sample().server_processes)
+        self._server_is_local = bool(monitor.sample().server_processes)
         self._machine = Machine.read().as_dict()
         if self._chosen.server_metrics:
             self._follow_server(ServerMetrics(self._chosen.server_metrics))
@@ -419,7 +424,7 @@ class Run:
                 row[f"latency_{name}_ms"] = round(latencies.get_value_at_percentile(percentile) / 1000, 3)
         if machine is not None:
             row |= {name: _rounded(getattr(machine, name)) for name in MACHINE_COLUMNS}
-        self.row = row
+        self.row, self.second_now, self.machine_now = row, second, machine
         # A lost connection still has requests due in the hold.
         due = self._target if phase == "hold" else second.connections
         self.offered_per_s = 2 * due / sum(self._think_s) if any(self._think_s) else None

@@ -65,6 +65,7 @@ class Settings:
     results: Path
     force: bool
     plain: bool
+    metrics: str | None
     command: str
     machine: Machine
     server_metrics: str = ""
@@ -90,6 +91,7 @@ class Settings:
             results=Path(),
             force=chosen.force,
             plain=chosen.plain,
+            metrics=chosen.metrics,
             command=command,
             machine=machine,
             server_metrics=chosen.server_metrics,
@@ -129,6 +131,7 @@ class Settings:
             client_workers=self.processes,
             master_port=self.master_port,
             web_port=self.web_port,
+            metrics=options.listen_address(self.metrics) if self.metrics else None,
             results=self.results,
         )
 
@@ -242,6 +245,8 @@ def _locust(settings: Settings, plan: sizing.Plan, interrupted: Interrupted) -> 
         command.append("--adaptive")
     if settings.server_metrics:
         command += ["--server-metrics", settings.server_metrics]
+    if settings.metrics:
+        command += ["--metrics", settings.metrics]
     if settings.web_port is None:
         command.append("--headless")
     else:

@@ -101,6 +101,7 @@ class Plan:
     server_workers: int = 0
     master_port: int | None = 5557  #: Locust's master; None: it chooses a free one
     web_port: int | None = None  #: Locust's web UI; None: there is none
+    metrics: tuple[str, int] | None = None  #: address and port of the load test's own metrics
     source_addresses: int = LOOPBACK_ADDRESSES  #: local addresses that clients may bind
     results: Path = field(default_factory=lambda: Path("results"))
 

@@ -69,6 +69,7 @@ class Scene:
         self.runner = SimpleNamespace(target_user_count=10, state=STATE_SPAWNING)
         chosen = {
             "hold": "3s",
+            "metrics": None,
             "results": str(folder),
             "adaptive": False,
             "spawn_rate": 1,

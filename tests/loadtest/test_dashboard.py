@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import os
 import re
 from pathlib import Path
 from typing import Any
@@ -26,9 +27,12 @@ def exported() -> set[str]:
     """Names of all series of both sides."""
     served = metrics.Metrics()
     served.take(run_of(sample(1, [1.0])))
-    scoreboard = Scoreboard(1)
+    scoreboard = Scoreboard()
+    os.close(scoreboard.fd)  # its memory stays mapped
+    row = scoreboard.claim()
+    assert row is not None
     for counter in ("ready", *(f"status_{status}" for status in STATUSES)):
-        scoreboard.set(0, counter, 1)
+        scoreboard.set(row, counter, 1)
     registry = CollectorRegistry()
     registry.register(WorkersCollector(scoreboard))  # type: ignore[arg-type]
     server = re.findall(r"^(\w+)[{ ]", generate_latest(registry).decode(), re.MULTILINE)

@@ -184,6 +184,21 @@ def test_a_lingering_connection_throws_input_away_until_the_client_closes(bench:
     eventually(lambda: bench.idle.count == 0)
 
 
+def test_when_very_many_are_overdue_others_have_their_turn_between(bench: Bench) -> None:
+    count = 3 * idle.EXPIRIES_A_TURN
+    for _ in range(count):
+        connection, _ = bench.park()
+        connection.buffer = b"GET"
+        bench.idle.park(connection)
+    lively, peer = bench.park()
+    peer.send(b"x")
+    bench.pass_time(11)
+    assert len(bench.late) == idle.EXPIRIES_A_TURN
+    eventually(lambda: bench.ready == [lively])
+    assert len(bench.late) < count
+    eventually(lambda: len(bench.late) == count)
+
+
 def test_lingering_ends_after_its_time_or_its_bytes(bench: Bench) -> None:
     connection, _ = bench.park()
     bench.idle.linger(connection)

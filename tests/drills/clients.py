@@ -18,8 +18,6 @@ from typing import Any, Generic, TypeVar
 
 Result = TypeVar("Result")
 
-#: Connections opened at once; the backlog of a server is larger.
-_OPENED_AT_ONCE = 200
 #: Seconds behind the end in which answers still count; a request without one by then has failed.
 PATIENCE_S = 10.0
 
@@ -200,7 +198,9 @@ class Dripped:
     ages_s: list[float] = field(default_factory=list)
 
 
-def drip(address: tuple[str, int], count: int, interval_s: float, most_s: float) -> Dripped:
+def drip(
+    address: tuple[str, int], count: int, opened_per_s: float, interval_s: float, most_s: float
+) -> Dripped:
     """*count* connections, each sending a byte of a header every *interval_s* until it is closed."""
     head = b"GET / HTTP/1.1\r\nHost: drill\r\nX-Drip: "
     seen = Dripped()
@@ -208,7 +208,8 @@ def drip(address: tuple[str, int], count: int, interval_s: float, most_s: float)
     clients: dict[int, tuple[socket.socket, float]] = {}
     answered: set[int] = set()
     opening = count
-    deadline = time.monotonic() + most_s
+    began = time.monotonic()
+    deadline = began + most_s
     next_round: dict[int, float] = {}
     queue: list[int] = []
 
@@ -221,7 +222,8 @@ def drip(address: tuple[str, int], count: int, interval_s: float, most_s: float)
         sock.close()
 
     while (opening or clients) and time.monotonic() < deadline:
-        for _ in range(min(opening, _OPENED_AT_ONCE)):
+        due = int((time.monotonic() - began) * opened_per_s) + 1 - (count - opening)
+        for _ in range(min(opening, due)):
             opening -= 1
             try:
                 sock = socket.create_connection(address, timeout=PATIENCE_S)

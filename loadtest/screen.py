@@ -245,13 +245,17 @@ def _charts(run: Run, width: int, height: int) -> list[Text]:
         for name, values in zip(CHARTS, zip(*run.history, strict=True), strict=False)
     ]
     lines: list[Text] = []
-    for row in range(rows):
-        beside = drawn[row * columns : (row + 1) * columns]
-        lines += [Text("  ").join(parts) for parts in zip(*beside, strict=True)]
+    for first in range(0, rows * columns, columns):
+        beside = drawn[first : first + columns]
+        lines.append(Text("  ").join(heading for heading, _ in beside))
+        # One Text a line: each costs rich more than the charts do.
+        lines += [
+            Text("  ".join(parts), "green") for parts in zip(*(cells for _, cells in beside), strict=True)
+        ]
     return lines
 
 
-def chart(name: str, values: Sequence[float], width: int, height: int) -> list[Text]:
+def chart(name: str, values: Sequence[float], width: int, height: int) -> tuple[Text, list[str]]:
     """A heading and columns of blocks from zero up. Each shows the greatest of its seconds: a mean would hide
     the peaks."""
     known = [0.0 if math.isnan(value) else value for value in values]
@@ -260,13 +264,10 @@ def chart(name: str, values: Sequence[float], width: int, height: int) -> list[T
     top = max(tops, default=0.0)
     heading = Text.assemble((name, "cyan"), f", up to {_of(top, 0 if top >= 10 else 2)}")
     heading.truncate(width, pad=True)
-    lines = [heading]
     rows = height - 1
     eighths = [round(value / top * rows * 8) if top else 0 for value in tops]
-    for row in reversed(range(rows)):
-        text = "".join(BLOCKS[min(8, max(0, filled - row * 8))] for filled in eighths)
-        lines.append(Text(f"{text:<{width}}", "green"))
-    return lines
+    columns = [("█" * (filled // 8) + BLOCKS[filled % 8]).ljust(rows)[:rows] for filled in eighths]
+    return heading, ["".join(cells).ljust(width) for cells in zip(*columns, strict=True)][::-1]
 
 
 def _cells(texts: Sequence[str]) -> str:

@@ -154,9 +154,9 @@ def test_what_would_fail_the_run_is_said_while_it_runs(tmp_path: Path) -> None:
 
 
 def test_a_chart_shows_the_greatest_of_each_column() -> None:
-    heading, upper, lower = (line.plain for line in screen.chart("x", [0.0, 8.0, 16.0, 0.0], 8, 3))
-    assert heading == "x, up to"
-    assert (upper, lower) == ("  █     ", " ██     ")
-    wide = [line.plain for line in screen.chart("x", [1.0] * 99 + [2.0] + [1.0] * 100, 20, 2)]
-    assert wide[1] == "▄" * 9 + "█" + "▄" * 10
-    assert [line.plain for line in screen.chart("x", [float("nan")], 8, 2)] == ["x, up to", " " * 8]
+    heading, (upper, lower) = screen.chart("x", [0.0, 8.0, 16.0, 0.0], 11, 3)
+    assert heading.plain == "x, up to 16"
+    assert (upper, lower) == ("  █        ", " ██        ")
+    _, (row,) = screen.chart("x", [1.0] * 99 + [2.0] + [1.0] * 100, 20, 2)
+    assert row == "▄" * 9 + "█" + "▄" * 10
+    assert screen.chart("x", [float("nan")], 8, 2)[1] == [" " * 8]

@@ -182,8 +182,10 @@ def is_known_difference(data: bytes, theirs_says: Outcome) -> bool:
         return False
     head, _, behind = data.partition(b"\r\n\r\n")
     return bool(
-        # RFC 9112, 7.1.1: h11 knows chunk extensions without whitespace around them only, 7.1: and 20 digits.
+        # RFC 9112, 7.1.1: h11 knows chunk extensions without whitespace around them only.
         b";" in behind
+        # RFC 9112, 7.1.2: h11 checks trailers as if they were header fields; we drop them.
+        or re.search(rb"\r\n0+\r\n[^\r]", data)
         # RFC 9110, 2.5: a minor version above 1 is read as 1.
         or re.search(rb" HTTP/1\.[2-9]\r", head)
         # RFC 9110, 5.5: h11 takes no obs-text next to the ends of a value; RFC 9112, 5: nor spaces alone.

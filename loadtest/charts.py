@@ -10,10 +10,13 @@ import bisect
 import dataclasses
 from typing import TYPE_CHECKING, Any
 
+from loadtest.distribution import even
 from loadtest.record import Record, number
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+
+    from loadtest.distribution import Distribution
 
 MIB, GIB = 1 << 20, 1 << 30
 
@@ -39,7 +42,8 @@ class Line:
 
 @dataclasses.dataclass(frozen=True)
 class Chart:
-    """One picture. `x` is seconds since the start, or 1 / (1 - share of requests) if `percentiles`."""
+    """One picture. `x` is seconds since the start, 1 / (1 - share of requests) if `percentiles`, or what
+    `x_label` says."""
 
     title: str
     unit: str
@@ -48,6 +52,8 @@ class Chart:
     log: bool = False
     stacked: bool = False
     percentiles: bool = False
+    #: Name and unit of `x`, if it is neither time nor share.
+    x_label: str = ""
     #: A height to compare with, and its name.
     mark: tuple[float, str] | None = None
     #: Name, begin and end.
@@ -100,6 +106,7 @@ def of_run(record: Record, summary: dict[str, Any]) -> list[Chart]:
             "connections",
             Line("wanted", column("connections_wanted"), GREY, DASHED),
             Line("established", column("connections"), BLUE),
+            *_told(Line("as the server counts, up to 3 s ago", column("server_connections"), ORANGE, DOTTED)),
         ),
         over_time(
             "Failures, reconnects and dropped SYNs",
@@ -127,14 +134,16 @@ def of_run(record: Record, summary: dict[str, Any]) -> list[Chart]:
         ),
         percentiles(record.latencies),
         over_time(
-            "Event-loop lag of the client",
+            "Event-loop lag, longest of any process",
             "ms",
-            Line("longest of any worker", column("loop_lag_max_ms"), ORANGE),
+            Line("client", column("loop_lag_max_ms"), ORANGE),
+            *_told(Line("server", column("server_loop_lag_max_ms"), BLUE, DASHED)),
         ),
         over_time(
-            "Requests that left over 100 ms late",
-            "requests/s",
-            Line("late", steps(column("late_sends_total")), RED),
+            "Garbage collection, longest pause of any process",
+            "ms",
+            *_told(Line("client", column("gc_pause_max_ms"), ORANGE)),
+            *_told(Line("server", column("server_gc_pause_max_ms"), BLUE, DASHED)),
         ),
         over_time(
             "CPU",
@@ -153,7 +162,12 @@ def of_run(record: Record, summary: dict[str, Any]) -> list[Chart]:
             ),
             stacked=True,
         ),
+        _drawn("Think times", "s", record.thinks_s, summary["workload"]["think_s"]),
+        _drawn("Lengths of bodies", "bytes", record.lengths, summary["workload"]["length_characters"]),
     ]
+    late = steps(column("late_sends_total"))
+    if any(late):  # a run's usual nothing needs no picture; the sentences below say it
+        charts.append(over_time("Requests that left over 100 ms late", "requests/s", Line("late", late, RED)))
     return [chart for chart in charts if chart.known]
 
 
@@ -162,6 +176,23 @@ def _offered(rows: list[dict[str, str]], think_s: float) -> Values:
     requests due."""
     open_ = [number(row, "connections_wanted" if row["phase"] == "hold" else "connections") for row in rows]
     return [None if connections is None else connections / think_s for connections in open_]
+
+
+def _told(line: Line) -> list[Line]:
+    """Nothing, if nothing of it is known: not every server tells its counts."""
+    return [line] if any(value is not None for value in line.values) else []
+
+
+def _drawn(title: str, unit: str, measured: Distribution, asked: Sequence[float]) -> Chart:
+    """What was drawn in the hold, as its distribution function, beside what was asked for."""
+    shares = dict(measured.shares_below())
+    x = sorted({*shares, *(asked if any(asked) else ())}) if shares else []
+    lines = [Line("measured", [None if value not in shares else 100 * shares[value] for value in x], BLUE)]
+    if any(asked):
+        low, high = asked
+        lines.insert(0, Line("asked for", [100 * even(value, low, high) for value in x], GREY, DASHED))
+    label = f"{title.lower()}, {unit}"
+    return Chart(f"{title}, measured and asked for", "% below", x, lines, x_label=label)
 
 
 def _bands(*bands: tuple[str, Values]) -> list[Line]:

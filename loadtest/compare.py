@@ -65,6 +65,8 @@ FIGURES = (
     Figure("failures", "failed requests"),
     Figure("reconnects", "reconnects"),
     Figure("late_sends", "requests sent late"),
+    Figure("server.loop_lag_max_ms", "server, longest event-loop lag, ms"),
+    Figure("client.loop_lag_max_ms", "client, longest event-loop lag, ms"),
     Figure("server_cores", "server, cores in the hold"),
     Figure("client_cores", "client, cores in the hold"),
     Figure("server_us_a_request", "server, CPU us a request"),

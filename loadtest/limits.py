@@ -23,6 +23,8 @@ OTHER_CORES = 0.1
 LAG_MS = 20.0
 #: Share of the machine's memory that should stay available.
 MEMORY_LEFT = 0.1
+#: Kolmogorov's statistic that chance exceeds once in a hundred times, for many values.
+KOLMOGOROV = 1.63
 #: Requests in 10 ms, against the mean, from which a burst is more than chance would bring.
 BURST = 4.0
 
@@ -35,6 +37,8 @@ def sentences(record: Record, summary: dict[str, Any]) -> list[str]:
     return [
         *_cpu(hold, summary),
         *_client(record, hold, summary),
+        *_server(summary),
+        *_workload(summary),
         *_rate(summary),
         *_kernel(summary),
         *_memory(summary),
@@ -101,6 +105,32 @@ def _client(record: Record, hold: list[dict[str, str]], summary: dict[str, Any])
         found.append(
             f"Requests came in bursts: {burst:,} within 10 ms at most, where {per_10ms:,.0f} is the mean."
         )
+    return found
+
+
+def _server(summary: dict[str, Any]) -> list[str]:
+    """What the server's processes say of themselves."""
+    server, p99_ms = summary["server"], summary["latency_ms"]["p99"] or 0.0
+    lag_ms, pause_ms = server.get("loop_lag_max_ms"), server.get("gc_pause_max_ms") or 0.0
+    if lag_ms is None or lag_ms <= LAG_MS:
+        return []
+    text = f"A server worker's event loop lagged by up to {lag_ms:,.0f} ms in the hold"
+    cause = f", its longest garbage collection took {pause_ms:,.0f} ms" if pause_ms > lag_ms / 2 else ""
+    return [f"{text}{cause} (p99 of the latency is {p99_ms:,.1f} ms)."]
+
+
+def _workload(summary: dict[str, Any]) -> list[str]:
+    """Whether what was drawn is what was asked for, as far as chance lets one say."""
+    found = []
+    for name, text in (("think_s", "think times"), ("length_bytes", "lengths of bodies")):
+        drawn = (summary["workload"].get("executed") or {}).get(name)
+        asked = summary["workload"]["think_s" if name == "think_s" else "length_characters"]
+        if drawn and any(asked) and drawn["distance"] > (chance := KOLMOGOROV / math.sqrt(drawn["count"])):
+            found.append(
+                f"The {text} were not drawn evenly from {asked[0]:g} to {asked[1]:g}: their distribution "
+                f"is off by up to {drawn['distance']:.1%}, where chance alone makes {chance:.1%} once in a "
+                "hundred runs."
+            )
     return found
 
 

@@ -47,11 +47,17 @@ def of_run(record: Record, summary: dict[str, Any], sentence: str) -> str:
         "</ul>",
         *map(table, tables.of_run(record, summary)),
         "<footer>Beside this page: summary.json, samples.csv (a row a second), latencies.hdr, logfile. "
-        "<code>python -m loadtest.verify</code> recomputes every figure. Not recorded: event-loop lag of the "
-        "server, pauses of garbage collection.</footer>",
+        "<code>python -m loadtest.verify</code> recomputes every figure."
+        f"{_not_told(record)}</footer>",
     ]
     title = f"{summary['target_connections']:,} connections: {summary['verdict']}"
     return assemble(title, "\n".join(body), shown)
+
+
+def _not_told(record: Record) -> str:
+    if record.facts.get("server_metrics"):
+        return ""
+    return " The server told nothing of itself (<code>--server-metrics</code>): no lag, no pauses, no counts."
 
 
 def _unbroken(text: str) -> str:

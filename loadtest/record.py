@@ -11,6 +11,7 @@ import json
 import math
 from typing import TYPE_CHECKING, Any
 
+from loadtest.distribution import Distribution
 from loadtest.histogram import merge, new_histogram
 
 if TYPE_CHECKING:
@@ -53,17 +54,28 @@ class Record:
                 if missing:
                     raise ValueError(f"samples.csv lacks the column {', '.join(missing)}")
                 rows = list(reader)
-            latencies = decode(facts["hold_latencies"])
+            record = cls(folder, facts, rows, decode(facts["hold_latencies"]))
+            _ = record.thinks_s, record.lengths  # what can't be read is told here
         except (OSError, ValueError, TypeError, csv.Error) as error:
             raise NoRun(f"{folder}: no run that a report could be made of ({error})") from None
         if rows and None in rows[-1].values():  # cut off when the master was killed
             rows.pop()
-        return cls(folder, facts, rows, latencies)
+        return record
 
     @property
     def stated(self) -> list[dict[str, str]]:
         """The rows that the facts speak of: a master that was killed may have written more."""
         return self.rows[: self.facts.get("rows", len(self.rows))]
+
+    @property
+    def thinks_s(self) -> Distribution:
+        """Think times that began in the hold; empty where they were not recorded."""
+        return Distribution.of(self.facts.get("hold_thinks_s") or ())
+
+    @property
+    def lengths(self) -> Distribution:
+        """Lengths of the hold's good responses; empty where they were not recorded."""
+        return Distribution.of(self.facts.get("hold_lengths") or ())
 
     def hold(self) -> list[dict[str, str]]:
         """The stated rows of the hold: the last one, if the run was changed while it went on."""

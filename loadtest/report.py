@@ -22,9 +22,17 @@ from loadtest.record import NoRun, Record, numbers
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from loadtest.distribution import Distribution
+
 #: The share of the offered request rate that a passing run reaches, at least. Offered are (connections / mean
 #: think time); a rate below means that the machine did not keep up.
 RATE_SHARE = 0.95
+#: Share by which a worker may hold more or fewer connections than the mean at the end of the ramp, beside the
+#: one that does not divide. Locust gives each the same; more means that it took one for lost and gave its
+#: users to others, which then run out of descriptors or of CPU before the rest. That is another run.
+EVEN_SHARE = 0.05
+#: Seconds by which a think time may be off: it ends in a slot of the think timer (`think.SLOT_S`).
+THINK_GRAIN_S = 0.01
 #: Percentiles of the hold's latency, by their names in summary.json.
 PERCENTILES = {"p50": 50.0, "p90": 90.0, "p99": 99.0, "p999": 99.9, "max": 100.0}
 #: What a run says that could not be plotted, as any can be later.
@@ -39,6 +47,7 @@ def summarise(record: Record) -> dict[str, Any]:
     # Rates are over the time in which their counts were made; runs of before that was kept go by the rows.
     counted_s = facts.get("hold_counted_s") or facts["hold_s"]
     hold_s, totals, hold = facts["hold_s"], facts["totals"], facts["hold"]
+    in_hold = record.hold()
     known = latencies.get_total_count() > 0
     mean_think_s = sum(facts["think_s"]) / 2
     summary: dict[str, Any] = {
@@ -57,6 +66,7 @@ def summarise(record: Record) -> dict[str, Any]:
         "reconnects": totals.get("reconnects", 0),
         "connections_closed_by_server": totals.get("closed_by_peer", 0),
         "late_sends": totals.get("late_sends", 0),
+        "send_delay_mean_ms": _mean_delay_ms(hold),
         "offered_rps": round(facts["target_connections"] / mean_think_s, 2) if mean_think_s else None,
         "hold_requests": hold.get("requests", 0),
         "hold_rps": round(hold["requests"] / counted_s, 2) if hold_s else 0.0,
@@ -71,11 +81,19 @@ def summarise(record: Record) -> dict[str, Any]:
             "processes": _peak(rows, "server_processes"),
             "pss_peak_bytes": _peak(rows, "server_pss_bytes"),
             "cpu_seconds_in_hold": round(facts["hold_cpu_s"]["server"], 2),
+            "loop_lag_max_ms": _most(in_hold, "server_loop_lag_max_ms"),
+            "gc_pause_max_ms": _most(in_hold, "server_gc_pause_max_ms"),
+            "gc_seconds": _rounded(facts.get("server_gc_pause_s")),
+            "own_counts": _own_counts(record),
         },
         "client": {
             "processes": _peak(rows, "client_processes"),
             "pss_peak_bytes": _peak(rows, "client_pss_bytes"),
             "cpu_seconds_in_hold": round(facts["hold_cpu_s"]["client"], 2),
+            "loop_lag_max_ms": _most(in_hold, "loop_lag_max_ms"),
+            "gc_pause_max_ms": _most(in_hold, "gc_pause_max_ms"),
+            "gc_seconds": _rounded(totals.get("gc_pause_s")),
+            "connections_a_worker": _spread(facts["workers"]),
         },
         "kernel": {
             "slab_peak_bytes": _peak(rows, "slab_bytes"),
@@ -88,6 +106,10 @@ def summarise(record: Record) -> dict[str, Any]:
         "workload": {
             "think_s": facts["think_s"],
             "length_characters": facts["length"],
+            "executed": {
+                "think_s": _executed(record.thinks_s, facts["think_s"], THINK_GRAIN_S),
+                "length_bytes": _executed(record.lengths, facts["length"], 1),
+            },
             "host": facts["host"],
         },
         "started_unix_s": round(facts["started_unix_s"], 1),
@@ -118,6 +140,11 @@ def reasons(summary: dict[str, Any], disagreements: Sequence[str]) -> list[str]:
             found.append(
                 f"{summary['hold_rps']:,.0f} requests/s reached of {summary['offered_rps']:,.0f} offered"
             )
+        if (spread := summary["client"]["connections_a_worker"]) and not _is_even(spread):
+            found.append(
+                f"connections are unevenly spread: {spread['least']:,} to {spread['most']:,} a worker, "
+                f"{spread['mean']:,.0f} on average"
+            )
     if summary["failures"]:
         kinds = ", ".join(f"{kind} {count:,}" for kind, count in summary["failures_by_kind"].items())
         found.append(f"{summary['failures']:,} failed requests ({kinds})")
@@ -128,6 +155,53 @@ def reasons(summary: dict[str, Any], disagreements: Sequence[str]) -> list[str]:
     found.extend(summary["notes"])
     found.extend(f"witnesses disagree: {text}" for text in disagreements)
     return found
+
+
+def _is_even(spread: dict[str, float]) -> bool:
+    allowed = EVEN_SHARE * spread["mean"] + 1
+    return spread["most"] - spread["mean"] <= allowed >= spread["mean"] - spread["least"]
+
+
+def _spread(workers: Sequence[dict[str, Any]]) -> dict[str, float] | None:
+    """Connections of a worker when the hold began; None where that is not known."""
+    held = [known for worker in workers if (known := worker.get("connections_at_hold")) is not None]
+    return {"least": min(held), "mean": round(sum(held) / len(held), 1), "most": max(held)} if held else None
+
+
+def _own_counts(record: Record) -> dict[str, int] | None:
+    """What the server counted itself from the run's begin to its end; None if it does not tell."""
+    named = {"accepted": "server_accepted_total", "requests": "server_requests_total"}
+    named["sent_bytes"] = "server_sent_bytes_total"
+    known = {name: _peak(record.stated, column) for name, column in named.items()}
+    counts = {name: value for name, value in known.items() if value is not None}
+    return counts if len(counts) == len(named) else None
+
+
+def _executed(drawn: Distribution, asked: Sequence[float], grain: float) -> dict[str, float] | None:
+    """What was drawn in the hold; `distance` is the greatest difference in share to an even distribution."""
+    if not drawn.count:
+        return None
+    return {
+        "count": drawn.count,
+        "min": round(drawn.least, 3),
+        "mean": round(drawn.mean, 3),
+        "p50": round(drawn.percentile(50), 3),
+        "max": round(drawn.most, 3),
+        "distance": round(drawn.distance(asked[0], asked[1], grain), 4),
+    }
+
+
+def _mean_delay_ms(hold: dict[str, float]) -> float | None:
+    delay_s, requests = hold.get("send_delay_s"), hold.get("requests")
+    return None if delay_s is None or not requests else round(1000 * delay_s / requests, 3)
+
+
+def _most(rows: list[dict[str, str]], column: str) -> float | None:
+    return max(numbers(rows, column), default=None)
+
+
+def _rounded(seconds: float | None) -> float | None:
+    return None if seconds is None else round(seconds, 3)
 
 
 def _peak(rows: list[dict[str, str]], column: str) -> int | None:

@@ -40,9 +40,11 @@ def of_run(record: Record, summary: dict[str, Any]) -> list[Table]:
     made = [
         _published(summary),
         _connections(record, summary),
+        _both_sides(record, summary),
         _errors(summary),
         _per_connection(record, summary),
         _workload(record, summary),
+        _executed(summary),
         _workers(record),
         _machine(summary),
     ]
@@ -72,6 +74,7 @@ def _published(summary: dict[str, Any]) -> Table:
 
 def _connections(record: Record, summary: dict[str, Any]) -> Table:
     totals, kinds, kernel = record.facts["totals"], summary["failures_by_kind"], summary["kernel"]
+    spread = summary["client"]["connections_a_worker"]
     return Table(
         "Connections",
         (),
@@ -79,6 +82,12 @@ def _connections(record: Record, summary: dict[str, Any]) -> Table:
             ("wanted", count(summary["target_connections"])),
             ("open at the peak", count(summary["peak_connections"])),
             ("open at the least in the hold", count(summary["min_connections_in_hold"])),
+            *(
+                [("a worker, least and most, at the end of the ramp",
+                  f"{count(spread['least'])}, {count(spread['most'])}")]
+                if spread
+                else []
+            ),
             ("opened in all", count(totals.get("opened"))),
             ("opened again (reconnects)", count(totals.get("reconnects"))),
             ("closed by the server", count(totals.get("closed_by_peer"))),
@@ -93,6 +102,18 @@ def _connections(record: Record, summary: dict[str, Any]) -> Table:
             " and of both ends of each connection." if record.facts["server_is_local"] else "."
         ),
     )  # fmt: skip
+
+
+def _both_sides(record: Record, summary: dict[str, Any]) -> Table:
+    totals, told = record.facts["totals"], summary["server"]["own_counts"]
+    rows = [
+        ("connections opened, accepted", count(totals["opened"]), count(told["accepted"])),
+        ("requests sent, answered", count(totals["requests_sent"]), count(told["requests"])),
+        ("answers received, sent", count(totals["requests"] - totals["failures"]), count(told["requests"])),
+        ("bytes received, sent", count(totals["received_bytes"]), count(told["sent_bytes"])),
+    ] if told else []  # fmt: skip
+    remark = "Of the whole run. Requests that were under way when it was stopped are the difference."
+    return Table("As both sides count", ("", "clients", "server"), rows, remark)
 
 
 def _errors(summary: dict[str, Any]) -> Table:
@@ -162,6 +183,8 @@ def _workload(record: Record, summary: dict[str, Any]) -> Table:
             ),
             ("measured: mean sent a request", f"{hold.get('sent_bytes', 0) / requests:,.0f} bytes"),
         ]
+    if (delay_ms := summary["send_delay_mean_ms"]) is not None:
+        rows.append(("measured: a request left after it was due", f"{delay_ms:.2f} ms on average"))
     if body := _mean_body(record):
         rows.append(("measured by Locust: mean body", f"{body:,.0f} bytes"))
     return Table(
@@ -170,6 +193,34 @@ def _workload(record: Record, summary: dict[str, Any]) -> Table:
         rows,
         "Each connection's first think time is drawn from the residual life of the distribution, so the rate "
         "is steady from the start of the hold.",
+    )
+
+
+def _executed(summary: dict[str, Any]) -> Table:
+    executed, workload = summary["workload"]["executed"], summary["workload"]
+    rows = []
+    for name, text, asked in (
+        ("think_s", "think time, s", workload["think_s"]),
+        ("length_bytes", "body, bytes", workload["length_characters"]),
+    ):
+        if drawn := executed[name]:
+            low, high = asked
+            middle = f"{(low + high) / 2:,.5g}"
+            rows += [
+                (f"{text}: asked for", "-", f"{low:,.5g}", middle, middle, f"{high:,.5g}", "-"),
+                (
+                    f"{text}: measured",
+                    count(drawn["count"]),
+                    *(f"{drawn[key]:,.5g}" for key in ("min", "mean", "p50", "max")),
+                    f"{100 * drawn['distance']:.2f} %",
+                ),
+            ]
+    return Table(
+        "Think times and lengths in the hold",
+        ("", "number", "least", "mean", "median", "most", "distance"),
+        rows,
+        "Think time is from a response to the moment at which the next request is due. Distance: greatest "
+        "difference in share to an even distribution (Kolmogorov-Smirnov).",
     )
 
 
@@ -189,15 +240,19 @@ def _workers(record: Record) -> Table:
         (
             f"{worker['worker']}{' (lost)' if worker['lost'] else ''}",
             worker["source"] or "-",
+            _known(worker.get("connections_at_hold"), "{:,}"),
             *(count(worker[name]) for name in ("opened", "requests", "failures", "reconnects", "late_sends")),
-            f"{worker['cpu_s']:.1f} s" if "cpu_s" in worker else "-",
-            f"{worker['loop_lag_max_s'] * 1000:,.0f} ms" if "loop_lag_max_s" in worker else "-",
+            _known(worker.get("cpu_s"), "{:.1f} s"),
+            _known(worker.get("loop_lag_max_s"), "{:,.0f} ms", 1000),
+            _known(worker.get("gc_pause_max_s"), "{:,.1f} ms", 1000),
+            _known(worker.get("gc_pause_s"), "{:.2f} s"),
         )
         for worker in record.facts["workers"]
     ]
     columns = (
         "worker",
         "source address",
+        "held",
         "opened",
         "requests",
         "failed",
@@ -205,8 +260,15 @@ def _workers(record: Record) -> Table:
         "sent late",
         "CPU",
         "longest lag",
+        "longest GC",
+        "GC in all",
     )
-    return Table("Locust workers", columns, rows, "Of the whole run, ramp and stop included.")
+    remark = "Held: connections when the hold began. The others are of the whole run, ramp and stop included."
+    return Table("Locust workers", columns, rows, remark)
+
+
+def _known(value: float | None, form: str, factor: float = 1) -> str:
+    return "-" if value is None else form.format(value * factor)
 
 
 def _machine(summary: dict[str, Any]) -> Table:

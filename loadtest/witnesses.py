@@ -1,18 +1,20 @@
 """Cross-checks between records of a run that were made independently of each other.
 
-Five tell of the same run: the rows of `samples.csv`, the totals that the master kept (`run.json`), what each
-Locust worker counted, Locust's own statistics, and the kernel (`/proc/net/sockstat`). `logfile` and the
-histogram repeat parts of the first two. A run in which they disagree has no figures to trust, whichever of
-them is right, and can't pass.
+Six tell of the same run: the rows of `samples.csv`, the totals that the master kept (`run.json`), what each
+Locust worker counted, Locust's own statistics, the kernel (`/proc/net/sockstat`), and the server's own
+counters, if it is this project's. `logfile` and the histogram repeat parts of the first two. A run in which
+they disagree has no figures to trust, whichever of them is right, and can't pass.
 """
 
 from __future__ import annotations
 
+import bisect
 import csv
 import dataclasses
 import itertools
 import math
 from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
 
 from loadtest import console
 from loadtest.fleet import CUMULATIVE
@@ -35,9 +37,19 @@ CPU_SHARE, CPU_S = 0.05, 0.5
 #: Seconds of requests that Locust may not know of a worker that was killed: it hears of them every 3 s.
 LOCUST_REPORT_S = 4.0
 
+#: Seconds by which the server's counts may be behind: its workers tell once a second, and are asked as often.
+SERVER_BEHIND_S = 3.0
+#: Seconds by which workers' samples may be behind the mean of their times.
+SAMPLES_SPREAD_S = 1.5
+#: Seconds of requests that nobody knows of a server process or a Locust worker that was killed.
+UNTOLD_S = 2.0
+#: Connections to the server beside those of the test: somebody looking whether it is well.
+VISITORS = 5
+
 #: Cells of a row's second, each with its total, and the other counters that only grow.
 _STEPS = ("requests", "failures", "reconnects", "received_bytes")
-_GROWING = ("opened", "late_sends", *_STEPS)
+_GROWING = ("opened", "late_sends", "requests_sent", *_STEPS)
+_SERVER_GROWING = ("server_accepted_total", "server_requests_total", "server_sent_bytes_total")
 _PHASES = ("ramp", "hold", "stop")
 _PERCENTILES = {"p50": 50.0, "p90": 90.0, "p99": 99.0}
 
@@ -50,6 +62,8 @@ class Hearing:
     disagreements: list[str] = dataclasses.field(default_factory=list)
     #: Witnesses that this run does not have, such as sockstat on another system.
     absent: list[str] = dataclasses.field(default_factory=list)
+    #: Differences with a cause that the records name themselves: no disagreement, but to be known.
+    explained: list[str] = dataclasses.field(default_factory=list)
 
     def equal(self, what: str, tolerance: float = 0.0, **said: float | None) -> None:
         """Two witnesses of one figure, by name; one that does not know the figure is not asked."""
@@ -72,7 +86,8 @@ class Hearing:
 def hear(record: Record) -> Hearing:
     """Ask all of them."""
     hearing = Hearing()
-    for ask in (_rows, _totals, _phases, _workers, _histogram, _kernel, _logfile, _locust):
+    asked = (_rows, _totals, _phases, _workers, _histogram, _workload, _kernel, _server, _logfile, _locust)
+    for ask in asked:
         ask(record, hearing)
     return hearing
 
@@ -189,7 +204,16 @@ def _workers(record: Record, hearing: Hearing) -> None:
     for name in CUMULATIVE if workers else ():
         if name in totals and all(name in worker for worker in workers):
             sum_ = sum(worker[name] for worker in workers)
-            hearing.equal(f"{name} in all", 0.01 if name.endswith("_s") else 0.0, run=totals[name], workers=sum_)
+            hearing.equal(
+                f"{name} in all", 0.01 if name.endswith("_s") else 0.0, run=totals[name], workers=sum_
+            )
+    began = [worker.get("connections_at_hold") for worker in workers]
+    if any(began):
+        hearing.equal(
+            "connections when the hold began",
+            samples=number(record.before_hold(), "connections"),
+            workers=sum(connections or 0 for connections in began),
+        )
 
 
 def _histogram(record: Record, hearing: Hearing) -> None:
@@ -217,8 +241,47 @@ def _histogram(record: Record, hearing: Hearing) -> None:
         )
 
 
+def _workload(record: Record, hearing: Hearing) -> None:
+    """Think times and lengths: a sum that fits their histogram, and a length for each good response."""
+    for name, distribution in (("think times", record.thinks_s), ("lengths", record.lengths)):
+        hearing.that(distribution.is_consistent, f"{name}: sum, least and greatest do not fit the histogram")
+    if lengths := record.lengths.count:
+        hold = record.facts["hold"]
+        hearing.equal("good responses in the hold", run=hold["requests"] - hold["failures"], lengths=lengths)
+
+
+class _Ended:
+    """Connections of workers that had ended and still counted as open, until it was noticed.
+
+    A worker tells once a second. When it is killed its connections are gone at once, and the rows until its
+    silence is looked into (`fleet.SILENT_S`) still have them, as its last sample said.
+    """
+
+    def __init__(self, record: Record) -> None:
+        self._started = record.facts["started_unix_s"]
+        self._workers = [worker for worker in record.facts["workers"] if worker.get("lost_unix_s")]
+        self._named: set[int] = set()
+
+    def still_counted(self, row: dict[str, str]) -> int:
+        at = number(row, "unix_time_s") or 0.0
+        counted = [it for it in self._workers if it["heard_unix_s"] <= at <= it["lost_unix_s"] + CLOCK_S]
+        self._named.update(worker["worker"] for worker in counted)
+        return sum(worker["connections"] for worker in counted)
+
+    def told(self) -> list[str]:
+        """For those that were asked for."""
+        return [
+            f"{worker['connections']:,} connections of worker {worker['worker']}, pid {worker['pid']}, "
+            f"count as open from its last sample at {worker['heard_unix_s'] - self._started:.1f} s until its "
+            f"end was noticed at {worker['lost_unix_s'] - self._started:.1f} s"
+            for worker in self._workers
+            if worker["worker"] in self._named
+        ]
+
+
 def _kernel(record: Record, hearing: Hearing) -> None:
     """Every connection that is counted as open is a socket of the kernel, two if the server is here too."""
+    ended = _Ended(record)
     hold = record.hold()
     seen = [number(row, "sockstat_tcp_inuse") for row in hold]
     if None in seen:
@@ -228,7 +291,7 @@ def _kernel(record: Record, hearing: Hearing) -> None:
     wrong = []
     for index, inuse in enumerate(seen):
         # What closes between the clients' sample and the kernel's shows in the next row.
-        least = min(open_[index : index + 2])
+        least = max(0.0, min(open_[index : index + 2]) - ended.still_counted(hold[index]))
         needed = math.floor(ends * SOCKET_SHARE * least)
         if inuse is not None and inuse < needed:
             wrong.append(
@@ -236,6 +299,76 @@ def _kernel(record: Record, hearing: Hearing) -> None:
                 f"{least:,.0f} connections need {needed:,}"
             )
     hearing.rows(wrong)
+    hearing.explained.extend(ended.told())
+
+
+def _server(record: Record, hearing: Hearing) -> None:
+    """The server's own counters: connections and responses as the other side saw them."""
+    facts, rows = record.facts, record.stated
+    if not facts.get("server_metrics"):
+        hearing.absent.append("the server's own counters")
+        return
+    lost = facts["server_processes_lost"] + sum(bool(worker["lost"]) for worker in facts["workers"])
+    untold = UNTOLD_S * lost * max(numbers(rows, "requests"), default=0.0)
+    for name in _SERVER_GROWING if not lost else ():
+        pairs = [(number(a, name), number(b, name), b) for a, b in itertools.pairwise(rows)]
+        hearing.rows([
+            f"{_at(row)}: {name} falls" for a, b, row in pairs if a is not None and b is not None and b < a
+        ])  # fmt: skip
+    _server_in_hold(record, hearing, untold)
+    if not rows or not facts.get("ended", True):
+        return
+    last, totals = rows[-1], facts["totals"]
+    answered, sent_bytes = number(last, "server_requests_total"), number(last, "server_sent_bytes_total")
+    if answered is None or sent_bytes is None:
+        hearing.absent.append("the server's own counters at the end")
+        return
+    good, sent = totals["requests"] - totals["failures"], totals["requests_sent"]
+    hearing.that(
+        good - untold <= answered <= sent + untold,
+        f"requests in all: the server answered {_text(answered)}, the clients sent {_text(sent)} and got "
+        f"{_text(good)} answers",
+    )
+    if good == sent == answered and urlsplit(facts["host"]).scheme == "http":
+        hearing.equal("received_bytes in all", run=totals["received_bytes"], server=sent_bytes)
+
+
+def _server_in_hold(record: Record, hearing: Hearing, untold: float) -> None:
+    """Second by second, as far as two clocks of a second each allow."""
+    ended, rows = _Ended(record), record.stated
+    written = [number(row, "unix_time_s") or 0.0 for row in rows]
+    counted = [number(row, "counted_unix_s") or 0.0 for row in rows]
+    wrong_connections, wrong_requests = [], []
+    for row in record.hold():
+        at, there = number(row, "server_counted_unix_s"), number(row, "server_connections")
+        answered = number(row, "server_requests_total")
+        if at is None or there is None or answered is None:
+            continue
+        # The rows in which the clients' counts are older and newer than the server's, for certain.
+        older = max(0, bisect.bisect_right(written, at - SERVER_BEHIND_S) - 1)
+        newer = min(bisect.bisect_left(counted, at + SAMPLES_SPREAD_S), len(rows) - 1)
+        between = rows[older : newer + 1]
+        least = min(numbers(between, "connections_min"), default=0.0) - ended.still_counted(row)
+        most = max(numbers(between, "connections"), default=0.0)
+        if not math.floor(SOCKET_SHARE * least) <= there <= most / SOCKET_SHARE + VISITORS:
+            wrong_connections.append(
+                f"{_at(row)}: the server counts {there:,.0f} connections, "
+                f"the clients {least:,.0f}-{most:,.0f}"
+            )
+        good = _cell(rows[older], "requests_total") - _cell(rows[older], "failures_total")
+        sent = _cell(rows[newer], "requests_sent_total")
+        if not good - untold <= answered <= sent + untold:
+            wrong_requests.append(
+                f"{_at(row)}: the server had answered {answered:,.0f} requests, the clients had {good:,.0f} "
+                f"answers before and {sent:,.0f} requests sent after"
+            )
+    hearing.rows(wrong_connections)
+    hearing.rows(wrong_requests)
+    hearing.explained.extend(text for text in ended.told() if text not in hearing.explained)
+
+
+def _cell(row: dict[str, str], name: str) -> float:
+    return number(row, name) or 0.0
 
 
 def _logfile(record: Record, hearing: Hearing) -> None:
@@ -317,6 +450,8 @@ def _name(witness: str) -> str:
         "histogram": "the histogram",
         "totals": "the total",
         "kinds": "the sum by kind",
+        "lengths": "the histogram of lengths",
+        "server": "the server",
     }[witness]
 
 

@@ -115,13 +115,14 @@
     const y = spec.log
       ? {distr: 3, range: (_, least, most) => [(least ?? 1) / 1.5, (most ?? 10) * 2]}
       : {range: (_, least, most) => [0, top(most)]};
+    const overTime = !spec.percentiles && !spec.x_label;
     const xAxis = spec.percentiles
       ? axis("share of requests answered within", {
           splits: (_, i, low, high) => [1, 2, 10, 100, 1e3, 1e4, 1e5, 1e6, 1e7].filter((x) => x >= low && x <= high),
           filter: (_, splits) => splits,
           values: shares,
         })
-      : axis("time since the start, s", {values: (_, splits) => splits.map(text), space: 60});
+      : axis(spec.x_label || "time since the start, s", {values: (_, splits) => splits.map(text), space: 60});
     const yAxis = axis(spec.unit, {size: 62, values: (_, splits) => splits.map(text)});
     if (spec.log) {
       yAxis.splits = (_, i, low, high) => logSteps(low, high);
@@ -134,13 +135,13 @@
       scales: {x: spec.percentiles ? {distr: 3, time: false, range: (_, low, high) => [low, high]} : {time: false}, y},
       axes: [xAxis, yAxis],
       cursor: {
-        sync: spec.percentiles ? undefined : {key: "time"},
+        sync: overTime ? {key: "time"} : undefined,
         drag: {x: true, y: false},
         points: {size: 6},
       },
       legend: {markers: {width: 3, dash: (_, i) => (spec.lines[i - 1]?.dash.length ? "dashed" : "solid")}},
       series: [
-        {label: spec.percentiles ? "share" : "time", value: (_, x) => (x == null ? "-" : spec.percentiles ? share(x) : `${text(x)} s`)},
+        {label: spec.percentiles ? "share" : overTime ? "time" : "value", value: (_, x) => (x == null ? "-" : spec.percentiles ? share(x) : text(x) + (overTime ? " s" : ""))},
         ...spec.lines.map((line, index) => ({
           label: line.name,
           stroke: color(`c${line.color}`),
@@ -148,7 +149,7 @@
           width: 1.75,
           dash: line.dash.length ? line.dash : undefined,
           points: {show: spec.x.length < 3},
-          spanGaps: spec.percentiles, // compared runs end at places of their own
+          spanGaps: !overTime, // compared runs, and what was asked for, end at places of their own
           value: (_, value, i, at) => text(at == null ? null : values[index][at]),
         })),
       ],

@@ -17,8 +17,9 @@ from pathlib import Path
 from typing import Any
 
 from loadtest import console
+from loadtest.distribution import Distribution
 from loadtest.histogram import new_histogram
-from loadtest.recorder import FLEET_COLUMNS, MACHINE_COLUMNS
+from loadtest.recorder import COLUMNS
 
 PROJECT = Path(__file__).resolve().parents[2]
 MIB = 1024 * 1024
@@ -52,14 +53,16 @@ def write_run(
     """
     failures = failures or {}
     totals = dict.fromkeys(
-        ("opened", "reconnects", "closed_by_peer", "requests", "failures", "late_sends", "received_bytes"), 0
-    )
+        ("opened", "reconnects", "closed_by_peer", "requests", "requests_sent", "failures", "late_sends",
+         "received_bytes"), 0
+    )  # fmt: skip
     hold_latencies, rows, at_begin = new_histogram(), [], dict(totals)
     for second in range(1, ramp_s + hold_s + 2):
         phase = "ramp" if second <= ramp_s else "hold" if second <= ramp_s + hold_s else "stop"
         middle = second == ramp_s + max(1, hold_s // 2)
         step = dict.fromkeys(totals, 0)
         step["requests"] = requests_per_s if phase == "hold" else requests_per_s // 10
+        step["requests_sent"] = step["requests"]
         step["received_bytes"] = step["requests"] * MIB // 100
         if second <= ramp_s:
             step["opened"] = open_ // ramp_s
@@ -89,6 +92,14 @@ def write_run(
             **second_ms,
             "burst_10ms_max": 12,
             "loop_lag_max_ms": 4.5,
+            "gc_pause_max_ms": 1.5,
+            "server_counted_unix_s": STARTED_UNIX_S + second - 0.2,
+            "server_connections": there,
+            "server_accepted_total": totals["opened"],
+            "server_requests_total": totals["requests"] - totals["failures"],
+            "server_sent_bytes_total": totals["received_bytes"],
+            "server_loop_lag_max_ms": 2.5,
+            "server_gc_pause_max_ms": 0.5,
             "server_cores": 0.15,
             "client_cores": 0.25,
             "kernel_cores": 0.05,
@@ -110,6 +121,11 @@ def write_run(
     for item in _a_second(requests_per_s, latency_ms).get_recorded_iterator() if hold_s else ():
         hold_latencies.record_value(item.value_iterated_to, item.count_at_value_iterated_to * hold_s)
     worker = {"worker": 0, "name": "local_1", "lost": False, "pid": 1, "source": "127.1.0.1", "users": 0}
+    worker |= {"connections_at_hold": open_ if hold_s else None, "lost_unix_s": None}
+    thinks, lengths = Distribution(), Distribution()
+    thinks.add([1 + 2 * draw / 997 for draw in range(998)])
+    if hold_s:
+        lengths.add([1024 + draw % 9217 for draw in range(in_hold["requests"] - in_hold["failures"])])
     made = {
         "host": "http://127.0.0.1:8000",
         "target_connections": target,
@@ -130,6 +146,11 @@ def write_run(
         "workers": [worker | {"connections": 0} | totals],
         "server_software": "",
         "server_is_local": True,
+        "server_metrics": True,
+        "server_processes_lost": 0,
+        "server_gc_pause_s": 0.25,
+        "hold_thinks_s": thinks.as_list(),
+        "hold_lengths": lengths.as_list(),
         "machine": {"cpu_count": 2, "cpu_model": "a CPU", "kernel": "6.1", "memory_total_bytes": 4096 * MIB},
         "versions": {"python": "3.11.2", "locust": "2.47.0"},
         "command": "./run_test",
@@ -141,7 +162,7 @@ def write_run(
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "run.json").write_text(json.dumps(made | facts))
     with (folder / "samples.csv").open("w", newline="") as file:
-        writer = csv.DictWriter(file, FLEET_COLUMNS + MACHINE_COLUMNS)
+        writer = csv.DictWriter(file, COLUMNS)
         writer.writeheader()
         writer.writerows(rows)
     (folder / "logfile").write_text("".join(f"{console.line(row)}\n" for row in rows))

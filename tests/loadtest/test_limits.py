@@ -38,6 +38,8 @@ def test_a_run_with_room_says_that_only_the_think_time_limited_it(tmp_path: Path
         ({"busy_cores": 1.9}, "other programs took most of them"),
         ({"busy_cores": 0.95}, "Other programs used 0.50 cores"),
         ({"loop_lag_max_ms": 300}, "lagged by up to 300 ms"),
+        ({"server_loop_lag_max_ms": 150}, "server worker's event loop lagged by up to 150 ms"),
+        ({"server_loop_lag_max_ms": 150, "server_gc_pause_max_ms": 140}, "garbage collection took 140 ms"),
         ({"retrans_segs": 7, "listen_drops": 3}, "counted 3 dropped SYNs, 7 retransmits"),
         ({"memory_available_bytes": 1024}, "Memory was short"),
         ({"busy_cores": ""}, "CPU was not measured"),
@@ -74,3 +76,10 @@ def test_bursts_and_full_workers_are_named(tmp_path: Path) -> None:
 
 def test_a_run_without_a_hold_has_no_figures_to_limit(tmp_path: Path) -> None:
     assert "There was no hold" in said(write_run(tmp_path, hold_s=0, open_=400))
+
+
+def test_think_times_that_are_not_those_asked_for_are_told(tmp_path: Path) -> None:
+    assert "The think times were not drawn evenly from 1 to 4" in said(
+        write_run(tmp_path, think_s=[1.0, 4.0], requests_per_s=400)
+    )
+    assert "think times were not" not in said(write_run(tmp_path))

@@ -48,7 +48,7 @@ def test_a_failed_run_says_why_above_all(tmp_path: Path) -> None:
 def test_every_chart_has_a_unit_and_a_place(tmp_path: Path) -> None:
     text = made(write_run(tmp_path))
     shown = data(text)
-    assert len(shown) == text.count("<figure>") == 10
+    assert len(shown) == text.count("<figure>") == 12
     assert all(chart["unit"] for chart in shown)
     assert all(len(line["values"]) == len(chart["x"]) for chart in shown for line in chart["lines"])
 
@@ -65,6 +65,44 @@ def test_the_latency_curve_gives_the_percentiles_of_the_summary(tmp_path: Path) 
     assert (at[10], at[100]) == (latency["p90"], latency["p99"])
     assert chart.lines[0].values[-1] == latency["max"]
     assert charts.percentiles(Record.read(write_run(tmp_path, hold_s=0)).latencies).known is False
+
+
+def test_lag_and_pauses_of_both_sides_follow_the_latency(tmp_path: Path) -> None:
+    shown = data(made(write_run(tmp_path)))
+    titles = [chart["title"] for chart in shown]
+    latency = titles.index("Latency, from when a request was due")
+    lag, pauses = shown[latency + 2 : latency + 4]
+    assert lag["title"].startswith("Event-loop lag")
+    assert pauses["title"].startswith("Garbage collection")
+    for chart, both in ((lag, (4.5, 2.5)), (pauses, (1.5, 0.5))):
+        assert [line["name"] for line in chart["lines"]] == ["client", "server"]
+        assert tuple(line["values"][3] for line in chart["lines"]) == both
+
+
+def test_the_workload_as_executed_stands_beside_what_was_asked_for(tmp_path: Path) -> None:
+    text = made(write_run(tmp_path))
+    assert "think time, s: asked for" in text
+    assert re.search(r"body, bytes: measured</td><td class='number'>5,000</td>", text)
+    thinks = next(chart for chart in data(text) if chart["title"].startswith("Think times"))
+    asked, measured = (line["values"] for line in thinks["lines"])
+    for value, expected in zip(measured, asked, strict=True):
+        assert value is None or value == pytest.approx(expected, abs=0.3)
+
+
+def test_a_chart_of_late_requests_is_there_when_there_were_some(tmp_path: Path) -> None:
+    run = write_run(tmp_path)
+    assert "over 100 ms late" not in made(run)
+    text = (run / "samples.csv").read_text().splitlines()
+    late = text[0].split(",").index("late_sends_total")
+    last = text[-1].split(",")
+    last[late] = "3"
+    (run / "samples.csv").write_text("\n".join([*text[:-1], ",".join(last)]) + "\n")
+    assert "over 100 ms late" in made(run)
+
+
+def test_a_server_that_tells_nothing_of_itself_is_told(tmp_path: Path) -> None:
+    text = made(write_run(tmp_path, server_metrics=False))
+    assert "The server told nothing of itself" in text
 
 
 def test_what_came_from_outside_is_text(tmp_path: Path) -> None:
@@ -126,8 +164,8 @@ def until(window: browser.Browser, script: str) -> Any:
 
 
 def test_it_draws_every_chart_and_loads_nothing(shown: browser.Browser) -> None:
-    assert shown.run("return charts.length") == 10
-    assert shown.run("return document.querySelectorAll('canvas').length") == 10
+    assert shown.run("return charts.length") == 12
+    assert shown.run("return document.querySelectorAll('canvas').length") == 12
     assert shown.run("return performance.getEntriesByType('resource').length") == 0
 
 
@@ -145,6 +183,20 @@ def test_dragging_zooms_all_charts_over_time_and_a_double_click_goes_back(shown:
     until(shown, f"charts[2].scales.x.max - charts[2].scales.x.min < {whole * 0.4}")
     shown.run("charts[0].over.dispatchEvent(new MouseEvent('dblclick', {bubbles: true}))")
     until(shown, f"charts[0].scales.x.max - charts[0].scales.x.min === {whole}")
+
+
+def test_a_chart_that_is_not_over_time_zooms_alone(shown: browser.Browser) -> None:
+    place = shown.run("return charts.findIndex(it => it.axes[0].label.startsWith('think times'))")
+    x, y, width, height = rectangle(shown, place)
+    span = f"charts[{place}].scales.x.max - charts[{place}].scales.x.min"
+    whole, time_s = shown.run(f"return [{span}, charts[0].scales.x.max]")
+    shown.drag((x + width * 0.3, y + height / 2), (x + width * 0.6, y + height / 2))
+    until(shown, f"{span} < {whole * 0.4}")
+    assert shown.run("return charts[0].scales.x.max") == time_s
+
+
+def test_no_label_of_an_axis_is_empty(shown: browser.Browser) -> None:
+    assert shown.run("return charts.every(it => it.axes.every(axis => axis.label))")
 
 
 @pytest.mark.parametrize("width", [390, 800, 1300])

@@ -71,6 +71,7 @@ class Scene:
             "hold": "3s",
             "metrics": None,
             "results": str(folder),
+            "server_metrics": "",
             "adaptive": False,
             "spawn_rate": 1,
             "think": "10:90",

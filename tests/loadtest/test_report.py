@@ -12,7 +12,8 @@ import pytest
 from loadtest import report
 from loadtest.histogram import merge, new_histogram
 from loadtest.record import Record
-from loadtest.recorder import FLEET_COLUMNS, MACHINE_COLUMNS
+from loadtest.recorder import COLUMNS
+from loadtest.think import SLOT_S
 from tests.loadtest.runs import PROJECT, write_run
 
 
@@ -113,4 +114,38 @@ def test_the_guide_to_results_explains_every_figure_and_column(tmp_path: Path) -
     figures |= set(summary["latency_ms"]) | set(summary["workload"])
     explained = guide | {f"kernel.{name}" for name in guide}
     assert figures - explained == set()
-    assert set(FLEET_COLUMNS + MACHINE_COLUMNS) - guide == set()
+    assert set(COLUMNS) - guide == set()
+
+
+def test_connections_that_are_spread_unevenly_over_the_workers_fail_a_run(tmp_path: Path) -> None:
+    def held(*connections: int) -> dict[str, Any]:
+        run = write_run(tmp_path)
+        facts = json.loads((run / "run.json").read_text())
+        (worker,) = facts["workers"]
+        none = {name: 0 for name, value in worker.items() if type(value) is int}
+        facts["workers"] = [
+            (none if number else {}) | {**worker, **(none if number else {})} | {"connections_at_hold": count}
+            for number, count in enumerate(connections)
+        ]
+        (run / "run.json").write_text(json.dumps(facts))
+        return summarised(run)
+
+    even = held(334, 333, 333)
+    assert even["verdict"] == "pass"
+    assert even["client"]["connections_a_worker"] == {"least": 333, "mean": 333.3, "most": 334}
+    for connections in ((400, 300, 300), (260, 370, 370)):
+        uneven = held(*connections)
+        assert uneven["verdict"] == "fail"
+        assert any("unevenly spread" in reason for reason in uneven["reasons"])
+
+
+def test_what_was_drawn_is_told_with_its_distance_to_what_was_asked_for(tmp_path: Path) -> None:
+    drawn = summarised(write_run(tmp_path))["workload"]["executed"]
+    assert drawn["length_bytes"] == {
+        "count": 5000, "min": 1024, "mean": 3523.5, "p50": pytest.approx(3524, rel=0.022), "max": 6023,
+        "distance": pytest.approx(1 - 5000 / 9217, abs=0.01),
+    }  # fmt: skip
+    assert drawn["think_s"]["distance"] < 0.002
+    assert report.THINK_GRAIN_S == SLOT_S
+    older = summarised(write_run(tmp_path, hold_thinks_s=None, hold_lengths=None))
+    assert older["workload"]["executed"] == {"think_s": None, "length_bytes": None}

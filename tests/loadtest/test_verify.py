@@ -11,16 +11,26 @@ from typing import Any
 
 import pytest
 
-from loadtest import report, verify
+from loadtest import report, verify, witnesses
 from loadtest.histogram import merge, new_histogram
-from tests.loadtest.runs import a_real_run, write_run
+from tests.loadtest.runs import PROJECT, STARTED_UNIX_S, a_real_run, write_run
 
 Rows = list[dict[str, str]]
+
+
+REFERENCES = sorted((PROJECT / "results" / "reference").iterdir())
 
 
 @pytest.fixture
 def run(tmp_path: Path) -> Path:
     return Path(shutil.copytree(a_real_run(), tmp_path / "run"))
+
+
+@pytest.fixture(params=["a run of now", "a committed run"])
+def any_run(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
+    """A run of the present code, or the first of those that came with it."""
+    folder = a_real_run() if request.param == "a run of now" else REFERENCES[0]
+    return Path(shutil.copytree(folder, tmp_path / "run"))
 
 
 def change_json(file: Path, change: Callable[[dict[str, Any]], object]) -> None:
@@ -102,6 +112,35 @@ RECORDED: dict[str, Callable[[Path], object]] = {
 }
 
 
+#: The same in what older runs do not have.
+TOLD: dict[str, Callable[[Path], object]] = {
+    "an answer that the server never gave": lambda run: change_rows(
+        run, lambda rows: rows[-1].update(server_requests_total=str(int(rows[-1]["requests_total"]) - 1))
+    ),
+    "more answers than were asked for": lambda run: change_rows(
+        run, lambda rows: rows[-1].update(server_requests_total=str(int(rows[-1]["requests_sent_total"]) + 1))
+    ),
+    "a server that lags in the hold": lambda run: change_rows(
+        run, lambda rows: in_hold(rows)[-1].update(server_requests_total="1000")
+    ),
+    "connections that the server does not have": lambda run: change_rows(
+        run, lambda rows: in_hold(rows)[5].update(server_connections="990")
+    ),
+    "connections that only the server has": lambda run: change_rows(
+        run, lambda rows: in_hold(rows)[5].update(server_connections="1010")
+    ),
+    "a length less": lambda run: change_json(
+        run / "run.json", lambda it: it["hold_lengths"][3][5].__setitem__(1, it["hold_lengths"][3][5][1] - 1)
+    ),
+    "longer think times": lambda run: change_json(
+        run / "run.json", lambda it: it["hold_thinks_s"].__setitem__(0, it["hold_thinks_s"][0] * 1.1)
+    ),
+    "a worker that held more": lambda run: change_json(
+        run / "run.json", lambda it: it["workers"][0].update(connections_at_hold=1001)
+    ),
+}
+
+
 def test_a_real_run_is_true_and_all_witnesses_were_heard(
     run: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -112,17 +151,34 @@ def test_a_real_run_is_true_and_all_witnesses_were_heard(
     assert verify.verify(run).compared > 100
 
 
+@pytest.mark.parametrize("folder", REFERENCES, ids=lambda folder: folder.name)
+def test_the_committed_runs_are_true(folder: Path) -> None:
+    assert verify.verify(folder).disagreements == []
+
+
 @pytest.mark.parametrize("change", SHOWN)
-def test_a_changed_summary_is_found(run: Path, change: str) -> None:
-    change_json(run / "summary.json", SHOWN[change])
-    found = verify.verify(run).disagreements
+def test_a_changed_summary_is_found(any_run: Path, change: str) -> None:
+    change_json(any_run / "summary.json", SHOWN[change])
+    found = verify.verify(any_run).disagreements
     assert found
     assert all("summary.json says" in text for text in found)
 
 
 @pytest.mark.parametrize("change", RECORDED)
-def test_a_changed_record_is_found_and_can_not_pass(run: Path, change: str) -> None:
-    RECORDED[change](run)
+def test_a_changed_record_is_found_and_can_not_pass(any_run: Path, change: str) -> None:
+    can_not_pass(any_run, RECORDED[change])
+
+
+@pytest.mark.parametrize("change", TOLD)
+def test_what_the_server_or_the_workload_says_otherwise_is_found(tmp_path: Path, change: str) -> None:
+    run = write_run(tmp_path)
+    report.make(run)
+    assert verify.main([str(run)]) == 0
+    can_not_pass(run, TOLD[change])
+
+
+def can_not_pass(run: Path, change: Callable[[Path], object]) -> None:
+    change(run)
     assert verify.main([str(run)]) == 1
     summary = report.summarise(report.Record.read(run))
     assert summary["verdict"] == "fail"
@@ -155,6 +211,48 @@ def test_a_run_whose_master_was_killed_is_judged_by_what_it_had_stated(run: Path
     with (run / "logfile").open("a") as file:
         file.write("time 99s, concurrency: 1\n")
     assert verify.main([str(run)]) == 0
+
+
+def kill(run: Path, *, sockets: int, heard: float = 5.4, noticed: float = 8.5) -> None:
+    """Half of the connections' worker is killed 5.5 s after the start of a made-up run; the kernel has only
+    so many sockets in the rows until that is noticed."""
+    lost = {"worker": 1, "lost": True, "pid": 7, "connections": 500, "connections_at_hold": 0}
+    lost |= {"heard_unix_s": STARTED_UNIX_S + heard, "lost_unix_s": STARTED_UNIX_S + noticed}
+
+    def change(facts: dict[str, Any]) -> None:
+        facts["workers"].append(dict.fromkeys(facts["workers"][0], 0) | lost)
+
+    def gone(rows: Rows) -> None:
+        for row in rows:
+            if heard < float(row["time_s"]) < noticed:
+                row.update(sockstat_tcp_inuse=str(sockets), server_connections="500")
+
+    change_json(run / "run.json", change)
+    change_rows(run, gone)
+
+
+def test_connections_of_a_killed_worker_are_told_until_its_end_was_noticed(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = write_run(tmp_path)
+    kill(run, sockets=1003)
+    report.make(run)
+    assert verify.main([str(run)]) == 0
+    told = capsys.readouterr().out
+    assert "known: 500 connections of worker 1, pid 7, count as open from its last sample at 5.4 s" in told
+    assert "until its end was noticed at 8.5 s" in told
+
+
+@pytest.mark.parametrize("changes", [{"sockets": 900}, {"sockets": 1003, "noticed": 8.5, "heard": 6.5}])
+def test_more_that_is_missing_than_a_killed_worker_had_is_a_disagreement(
+    tmp_path: Path, changes: dict[str, Any]
+) -> None:
+    run = write_run(tmp_path)
+    kill(run, **changes)
+    if "heard" in changes:  # a second before it could be the killed worker
+        change_rows(run, lambda rows: rows[5].update(sockstat_tcp_inuse="1003"))
+    found = witnesses.hear(report.Record.read(run)).disagreements
+    assert any("the kernel saw" in text for text in found)
 
 
 def test_a_worker_that_was_killed_may_have_told_locust_less(run: Path) -> None:

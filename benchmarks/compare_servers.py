@@ -3,6 +3,8 @@
 Each server runs one worker on one core, wrk on another, over loopback, with keep-alive. The servers take
 turns for several rounds, so that what else the machine does hits all of them; the table shows medians. A
 server's CPU time a request is the more reliable figure on a busy machine: it does not count what others take.
+Latencies are of requests that were answered; *over 1 s* are those that waited longer when wrk looked, every
+2 s. nginx is shown as it comes, opening its file for each request, and with `open_file_cache`.
 
 What it does not show: a network, TLS, an application that does anything, more than one core.
 """
@@ -25,8 +27,9 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
@@ -58,7 +61,12 @@ def _has(module: str) -> Callable[[], bool]:
     return lambda: importlib.util.find_spec(module) is not None
 
 
-def _nginx(port: int, folder: Path, length: int) -> list[str]:
+def _nginx(cache: str) -> Callable[[int, Path, int], list[str]]:
+    """nginx with its descriptors of files cached or not, which is its default."""
+    return lambda port, folder, length: _nginx_command(port, folder, length, cache)
+
+
+def _nginx_command(port: int, folder: Path, length: int, cache: str) -> list[str]:
     (folder / "text").write_bytes(b"x" * length)
     (folder / "nginx.conf").write_text(
         f"""
@@ -67,7 +75,7 @@ def _nginx(port: int, folder: Path, length: int) -> list[str]:
         events {{ worker_connections 19000; multi_accept on; }}
         http {{
             access_log off; keepalive_timeout 600; keepalive_requests 1000000000; tcp_nodelay on; sendfile on;
-            default_type text/plain; client_body_temp_path {folder}/b;
+            {cache} default_type text/plain; client_body_temp_path {folder}/b;
             proxy_temp_path {folder}/p; fastcgi_temp_path {folder}/f; uwsgi_temp_path {folder}/u;
             scgi_temp_path {folder}/s;
             server {{ listen 127.0.0.1:{port} backlog=4096; root {folder}; }}
@@ -107,14 +115,41 @@ SERVERS: Final = {
         "granian, WSGI",
         lambda port, _folder, _length: (
             [sys.executable, "-m", "granian", "--interface", "wsgi", "--workers", "1", "--no-access-log"]
-            + ["--backlog", "4096", "--host", "127.0.0.1", "--port", str(port), "app.wsgi:application"]
+            + ["--backlog", "4096", "--backpressure", "19000", "--host", "127.0.0.1", "--port", str(port)]
+            + ["app.wsgi:application"]
         ),
         _has("granian"),
         "pip install granian",
     ),
+    "uvicorn": Server(
+        "uvicorn, WSGI",
+        lambda port, _folder, _length: (
+            [
+                sys.executable,
+                "-m",
+                "uvicorn",
+                "--interface",
+                "wsgi",
+                "--no-access-log",
+                "--log-level",
+                "error",
+            ]
+            + ["--timeout-keep-alive", "600", "--backlog", "4096", "--host", "127.0.0.1", "--port", str(port)]
+            + ["app.wsgi:application"]
+        ),
+        _has("uvicorn"),
+        "pip install uvicorn uvloop httptools",
+    ),
     "nginx": Server(
         "nginx, static file",
-        _nginx,
+        _nginx(""),
+        lambda: shutil.which("nginx") is not None,
+        "apt install nginx-light",
+        lambda _length: "/text",
+    ),
+    "nginx-cache": Server(
+        "nginx, open_file_cache",
+        _nginx("open_file_cache max=1000; open_file_cache_valid 60s;"),
         lambda: shutil.which("nginx") is not None,
         "apt install nginx-light",
         lambda _length: "/text",
@@ -134,6 +169,21 @@ class Figures:
     timeouts: dict[int, list[int]] = field(default_factory=dict)
     idle_bytes: list[float] = field(default_factory=list)
     failures: list[str] = field(default_factory=list)
+
+    def to_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, fields: dict[str, Any]) -> Figures:
+        """JSON has no keys but strings; ours are numbers of connections."""
+        return cls(
+            **{
+                name: {int(key): figures for key, figures in value.items()}
+                if isinstance(value, dict)
+                else value
+                for name, value in fields.items()
+            }
+        )
 
 
 class BenchmarkError(Exception):
@@ -224,7 +274,7 @@ def measure_rate(server: Server, connections: int, options: argparse.Namespace) 
     """One run of wrk; the first second is a run of its own and thrown away."""
     with running(server, options) as (process, port):
         url = f"http://127.0.0.1:{port}{server.path(options.length)}"
-        wrk = ["taskset", "-c", str(options.client_cpu), "wrk", "-t1", f"-c{connections}", "--timeout", "5"]
+        wrk = ["taskset", "-c", str(options.client_cpu), "wrk", "-t1", f"-c{connections}", "--timeout", "1"]
         subprocess.run([*wrk, "-d1", url], check=True, capture_output=True, timeout=60)
         before = cpu_seconds(process)
         command = [*wrk, f"-d{options.duration}", "-s", str(HERE / "wrk_report.lua"), url]
@@ -258,29 +308,45 @@ def measure_memory(server: Server, options: argparse.Namespace) -> float:
                 sock.close()
 
 
-def measure(names: list[str], options: argparse.Namespace) -> dict[str, Figures]:
-    results = {name: Figures() for name in names}
-    for number in range(options.rounds):
+def rounds_of(results: dict[str, Figures]) -> int:
+    counts = [len(rates) for figures in results.values() for rates in figures.rates.values()]
+    return max(counts, default=0)
+
+
+def measure(names: list[str], options: argparse.Namespace, results: dict[str, Figures]) -> None:
+    """Add the rounds that were asked for to *results*."""
+    done = rounds_of(results)
+    for number in range(done, done + options.rounds):
         for name in names if number % 2 == 0 else reversed(names):
-            server, figures = SERVERS[name], results[name]
-            try:
-                for connections in options.connections:
-                    report = measure_rate(server, connections, options)
-                    rate = report["requests"] / report["duration_us"] * 1e6
+            server, figures = SERVERS[name], results.setdefault(name, Figures())
+            for connections in options.connections:
+                with noting_failure(figures, f"{connections:,} connections"):
+                    add_rate(figures, connections, measure_rate(server, connections, options))
+                    rate = figures.rates[connections][-1]
                     progress(f"round {number + 1}: {server.title}: {connections} connections: {rate:.0f}/s")
-                    figures.rates.setdefault(connections, []).append(rate)
-                    figures.p50_ms.setdefault(connections, []).append(report["p50_us"] / 1000)
-                    figures.p99_ms.setdefault(connections, []).append(report["p99_us"] / 1000)
-                    figures.user_us.setdefault(connections, []).append(report["user_us"])
-                    figures.system_us.setdefault(connections, []).append(report["system_us"])
-                    figures.timeouts.setdefault(connections, []).append(int(report["timeouts"]))
-                if options.idle and number == 0:
+            if options.idle and not figures.idle_bytes:
+                with noting_failure(figures, f"{options.idle:,} idle connections"):
                     figures.idle_bytes.append(measure_memory(server, options))
                     progress(f"{server.title}: {figures.idle_bytes[-1]:.0f} bytes a connection")
-            except (BenchmarkError, OSError, subprocess.SubprocessError, psutil.Error) as error:
-                figures.failures.append(f"round {number + 1}: {error}")
-                progress(f"FAILED: {server.title}: {error}")
-    return results
+
+
+@contextlib.contextmanager
+def noting_failure(figures: Figures, where: str) -> Iterator[None]:
+    """A measurement that fails is told with its place; it is no figure, and no reason to drop the others."""
+    try:
+        yield
+    except (BenchmarkError, OSError, subprocess.SubprocessError, psutil.Error) as error:
+        figures.failures.append(f"{where}: {error}")
+        progress(f"FAILED: {where}: {error}")
+
+
+def add_rate(figures: Figures, connections: int, report: dict[str, float]) -> None:
+    figures.rates.setdefault(connections, []).append(report["requests"] / report["duration_us"] * 1e6)
+    figures.p50_ms.setdefault(connections, []).append(report["p50_us"] / 1000)
+    figures.p99_ms.setdefault(connections, []).append(report["p99_us"] / 1000)
+    figures.user_us.setdefault(connections, []).append(report["user_us"])
+    figures.system_us.setdefault(connections, []).append(report["system_us"])
+    figures.timeouts.setdefault(connections, []).append(int(report["timeouts"]))
 
 
 def progress(text: str) -> None:
@@ -290,16 +356,17 @@ def progress(text: str) -> None:
 def table(results: dict[str, Figures], options: argparse.Namespace) -> str:
     """The medians in Markdown, with what a reader needs to judge them."""
     lines = [
-        f"Medians of {options.rounds} rounds of {options.duration} s, {options.length} bytes a response,"
+        f"Medians of {rounds_of(results)} rounds of {options.duration} s, {options.length} bytes a response,"
         f" {time.strftime('%Y-%m-%d', time.gmtime())}, {cpu_model()},"
         f" Linux {platform.release()}, Python {platform.python_version()}.",
         "",
-        "| server | connections | requests/s | against pywsgi | p50 ms | p99 ms | timeouts"
+        "| server | connections | requests/s | against pywsgi | p50 ms | p99 ms | over 1 s"
         " | CPU us/request: user | system | bytes/idle connection |",
         "| --- " * 10 + "|",
     ]
     reference = results.get("pywsgi")
-    for name, figures in results.items():
+    for name in [name for name in SERVERS if name in results]:
+        figures = results[name]
         for connections in options.connections:
             rates = figures.rates.get(connections)
             if not rates:
@@ -320,7 +387,8 @@ def table(results: dict[str, Figures], options: argparse.Namespace) -> str:
             ]
             lines.append("| " + " | ".join(cells) + " |")
     for name, figures in results.items():
-        lines += [f"\n{SERVERS[name].title} FAILED in {failure}" for failure in figures.failures]
+        for failure, count in Counter(figures.failures).items():
+            lines.append(f"\n{SERVERS[name].title}: FAILED {count} times: {failure}")
     return "\n".join(lines) + "\n"
 
 
@@ -348,6 +416,9 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--server-cpu", type=int, default=0, help="core of the server [%(default)s]")
     parser.add_argument("--client-cpu", type=int, default=1, help="core of wrk [%(default)s]")
     parser.add_argument("--output", type=Path, help="also write the table to this file")
+    parser.add_argument(
+        "--data", type=Path, help="keep all figures in this file, and add to those that are in it"
+    )
     return parser.parse_args(arguments)
 
 
@@ -370,7 +441,16 @@ def main() -> int:
     if most + 100 > hard:
         progress(f"{most} connections need more open files than {hard} (ulimit -Hn)")
         return EXIT_USAGE
-    results = measure(names, options)
+    results: dict[str, Figures] = {}
+    if options.data and options.data.exists():
+        results = {
+            name: Figures.from_json(fields) for name, fields in json.loads(options.data.read_text()).items()
+        }
+    measure(names, options, results)
+    if options.data:
+        options.data.write_text(
+            json.dumps({name: figures.to_json() for name, figures in results.items()}, indent=1)
+        )
     text = table(results, options)
     print(text, end="")
     if options.output:

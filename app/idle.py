@@ -56,7 +56,7 @@ LINGER_BYTES: Final = 1 << 20
 
 #: Overdue connections that are answered and closed in one go, some 30 us each, and seconds until the next go.
 #: Thousands may be overdue at once, for that is what an attack is; the others shall not wait for it.
-EXPIRIES_A_TURN: Final = 20
+EXPIRIES_A_TURN: Final = 10
 EXPIRY_PAUSE_S: Final = 0.002
 
 _LINGER_RECV_BYTES: Final = 65536

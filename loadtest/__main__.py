@@ -9,7 +9,7 @@ import sys
 import time
 from pathlib import Path
 
-from loadtest import options, run
+from loadtest import options, planning, run
 from loadtest.checkout import PROGRAM
 from loadtest.machine import Machine
 
@@ -136,6 +136,21 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument(
         "--plain", action="store_true", help="print a line a second also to a terminal, no live screen"
     )
+    made.add_argument(
+        "--plan",
+        action="store_true",
+        help="start nothing: what this machine can hold, what gives way first and next, and what to change "
+        "(exit code 0: -c fits, 3: it does not)",
+    )
+    made.add_argument(
+        "--machine",
+        default=None,
+        type=_machine,
+        metavar="KEY=VALUE,...",
+        help="with --plan, another machine, such as cores=16,memory=64G,nofile=1M; also ports, file_max, "
+        "tcp_mem (pages), conntrack (default: what Linux has)",
+    )
+    made.add_argument("--json", action="store_true", help="with --plan, as JSON")
     made.add_argument("--force", action="store_true", help="run although the limits look too low")
     return made
 
@@ -146,13 +161,30 @@ def _port(text: str) -> int:
     return int(text)
 
 
+def _machine(text: str) -> Machine:
+    try:
+        return Machine.described(text)
+    except ValueError as wrong:
+        raise argparse.ArgumentTypeError(str(wrong)) from None
+
+
+def _plan(settings: run.Settings, as_json: bool) -> int:
+    said = planning.report(settings.machine, settings.plan(local=settings.is_local, start=settings.is_local))
+    print(planning.as_json(said) if as_json else "\n".join(planning.lines(said)))
+    return said.exit_code
+
+
 def main(arguments: list[str] | None = None) -> int:
     words = sys.argv[1:] if arguments is None else arguments
     # For Locust and the server: read when gevent is imported, see scripts/run, which sets it in a checkout.
     os.environ.setdefault("GEVENT_TRACK_GREENLET_TREE", "0")
-    chosen = parser().parse_args(words)
+    options_of_ours = parser()
+    chosen = options_of_ours.parse_args(words)
+    if not chosen.plan and (chosen.machine or chosen.json):
+        options_of_ours.error("--machine and --json are for --plan")
     command = shlex.join(["./run_test" if PROGRAM == "run_test" else PROGRAM, *words])
-    return run.run(run.Settings.of(chosen, Machine.read(), command, time.time()))
+    settings = run.Settings.of(chosen, chosen.machine or Machine.read(), command, time.time())
+    return _plan(settings, chosen.json) if chosen.plan else run.run(settings)
 
 
 if __name__ == "__main__":

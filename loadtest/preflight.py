@@ -155,8 +155,8 @@ def _memory(machine: Machine, need: sizing.Estimate) -> Iterator[Finding]:
     yield Finding(
         "blocks" if blocks else "warns",
         "available memory",
-        _size(available),
-        f"about {_size(need.memory_bytes)}",
+        sizing.size(available),
+        f"about {sizing.size(need.memory_bytes)}",
         "the kernel ends processes when memory runs out (OOM killer)"
         if blocks
         else f"less than {1 - MEMORY_WARN_SHARE:.0%} is left for everything else",
@@ -324,8 +324,10 @@ def plan_lines(machine: Machine, plan: Plan) -> list[str]:
     used = min(plan.source_addresses, per_process * plan.client_workers)
     addresses = f"{_count(used, 'source address')} of {machine.usable_ports:,} ports,"
     addresses += f" {each:,} connections a client process"
-    memory = f"about {_size(need.memory_bytes)} of {_size(machine.memory_available_bytes)} available:"
-    memory += f" kernel {_size(need.kernel_bytes)}, client {_size(need.client_bytes)}"
+    memory = (
+        f"about {sizing.size(need.memory_bytes)} of {sizing.size(machine.memory_available_bytes)} available:"
+    )
+    memory += f" kernel {sizing.size(need.kernel_bytes)}, client {sizing.size(need.client_bytes)}"
     cores = _count(machine.cpu_count, "core")
     if math.isinf(need.cores):
         cpu = f"all of {cores}"
@@ -333,7 +335,7 @@ def plan_lines(machine: Machine, plan: Plan) -> list[str]:
         cpu = f"about {need.cores:.2f} of {cores}: kernel {need.kernel_cores:.2f},"
         cpu += f" client {need.client_cores:.2f}"
     if plan.local_server:
-        memory += f", server {_size(need.server_bytes)}"
+        memory += f", server {sizing.size(need.server_bytes)}"
         cpu += "" if math.isinf(need.cores) else f", server {need.server_cores:.2f}"
     rows = {
         "connections": connections,
@@ -362,12 +364,6 @@ def _range(ends: tuple[float, float]) -> str:
 
 def _list(numbers: list[int]) -> str:
     return " or ".join(map(str, numbers))
-
-
-def _size(size_bytes: float) -> str:
-    if size_bytes >= 1024 * sizing.MIB:
-        return f"{size_bytes / (1024 * sizing.MIB):.1f} GiB"
-    return f"{size_bytes / sizing.MIB:.0f} MiB"
 
 
 @dataclass(frozen=True)

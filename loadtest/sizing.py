@@ -1,11 +1,18 @@
 """The one model of what a run needs: processes, addresses, memory, CPU, descriptors.
 
-Pure functions over a `Plan` (what is asked for) and a `Machine` (what there is).  The preflight, the printed
-plan and `-c auto` all ask this model, so they cannot contradict each other.
+Pure functions over a `Plan` (what is asked for) and a `Machine` (what there is).  The preflight, the
+printed plan, `--plan` and `-c auto` all ask this model, so they cannot contradict each other.  Its measured
+figures are in `loadtest.coefficients`, its arithmetic is explained in docs/sizing.md.
 
-Where each figure comes from: "pair" is the pair of prototypes on 2 virtual EPYC cores with 24 GiB, Python
-3.11, Linux 6.18, client and server on loopback, 400,000 connections, think 10-90 s, held for 2 minutes.
-Memory is PSS.  CPU is user and system time together, so it includes the kernel's work inside system calls.
+CPU is the part that is not a sum.  A request costs what it costs in a warm process, and on an idle core what
+it takes to wake that process.  Where the cores are busy, or the process has many requests, they are served
+together.  With U the share of the cores that is busy and r the requests a second of one process,
+
+    CPU a request = warm + wake x R / (R + r) x (1 - U)
+
+which is linear in U as U is in the CPU, so the two are solved for in closed form.  Beside that each process
+takes a bit of a core to itself: half of what 400,000 connections cost in 44 processes is the 44 processes,
+and it is the limit of descriptors that makes them so many.
 
 The sums for addresses: a connection is told apart by source address and port once the destination is
 fixed, so one source address gives as many connections to one server port as there are local ports.  With
@@ -21,10 +28,12 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+from loadtest import coefficients as measured
 from loadtest.machine import Machine
 
 KIB = 1024
 MIB = 1024 * KIB
+GIB = 1024 * MIB
 
 #: What `-c auto` stops at: the size this project exists for.  Larger runs are asked for by number.
 AUTO_CONNECTIONS_MAX = 400_000
@@ -43,26 +52,6 @@ SERVER_DESCRIPTORS_RESERVED = 200
 #: the mean is passed once in 10^9 workers.
 SERVER_SHARE_SIGMAS = 6.0
 
-#: Bytes of kernel memory of one end of an idle connection: 4.0 GB of slab for 800,000 ends (pair); TCP 2,368
-#: + inode 832 + file 192 + dentry 192 + epoll 128 + allocator slack.
-KERNEL_BYTES_PER_END = 5_000
-
-#: Bytes of a server: 234 MB in 22 workers at 400,000 connections (pair), 0.4-0.6 KB each.
-SERVER_SUPERVISOR_BYTES = 25 * MIB
-SERVER_WORKER_BYTES = 4 * MIB
-SERVER_CONNECTION_BYTES = 500
-
-#: Bytes of a client: 384 MB in 7 processes and a master at 100,000 users (results/reference/100000).  A
-#: forked Locust 2.47 worker without users: 10 MB of its own and its part of 32 MB that all of them share.
-CLIENT_MASTER_BYTES = 45 * MIB
-CLIENT_WORKER_BYTES = 15 * MIB
-CLIENT_USER_BYTES = 2_400
-
-#: CPU seconds of one request: 0.8, 0.65 and 0.18 cores at 8,000 requests/s (pair).
-SERVER_CPU_S_PER_REQUEST = 100e-6
-CLIENT_CPU_S_PER_REQUEST = 82e-6
-KERNEL_CPU_S_PER_REQUEST = 22e-6
-
 #: Bytes of a response's status line and header fields, beside the body.
 RESPONSE_HEAD_BYTES = 170
 
@@ -78,7 +67,20 @@ FILES_PER_PROCESS = 100
 
 #: How much of what is free a run may plan for.  The rest is for page tables, bursts, and other programs.
 MEMORY_SHARE = 0.9
-CPU_SHARE = 0.9
+
+#: How busy the cores may be: at 0.95 of them 400,000 connections were held with nothing failed, at a
+#: latency of 10 ms (p50) and 300 ms (p99), which is waiting for a core.
+CPU_SHARE = 0.98
+
+#: Ends of searches, beyond any machine: tenths by which a think time is stretched, cores, RLIMIT_NOFILE (the
+#: kernel's own end, NR_OPEN_MAX, is about that).
+STRETCH_MAX = 1_000_000
+CORES_MAX = 1 << 20
+NOFILE_MAX = 1 << 30
+
+#: Share of CPU or memory that processes may take beyond what the fewest would, before it is the limit of
+#: descriptors that is said to be too low.
+OVERHEAD_SHARE = 0.1
 
 #: 127.1.0.0/16, from which client processes on loopback take their source addresses.
 LOOPBACK_ADDRESSES = 65_536
@@ -94,6 +96,7 @@ class Plan:
     hold_s: float = 60.0
     spawn_per_s: float = 2_000.0  #: connections opened a second during the ramp
     local_server: bool = True  #: the server runs on this machine, so both ends cost here
+    local_client: bool = True  #: ... and so do the clients; one of the two is
     start_server: bool = True  #: ... and is still to be started, so its port must be free
     host: str = "127.0.0.1"
     port: int = 8000
@@ -113,7 +116,11 @@ class Plan:
         server = self.server_workers or server_workers(
             self.connections, machine.nofile_hard, machine.cpu_count
         )
-        return replace(self, client_workers=client, server_workers=server if self.local_server else 0)
+        return replace(
+            self,
+            client_workers=client if self.local_client else 0,
+            server_workers=server if self.local_server else 0,
+        )
 
     @property
     def offered_per_s(self) -> float:
@@ -204,64 +211,187 @@ def addresses_needed(connections_per_worker: int, usable_ports: int) -> int:
 
 
 def estimate(plan: Plan, machine: Machine) -> Estimate:
-    """What `plan` takes on `machine`; a remote server's share is not counted, it is not ours."""
+    """What `plan` takes on `machine`; a side that runs elsewhere is not counted, it is not ours."""
     plan = plan.on(machine)
     connections, rate = plan.connections, plan.offered_per_s
-    ends = 2 if plan.local_server else 1
-    server = 0
+    ends = plan.local_client + plan.local_server
+    server = client = 0
     if plan.local_server:
-        server = SERVER_SUPERVISOR_BYTES + SERVER_WORKER_BYTES * plan.server_workers
-        server += SERVER_CONNECTION_BYTES * connections
-    client = CLIENT_MASTER_BYTES + CLIENT_WORKER_BYTES * plan.client_workers + CLIENT_USER_BYTES * connections
-    # The "+ 2" are the supervisor and the master.
-    processes = plan.client_workers + plan.server_workers + 2
+        server = measured.SERVER_SUPERVISOR_BYTES + measured.SERVER_WORKER_BYTES * plan.server_workers
+        server += measured.SERVER_CONNECTION_BYTES * connections
+    if plan.local_client:
+        client = measured.CLIENT_MASTER_BYTES + measured.CLIENT_WORKER_BYTES * plan.client_workers
+        client += measured.CLIENT_USER_BYTES * connections
+    processes = plan.client_workers + plan.server_workers + ends  # a master, a supervisor
+    kernel_cores, server_cores, client_cores = _cores(plan, machine.cpu_count)
     return Estimate(
         requests_per_s=rate,
         received_bytes_per_s=rate * (sum(plan.body_bytes) / 2 + RESPONSE_HEAD_BYTES),
-        kernel_bytes=KERNEL_BYTES_PER_END * ends * connections,
+        kernel_bytes=measured.KERNEL_BYTES_PER_END * ends * connections,
         server_bytes=server,
         client_bytes=client,
-        kernel_cores=rate * KERNEL_CPU_S_PER_REQUEST,
-        server_cores=rate * SERVER_CPU_S_PER_REQUEST if plan.local_server else 0.0,
-        client_cores=rate * CLIENT_CPU_S_PER_REQUEST,
+        kernel_cores=kernel_cores,
+        server_cores=server_cores,
+        client_cores=client_cores,
         files=connections * ends + processes * FILES_PER_PROCESS,
         tcp_pages=math.ceil(min(connections, rate * STALL_S) * TCP_PAGES_PER_REQUEST),
         tracked_connections=connections,
     )
 
 
-#: Name of each thing that bounds `-c auto`, and whether a plan with its estimate stays inside it.
-_BOUNDS: tuple[tuple[str, Callable[[Plan, Estimate, Machine], bool]], ...] = (
-    (
-        "CPU",  # users without a think time take whatever CPU there is, so it bounds no number of them
-        lambda plan, need, has: math.isinf(need.cores) or need.cores <= has.cpu_count * CPU_SHARE,
+def _cores(plan: Plan, cpu_count: int) -> tuple[float, float, float]:
+    """Busy cores of kernel, server and client: each is a + b U, and U is their sum over `cpu_count`."""
+    rate = plan.offered_per_s
+    if math.isinf(rate):
+        return math.inf, math.inf, math.inf
+    kernel = (0.0, rate * measured.KERNEL_CPU_S_PER_REQUEST)
+    server = _side(
+        rate, plan.server_workers, measured.SERVER_CPU_S_PER_REQUEST, measured.SERVER_CPU_S_PER_WAKE
+    )
+    client = _side(
+        rate, plan.client_workers, measured.CLIENT_CPU_S_PER_REQUEST, measured.CLIENT_CPU_S_PER_WAKE
+    )
+    master = measured.CLIENT_MASTER_CORES if plan.local_client else 0.0
+    server = (server[0] + measured.SERVER_WORKER_CORES * plan.server_workers, server[1])
+    client = (client[0] + measured.CLIENT_WORKER_CORES * plan.client_workers + master, client[1])
+    idle = sum(side[0] for side in (kernel, server, client))
+    slope = sum(side[1] for side in (kernel, server, client))
+    # U = (idle + slope U) / cores.  What does not fit costs what it costs on a busy machine.
+    busy = min(1.0, idle / (cpu_count - slope)) if slope < cpu_count else 1.0
+    a, b, c = (side[0] + side[1] * busy for side in (kernel, server, client))
+    return a, b, c
+
+
+def _side(rate: float, workers: int, warm_s: float, wake_s: float) -> tuple[float, float]:
+    """Cores for the requests of one side on an idle machine, and what is added to that on a busy one."""
+    if not workers:
+        return 0.0, 0.0
+    each, shared = rate / workers, measured.SHARED_WAKE_REQUESTS_PER_S
+    wakes_cores = rate * wake_s * shared / (shared + each)
+    return rate * warm_s + wakes_cores, -wakes_cores
+
+
+@dataclass(frozen=True)
+class Resource:
+    """One thing that there is only so much of.  `has` is None where the machine does not show it."""
+
+    name: str
+    unit: str
+    needs: Callable[[Plan, Machine, Estimate], float]
+    has: Callable[[Plan, Machine], float | None]
+
+    def fits(self, plan: Plan, machine: Machine) -> bool:
+        """Whether `plan` stays within it on `machine`."""
+        sized = plan.on(machine)
+        has = self.has(sized, machine)
+        return has is None or self.needs(sized, machine, estimate(sized, machine)) <= has
+
+
+def _in_few_processes(plan: Plan, machine: Machine) -> Estimate:
+    """What the plan would take if a process could have as many descriptors as it likes."""
+    return estimate(
+        replace(plan, client_workers=0, server_workers=0), replace(machine, nofile_hard=NOFILE_MAX)
+    )
+
+
+def _charged(all_: float, few: float, budget: float) -> float:
+    """CPU or memory without what the number of processes adds to it, beyond a part that is not worth a word.
+
+    That it is more than it need be is the fault of the limit of descriptors, see `_too_many_processes`.
+    """
+    return few + min(all_ - few, budget * OVERHEAD_SHARE)
+
+
+def _cpu(plan: Plan, machine: Machine, need: Estimate) -> float:
+    """Users without a think time take whatever CPU there is, so it bounds no number of them."""
+    if math.isinf(need.cores):
+        return 0.0
+    return _charged(need.cores, _in_few_processes(plan, machine).cores, _cpu_budget(plan, machine))
+
+
+def _memory(plan: Plan, machine: Machine, need: Estimate) -> float:
+    few = _in_few_processes(plan, machine).memory_bytes
+    return _charged(need.memory_bytes, few, _memory_budget(plan, machine))
+
+
+def _cpu_budget(plan: Plan, machine: Machine) -> float:
+    return machine.cpu_count * CPU_SHARE
+
+
+def _memory_budget(plan: Plan, machine: Machine) -> float:
+    return machine.memory_available_bytes * MEMORY_SHARE
+
+
+def _too_many_processes(plan: Plan, machine: Machine) -> bool:
+    """Whether it takes so many processes that there is not enough CPU or memory for them."""
+    need, few = estimate(plan, machine), _in_few_processes(plan, machine)
+    cpu, memory = _cpu_budget(plan, machine), _memory_budget(plan, machine)
+    return (
+        not math.isinf(need.cores) and need.cores - few.cores > max(cpu * OVERHEAD_SHARE, cpu - few.cores)
+    ) or need.memory_bytes - few.memory_bytes > max(memory * OVERHEAD_SHARE, memory - few.memory_bytes)
+
+
+def descriptors_that_fit(machine: Machine, plan: Plan) -> int:
+    """The least limit of descriptors with which there are not too many processes."""
+    plan = replace(plan, client_workers=0, server_workers=0)
+    return _least(
+        CLIENT_DESCRIPTORS_RESERVED + 1,
+        NOFILE_MAX,
+        lambda nofile: not _too_many_processes(plan, replace(machine, nofile_hard=nofile)),
+    )
+
+
+def _free(limit: int | None, used: int | None) -> int | None:
+    return None if limit is None else max(0, limit - (used or 0))
+
+
+def _conntrack_room(plan: Plan, machine: Machine) -> int | None:
+    """Entries left, if connections are tracked now; a table that stays empty costs nothing."""
+    return _free(machine.conntrack_max, machine.conntrack_count) if machine.conntrack_count else None
+
+
+_CPU = Resource("CPU", "cores", _cpu, _cpu_budget)
+
+#: Everything that bounds a size; where several do at once, the first is named.
+RESOURCES: tuple[Resource, ...] = (
+    _CPU,
+    Resource("memory", "bytes", _memory, _memory_budget),
+    Resource(
+        "descriptors of a process (nofile)",
+        "descriptors",
+        lambda plan, machine, need: descriptors_that_fit(machine, plan),
+        lambda plan, machine: machine.nofile_hard,
     ),
-    ("memory", lambda plan, need, has: need.memory_bytes <= has.memory_available_bytes * MEMORY_SHARE),
-    (
+    Resource(
         "open files (fs.file-max)",
-        lambda plan, need, has: has.file_max is None or need.files <= has.file_max - (has.file_nr or 0),
+        "files",
+        lambda plan, machine, need: need.files,
+        lambda plan, machine: _free(machine.file_max, machine.file_nr),
     ),
-    (
+    Resource(
         "local ports x source addresses",
-        lambda plan, need, has: plan.connections <= plan.source_addresses * has.usable_ports,
+        "connections",
+        lambda plan, machine, need: plan.connections if plan.local_client else 0,
+        lambda plan, machine: plan.source_addresses * machine.usable_ports,
     ),
-    ("connection tracking (nf_conntrack_max)", lambda plan, need, has: not conntrack_overflows(need, has)),
+    Resource(
+        "TCP buffers (tcp_mem)",
+        "pages",
+        lambda plan, machine, need: need.tcp_pages,
+        lambda plan, machine: machine.tcp_mem_pages and machine.tcp_mem_pages[1],
+    ),
+    Resource(
+        "connection tracking (nf_conntrack_max)",
+        "entries",
+        lambda plan, machine, need: need.tracked_connections,
+        _conntrack_room,
+    ),
 )
 
 
 def users_of_a_worker(plan: Plan) -> int:
     """Users of the fullest client process; Locust spreads them evenly."""
     return math.ceil(plan.connections / max(1, plan.client_workers))
-
-
-def conntrack_overflows(need: Estimate, machine: Machine) -> bool:
-    """Whether connections are tracked now (the table is in use) and these would not fit.
-
-    The kernel tracks only where a firewall rule asks for it; a table that stays empty costs nothing.
-    """
-    if machine.conntrack_max is None or not machine.conntrack_count:
-        return False
-    return need.tracked_connections > machine.conntrack_max - machine.conntrack_count
 
 
 def largest_that_fits(machine: Machine, plan: Plan, limit: int = AUTO_CONNECTIONS_MAX) -> Fit:
@@ -271,19 +401,67 @@ def largest_that_fits(machine: Machine, plan: Plan, limit: int = AUTO_CONNECTION
     model's own.
 
     Every need grows with the connections, so a binary search finds the edge; the answer is rounded down to
-    two digits, since no figure of the model is better than that.
+    two digits.
     """
-
-    def bound(connections: int) -> str | None:
-        sized = replace(plan, connections=connections).on(machine)
-        need = estimate(sized, machine)
-        return next((name for name, fits in _BOUNDS if not fits(sized, need, machine)), None)
-
-    if bound(limit) is None:
+    if not _too_little(machine, plan, limit):
         return Fit(limit, "")
-    low, high = 0, limit  # low fits (or is 0), high does not
+    low, high = _edge(machine, plan, RESOURCES, limit)
+    return Fit(_two_digits(low), _too_little(machine, plan, high)[0].name)
+
+
+def holds(resource: Resource, machine: Machine, plan: Plan, limit: int) -> int:
+    """Connections that `machine` holds, as far as `resource` alone is concerned; `limit` at most."""
+    if resource.fits(replace(plan, connections=limit), machine):
+        return limit
+    return _two_digits(_edge(machine, plan, (resource,), limit)[0])
+
+
+def _too_little(machine: Machine, plan: Plan, connections: int) -> list[Resource]:
+    sized = replace(plan, connections=connections)
+    return [resource for resource in RESOURCES if not resource.fits(sized, machine)]
+
+
+def _edge(machine: Machine, plan: Plan, within: tuple[Resource, ...], limit: int) -> tuple[int, int]:
+    """The most connections that fit within some resources (0 if not one does), and one more."""
+    low, high = 0, limit
     while high - low > 1:
         middle = (low + high) // 2
-        low, high = (middle, high) if bound(middle) is None else (low, middle)
-    step = 10 ** max(0, len(str(low)) - 2)
-    return Fit(low // step * step, bound(high) or "")
+        sized = replace(plan, connections=middle)
+        fits = all(resource.fits(sized, machine) for resource in within)
+        low, high = (middle, high) if fits else (low, middle)
+    return low, high
+
+
+def _two_digits(number: int) -> int:
+    """Rounded down: no figure of the model is better than that."""
+    step: int = 10 ** max(0, len(str(number)) - 2)
+    return number // step * step
+
+
+def think_that_fits(machine: Machine, plan: Plan) -> str:
+    """The plan's think time, stretched by the least number of tenths with which the CPU suffices."""
+
+    def stretched(tenths: int) -> Plan:
+        least, most = plan.think_s
+        return replace(plan, think_s=(least * tenths / 10, most * tenths / 10))
+
+    factor = _least(11, STRETCH_MAX, lambda tenths: _CPU.fits(stretched(tenths), machine))
+    return ":".join(f"{end:g}" for end in stretched(factor).think_s)
+
+
+def cores_that_fit(machine: Machine, plan: Plan) -> int:
+    """The fewest cores with which the CPU suffices."""
+    return _least(1, CORES_MAX, lambda cores: _CPU.fits(plan, replace(machine, cpu_count=cores)))
+
+
+def _least(low: int, high: int, fits: Callable[[int], bool]) -> int:
+    """The least of `low` to `high` that fits, if what is larger than one that fits does too."""
+    while low < high:
+        middle = (low + high) // 2
+        low, high = (low, middle) if fits(middle) else (middle + 1, high)
+    return high
+
+
+def size(size_bytes: float) -> str:
+    """For a person: 1.5 GiB, 87 MiB."""
+    return f"{size_bytes / GIB:,.1f} GiB" if size_bytes >= GIB else f"{size_bytes / MIB:.0f} MiB"

@@ -134,3 +134,38 @@ def test_the_real_machine_agrees_with_the_standard_library() -> None:
     assert machine.kernel == os.uname().release
     assert 0 < machine.memory_available_bytes <= machine.memory_total_bytes
     assert json.loads(json.dumps(machine.as_dict()))["cpu_count"] == machine.cpu_count
+
+
+def test_a_machine_can_be_described_by_what_matters() -> None:
+    machine = Machine.described("cores=16,memory=64G,nofile=1M,ports=60000")
+    assert (machine.cpu_count, machine.memory_total_bytes, machine.nofile_hard) == (16, 64 * 2**30, 1_000_000)
+    assert machine.usable_ports == 60_000
+    assert machine.memory_available_bytes < machine.memory_total_bytes
+    other = Machine.described("cores=2,memory=24GiB,file_max=5,tcp_mem=400,conntrack=7")
+    assert (other.file_max, other.tcp_mem_pages, other.conntrack_max) == (5, (300, 400, 600), 7)
+
+
+def test_what_is_not_described_is_what_linux_computes_for_that_memory() -> None:
+    """Linux 6.18 with 25,276,514,304 bytes: file-max 2,466,183, tcp_mem 287,901 383,869 575,802."""
+    machine = Machine.described("cores=2,memory=24106M")
+    assert machine.file_max == pytest.approx(2_466_183, rel=0.01)
+    assert machine.tcp_mem_pages == pytest.approx((287_901, 383_869, 575_802), rel=0.01)
+    assert machine.usable_ports == 28_232
+    assert machine.conntrack_max is None
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "cores",
+        "cores=2",
+        "cores=0,memory=1G",
+        "cores=2,memory=1.5G",
+        "cores=2,memory=1G,x=1",
+        "cores=1e3",
+    ],
+)
+def test_a_description_that_makes_no_sense_is_refused_in_a_sentence(text: str) -> None:
+    with pytest.raises(ValueError, match=r"^(a machine needs|'.*?'(:| is not))"):
+        Machine.described(text)

@@ -1,0 +1,55 @@
+"""What a connection, a process and a request cost: the figures behind `loadtest.sizing`, in one place.
+
+Fitted with `benchmarks/sizing` on 2026-11-23 to runs of `./run_test` with client and server on one
+machine: 2 virtual cores (AMD EPYC), 24 GiB, Linux 6.18, Python 3.11, Locust 2.47, gevent 26.9, at most
+20,000 descriptors a process, bodies of 1-10 KB.  The runs are results/reference/*;
+tests/loadtest/test_measured_run.py compares every one of them with the model.  `benchmarks/sizing` shows
+the deviations, so another machine can be fitted the same way.
+
+Memory of processes is PSS.  CPU is user and system time together, so it has the kernel's work inside system
+calls.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+MIB: Final = 1024 * 1024
+
+#: Bytes of kernel memory of one end of a connection: growth of the slab by 9.8 KB a connection with both
+#: ends here (100,000 to 400,000 of them).  TCP 2,368 + inode 832 + file 192 + dentry 192 + epoll 128 +
+#: ports + allocator slack.
+KERNEL_BYTES_PER_END: Final = 4_850
+
+#: Bytes of a server: the supervisor with what all processes share and the process that tells the metrics,
+#: each worker's own part, each connection.
+SERVER_SUPERVISOR_BYTES: Final = 38 * MIB
+SERVER_WORKER_BYTES: Final = 1_850_000
+SERVER_CONNECTION_BYTES: Final = 480
+
+#: Bytes of a client: Locust's master with what all processes share, each worker's own part, each user.
+CLIENT_MASTER_BYTES: Final = 52 * MIB
+CLIENT_WORKER_BYTES: Final = 7_000_000
+CLIENT_USER_BYTES: Final = 1_950
+
+#: CPU seconds of a request in a process that is warm: few processes with thousands of requests a second each
+#: (benchmarks/server: 25,000/s on one core; benchmarks/client: 5,000/s, 57 us with what follows).
+SERVER_CPU_S_PER_REQUEST: Final = 37e-6
+CLIENT_CPU_S_PER_REQUEST: Final = 48e-6
+
+#: CPU seconds more if the request wakes the process on an idle core, instead of being served with others.
+SERVER_CPU_S_PER_WAKE: Final = 110e-6
+CLIENT_CPU_S_PER_WAKE: Final = 130e-6
+
+#: Requests a second of one process at which half of them share a wake-up, however idle the cores are
+#: (benchmarks/client: 80 us a request at 1,000/s, 57 us at 5,000/s in one process).
+SHARED_WAKE_REQUESTS_PER_S: Final = 1_000
+
+#: Cores that a process takes beside its requests: it goes through its loop some hundred times a second and
+#: finds its caches cold each time.  400,000: 103 us a request on either side in 22 + 22 processes on 2 cores.
+SERVER_WORKER_CORES: Final = 0.025
+CLIENT_WORKER_CORES: Final = 0.018
+CLIENT_MASTER_CORES: Final = 0.03
+
+#: CPU seconds of a request that the kernel spends outside of our processes where all cores are busy.
+KERNEL_CPU_S_PER_REQUEST: Final = 27e-6

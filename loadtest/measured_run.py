@@ -1,0 +1,93 @@
+"""A run's folder as the sizing model sees it: what was asked for, on what machine, and what it took.
+
+The kernel's memory is how far the slab grew beyond the first sample: what the machine had before is not the
+run's.
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+from dataclasses import dataclass, fields
+from pathlib import Path
+from statistics import fmean
+from typing import Any
+
+from loadtest import sizing
+from loadtest.machine import Machine
+from loadtest.sizing import Plan
+
+#: What is compared, by name: bytes at the peak, cores in the hold.
+FIGURES = (
+    *("kernel memory", "server memory", "client memory", "memory"),
+    *("kernel CPU", "server CPU", "client CPU", "CPU"),
+)
+
+
+@dataclass(frozen=True)
+class MeasuredRun:
+    """One results folder; sizes in bytes, CPU in cores."""
+
+    name: str
+    started_unix_s: float
+    plan: Plan
+    machine: Machine
+    client_workers: int  #: without the master
+    server_workers: int  #: without the supervisor, with a process that tells the metrics
+    offered_per_s: float
+    figures: dict[str, float]
+
+    @classmethod
+    def read(cls, folder: Path) -> MeasuredRun:
+        """Of a folder with summary.json and samples.csv; a run without a hold has no figures to compare."""
+        run = json.loads((folder / "summary.json").read_text())
+        with (folder / "samples.csv").open(newline="") as file:
+            samples = list(csv.DictReader(file))
+        hold = [sample for sample in samples if sample["phase"] == "hold"]
+        slab = [int(sample["slab_bytes"]) for sample in samples]
+        hold_s = run["hold_seconds"]
+        memory = {
+            "kernel memory": max(slab) - slab[0],
+            "server memory": run["server"]["pss_peak_bytes"] or 0,
+            "client memory": run["client"]["pss_peak_bytes"],
+        }
+        cpu = {
+            "kernel CPU": fmean(float(sample["kernel_cores"]) for sample in hold),
+            "server CPU": run["server"]["cpu_seconds_in_hold"] / hold_s,
+            "client CPU": run["client"]["cpu_seconds_in_hold"] / hold_s,
+        }
+        plan = Plan(
+            run["target_connections"],
+            think_s=tuple(run["workload"]["think_s"]),
+            body_bytes=tuple(run["workload"]["length_characters"]),
+            hold_s=hold_s,
+            local_server=run["server"]["processes"] > 0,
+        )
+        return cls(
+            folder.name,
+            run["started_unix_s"],
+            plan,
+            _machine(run["machine"]),
+            run["client"]["processes"] - 1,
+            max(0, run["server"]["processes"] - 1),
+            run["offered_rps"],
+            {**memory, "memory": sum(memory.values()), **cpu, "CPU": sum(cpu.values())},
+        )
+
+    def predicted(self) -> dict[str, float]:
+        """The model's figures under the same names; CPU that the machine does not have can't be measured."""
+        need = sizing.estimate(self.plan, self.machine)
+        there = min(1.0, self.machine.cpu_count / need.cores)
+        cpu = (need.kernel_cores, need.server_cores, need.client_cores, need.cores)
+        memory = (need.kernel_bytes, need.server_bytes, need.client_bytes, need.memory_bytes)
+        return dict(zip(FIGURES, (*memory, *(cores * there for cores in cpu)), strict=True))
+
+
+def _machine(shown: dict[str, Any]) -> Machine:
+    """From summary.json, where tuples are lists; what a later version has added is left out."""
+    known = {field.name for field in fields(Machine)}
+    return Machine(**{name: _tuples(value) for name, value in shown.items() if name in known})
+
+
+def _tuples(value: Any) -> Any:
+    return tuple(map(_tuples, value)) if isinstance(value, list) else value

@@ -31,6 +31,8 @@ from typing import Any, Final, Protocol
 from gevent import monkey
 from gevent.hub import get_hub
 
+from app.moderation import Moderation
+
 _select_epoll: Any = monkey.get_original("select", "epoll")  # patch_select() hides it
 
 EPOLLIN: Final = 0x001
@@ -131,6 +133,9 @@ class IdleConnections:
         self._lingerers: dict[Connection, float] = {}
         self._epoll: Any = None
         self._watcher: Any = None
+        self._moderation = Moderation()
+        self._events = 0  # fetched since the last tick
+        self._window_s: float | None = None
         self._timer: Any = None
         self._expiry: Any = None
 
@@ -231,6 +236,7 @@ class IdleConnections:
             self._expiry.close()
             self._epoll.close()
             self._epoll = self._watcher = self._timer = self._expiry = None
+            self._window_s = None
         self._on_empty()
 
     # -- in the hub
@@ -238,17 +244,33 @@ class IdleConnections:
     def _open(self) -> None:
         loop = get_hub().loop
         self._epoll = _select_epoll()
-        self._watcher = loop.io(self._epoll.fileno(), 1)
-        self._watcher.start(self._on_events)
+        self._watch(0.0)
         # ref=False: that time passes is no reason for a program to stay.
         self._timer = loop.timer(TICK_S, TICK_S, ref=False)
         self._timer.start(self.tick)
         self._expiry = loop.timer(EXPIRY_PAUSE_S, ref=False)
 
+    def _watch(self, window_s: float) -> None:
+        """Fetch events as they come (0), or every *window_s* seconds."""
+        if window_s == self._window_s:
+            return
+        self._window_s = window_s
+        if self._watcher is not None:
+            self._watcher.stop()
+            self._watcher.close()
+        loop = get_hub().loop
+        if window_s:
+            self._watcher = loop.timer(window_s, window_s)
+        else:
+            self._watcher = loop.io(self._epoll.fileno(), 1)
+        self._watcher.start(self._on_events)
+
     def _on_events(self) -> None:
         ready = []
         by_fd = self._by_fd
-        for fd, event in self._epoll.poll(0, EVENTS_A_POLL):
+        events = self._epoll.poll(0, EVENTS_A_POLL)
+        self._events += len(events)
+        for fd, event in events:
             connection = by_fd[fd]
             if connection is None:
                 continue  # closed since, with a copy of its descriptor in a forked child
@@ -285,6 +307,9 @@ class IdleConnections:
             self._expire()
         if self.idle_timeout:
             self._move_hand(now)
+        if self._epoll is not None:  # the last connection of a draining server may just have been closed
+            self._watch(self._moderation.look(self._events / TICK_S))
+        self._events = 0
 
     def _expire(self) -> None:
         """Close some of what is overdue, and the rest in a moment."""

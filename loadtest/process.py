@@ -19,11 +19,12 @@ import gevent
 
 from loadtest import options
 from loadtest.counters import Counters
+from loadtest.moderation import Moderation
 from loadtest.pauses import CollectorPauses
 from loadtest.readiness import Readiness
 from loadtest.source_address import SourceAddresses
 from loadtest.statistics import FOLD_S, BatchedStatistics
-from loadtest.think import ThinkTimer
+from loadtest.think import SLOT_S, ThinkTimer
 from loadtest.turns import TurnPool
 
 if TYPE_CHECKING:
@@ -123,6 +124,7 @@ class Process:
         self.turns = TurnPool()
         self.timer: ThinkTimer[KeepAliveUser] = ThinkTimer(lambda user, due: user.wake(due))
         self.statistics = BatchedStatistics(environment)
+        self._moderation = Moderation()
         #: Running users by class name.
         self.users: Counter[str] = Counter()
         #: The Server field of the first response; None before one came.
@@ -215,8 +217,17 @@ class Process:
             gevent.sleep(FOLD_S)
             self.statistics.fold()
             if loop.now() >= next_sample:
+                self._moderate()
                 next_sample = max(next_sample + SAMPLE_S, loop.now() - SAMPLE_S)
                 self.send_sample()
+
+    def _moderate(self) -> None:
+        """If cores are short, fetch responses when think times end."""
+        window_s = self._moderation.look(self.readiness.events / SAMPLE_S)
+        self.readiness.events = 0
+        self.readiness.fetch_at_once(not window_s)
+        self.timer.before_tick = self.readiness.dispatch if window_s else None
+        self.timer.slots_a_tick = max(1, round(window_s / SLOT_S))
 
     def _test_stopped(self, **_: Any) -> None:
         self.statistics.fold()

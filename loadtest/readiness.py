@@ -50,7 +50,10 @@ class Readiness:
         # order is the order of their deadlines and a sweep looks at the expired ones only.
         self._deadlines: dict[float, dict[Connection, float]] = {}
         self._watcher = self._hub.loop.io(self._epoll.fileno(), 1)
-        self._watcher.start(self._dispatch)
+        self._watcher.start(self.dispatch)
+        #: Events fetched since this was last reset.
+        self.events = 0
+        self._at_once = True
         self._sweeper = self._hub.loop.timer(SWEEP_S, SWEEP_S)
         self._sweeper.start(self._sweep)
 
@@ -96,10 +99,21 @@ class Readiness:
             connection.waiter = None
             del deadlines[connection]
 
-    def _dispatch(self) -> None:
+    def fetch_at_once(self, at_once: bool) -> None:
+        """Whether events are fetched as they come, as at the beginning, or only when `dispatch` is called."""
+        if at_once != self._at_once:
+            self._at_once = at_once
+            if at_once:
+                self._watcher.start(self.dispatch)
+            else:
+                self._watcher.stop()
+
+    def dispatch(self) -> None:
+        """Fetch events and wake who waits for them. To be called in the hub."""
         connections, newborn = self._connections, self._newborn
         ready = self._epoll.poll(0, EVENTS_A_POLL)
         newborn.clear()
+        self.events += len(ready)
         for fd, events in ready:
             connection = connections.get(fd)
             if connection is None or fd in newborn:

@@ -41,6 +41,9 @@ class ThinkTimer(Generic[S]):
         self._origin = time.perf_counter() - random.random() * slot_s
         self._slots: dict[int, list[S]] = {}
         self._next = 0
+        #: Slots that are served together, late by as many, to be woken less often; and what is called before.
+        self.slots_a_tick = 1
+        self.before_tick: Callable[[], None] | None = None
         #: The longest that a slot was served late, in seconds, since it was last reset by whoever reports it.
         self.lag_max_s = 0.0
         self._loop = gevent.get_hub().loop
@@ -69,6 +72,8 @@ class ThinkTimer(Generic[S]):
     def _tick(self) -> None:
         now = time.perf_counter()
         current = math.floor((now - self._origin) / self._slot_s)
+        if self.before_tick is not None:
+            self.before_tick()
         for slot in range(self._next, current + 1):
             self._next = slot + 1
             sleepers = self._slots.pop(slot, None)
@@ -83,7 +88,6 @@ class ThinkTimer(Generic[S]):
         # Not a repeating timer: libev starts its period anew wherever it was once late, and the ticks would
         # then come at some other point between two slots, to which all latencies would be added.
         self._timer.close()
-        self._timer = self._loop.timer(
-            max(0.0, self._origin + self._next * self._slot_s - time.perf_counter())
-        )
+        next_tick = self._origin + (self._next + self.slots_a_tick - 1) * self._slot_s
+        self._timer = self._loop.timer(max(0.0, next_tick - time.perf_counter()))
         self._timer.start(self._tick, update=True)

@@ -245,3 +245,26 @@ def test_addresses_share_their_host() -> None:
     assert one == ("10.0.0.1", 5)
     assert one[0] is two[0]
     assert idle.shared_address("") == ""
+
+
+def test_fetches_events_at_intervals_when_told_to_and_as_they_come_again_after(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    window_s = 0.3
+    monkeypatch.setattr(bench.idle._moderation, "look", lambda events_per_s: window_s)
+    connections, peers = zip(*(bench.park() for _ in range(3)), strict=True)
+    bench.idle.tick()
+    for peer in peers:
+        peer.send(b"x")
+    gevent.sleep(0.05)
+    assert bench.ready == []
+    eventually(lambda: len(bench.ready) == 3)  # all in one fetch
+    assert set(bench.ready) == set(connections)
+    bench.ready.clear()
+    for connection in connections:
+        connection.sock.recv(10)
+        assert bench.idle.park(connection)
+    window_s = 0.0
+    bench.idle.tick()
+    peers[0].send(b"y")
+    eventually(lambda: bench.ready == [connections[0]])

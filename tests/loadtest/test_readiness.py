@@ -258,3 +258,20 @@ def test_more_events_than_a_poll_takes_all_arrive(
     finally:
         for pair in pairs:
             pair.close()
+
+
+def test_events_wait_for_dispatch_when_they_are_not_fetched_at_once(readiness: Readiness) -> None:
+    pair = Pair(readiness).settle()
+    readiness.fetch_at_once(False)
+    pair.peer.send(b"x")
+    gevent.sleep(0.05)
+    assert not pair.connection.ready
+    readiness.events = 0
+    readiness.dispatch()
+    assert pair.connection.ready
+    assert readiness.events == 1
+    pair.connection.ready = False
+    readiness.fetch_at_once(True)
+    pair.peer.send(b"y")
+    eventually(lambda: pair.connection.ready)
+    pair.close()

@@ -134,3 +134,16 @@ def test_nothing_is_kept_for_those_who_have_woken(woken: Woken) -> None:
         woken.timer.sleep(Sleeper(), 0.01)
     eventually(lambda: len(woken.all) == 1000)
     assert woken.timer._slots == {}
+
+
+def test_slots_can_be_served_several_at_a_tick(woken: Woken) -> None:
+    ticks: list[float] = []
+    woken.timer.before_tick = lambda: ticks.append(time.perf_counter())
+    woken.timer.slots_a_tick = 8
+    sleepers = [Sleeper(number) for number in range(40)]
+    for sleeper in sleepers:
+        woken.timer.sleep(sleeper, sleeper.name * SLOT_S)
+    eventually(lambda: len(woken.all) == len(sleepers))
+    assert [sleeper.name for sleeper, _, _ in woken.all] == list(range(40))
+    assert len(ticks) <= 40 / 8 + 2
+    assert all(at >= due for _, due, at in woken.all)

@@ -14,6 +14,11 @@ RUNS = sorted(REFERENCE.glob("*/summary.json"))
 
 TOLERANCE = 0.15
 
+#: By what a small run may be off whatever its share: two of 20,000 took 0.25 and 0.20 cores (one beside other
+#: work, one alone), and the slab is the whole machine's.
+SLACK_CORES = 0.05
+SLACK_BYTES = 32 << 20
+
 #: Until then (2026-11-23T04:18:51Z) a client worker's memory grew by a histogram a second in the hold, which
 #: is no part of the model: 1.13 GB in 300 s of 22 workers.
 LEAK_ENDED_UNIX_S = 1_795_407_531
@@ -29,6 +34,10 @@ def measured(run: MeasuredRun) -> dict[str, float]:
     return figures
 
 
+def allowed(name: str, figure: float) -> float:
+    return max(TOLERANCE * figure, SLACK_CORES if name.endswith("CPU") else SLACK_BYTES)
+
+
 def test_there_are_reference_runs() -> None:
     assert {run.parent.name for run in RUNS} >= {"20000", "100000", "400000"}
 
@@ -41,7 +50,7 @@ def test_peak_memory_and_cpu_of_a_reference_run_are_predicted(folder: Path) -> N
         name: f"measured {figures[name]:.4g}, predicted {predicted[name]:.4g}"
         for name in FIGURES
         # Beside the processes' CPU the kernel's own is a few ticks in a small run; it is in the sum.
-        if name != "kernel CPU" and abs(predicted[name] / figures[name] - 1) > TOLERANCE
+            if name != "kernel CPU" and abs(predicted[name] - figures[name]) > allowed(name, figures[name])
     }
     assert not off, "see benchmarks/sizing --help"
 

@@ -50,7 +50,7 @@ def test_peak_memory_and_cpu_of_a_reference_run_are_predicted(folder: Path) -> N
         name: f"measured {figures[name]:.4g}, predicted {predicted[name]:.4g}"
         for name in FIGURES
         # Beside the processes' CPU the kernel's own is a few ticks in a small run; it is in the sum.
-            if name != "kernel CPU" and abs(predicted[name] - figures[name]) > allowed(name, figures[name])
+        if name != "kernel CPU" and abs(predicted[name] - figures[name]) > allowed(name, figures[name])
     }
     assert not off, "see benchmarks/sizing --help"
 

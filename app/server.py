@@ -56,6 +56,9 @@ REQUESTS_A_TURN: Final = 32
 ACCEPTS_A_WAKEUP: Final = 64
 #: Seconds after which accept is tried again when there was no descriptor for it.
 ACCEPT_RETRY_S: Final = 0.1
+#: Seconds from one line about a pause to the next. At the edge, each client that leaves ends one and the next
+#: that comes begins another.
+PAUSE_LINES_S: Final = 10.0
 #: Refused connections that may linger for their 503 to be read; the rest is closed at once.
 MAX_REFUSED_LINGERING: Final = 16
 
@@ -128,6 +131,8 @@ class KeepAliveWSGIServer(pywsgi.WSGIServer):  # type: ignore[misc]
         # Connections that are not with `idle`: in their handshake, or with a handler that reads for itself.
         self._outside = 0
         self._paused_since: float | None = None
+        self._tells_pause = False
+        self._next_pause_line = 0.0  # on the monotonic clock
         self._dispatch: RequestGreenlets | None = None
         super().__init__(
             listener, application, backlog, spawn, log, error_log, handler_class, environ, **ssl_args
@@ -235,10 +240,13 @@ class KeepAliveWSGIServer(pywsgi.WSGIServer):  # type: ignore[misc]
             self.error_log.write(f"{self} failed with {error}\n")
             return
         if self._paused_since is None:
-            self._paused_since = time.monotonic()
-            self.error_log.write(f"accepting paused at {self.idle.count} connections: {error.strerror}\n")
-            if error.errno not in _OUT_OF_RESOURCES:
-                self.loop.handle_error(self, type(error), error, error.__traceback__)
+            now = self._paused_since = time.monotonic()
+            self._tells_pause = now >= self._next_pause_line
+            if self._tells_pause:
+                self._next_pause_line = now + PAUSE_LINES_S
+                self.error_log.write(f"accepting paused at {self.idle.count} connections: {error.strerror}\n")
+                if error.errno not in _OUT_OF_RESOURCES:
+                    self.loop.handle_error(self, type(error), error, error.__traceback__)
         self.stop_accepting()
         self._timer = self.loop.timer(ACCEPT_RETRY_S)
         self._timer.start(self._start_accepting_if_started)
@@ -248,7 +256,10 @@ class KeepAliveWSGIServer(pywsgi.WSGIServer):  # type: ignore[misc]
         if self._paused_since is not None:
             seconds = time.monotonic() - self._paused_since
             self._paused_since = None
-            self.error_log.write(f"accepting again after {seconds:.1f} s at {self.idle.count} connections\n")
+            if self._tells_pause:
+                self.error_log.write(
+                    f"accepting again after {seconds:.1f} s at {self.idle.count} connections\n"
+                )
 
     def _take(self, fd: int, address: Any) -> None:
         listener = self.socket

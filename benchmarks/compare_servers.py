@@ -261,12 +261,12 @@ def cpu_seconds(process: psutil.Process) -> tuple[float, float]:
     return sum(time.user for time in times), sum(time.system for time in times)
 
 
-def pss_bytes(process: psutil.Process) -> int:
+def memory_bytes(process: psutil.Process) -> int:
+    """PSS of its processes without pages of files, which the kernel takes away and gives back as it likes."""
     total = 0
     for member in family(process):
         rollup = Path(f"/proc/{member.pid}/smaps_rollup").read_text("ascii")
-        found = re.search(r"^Pss:\s+(\d+) kB", rollup, re.MULTILINE)
-        total += int(found[1]) * 1024 if found else 0
+        total += sum(int(kib) * 1024 for kib in re.findall(r"^Pss_(?:Anon|Shmem):\s+(\d+)", rollup, re.M))
     return total
 
 
@@ -294,7 +294,7 @@ def measure_memory(server: Server, options: argparse.Namespace) -> float:
     """Bytes of the server's processes for each connection that has had one answer and is idle."""
     with running(server, options) as (process, port):
         time.sleep(SETTLE_S)
-        before = pss_bytes(process)
+        before = memory_bytes(process)
         clients: list[socket.socket] = []
         try:
             for _ in range(options.idle):
@@ -302,7 +302,7 @@ def measure_memory(server: Server, options: argparse.Namespace) -> float:
                 clients.append(sock)
                 ask(sock, server.path(options.length))
             time.sleep(SETTLE_S)
-            return float((pss_bytes(process) - before) / options.idle)
+            return float((memory_bytes(process) - before) / options.idle)
         finally:
             for sock in clients:
                 sock.close()

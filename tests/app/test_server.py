@@ -255,6 +255,18 @@ def test_out_of_descriptors_accepting_pauses_and_resumes_with_one_line_each_way(
     assert lines[1].startswith("accepting again after")
 
 
+def test_at_the_edge_pauses_are_told_once_in_a_while(monkeypatch: pytest.MonkeyPatch) -> None:
+    log = io.StringIO()
+    with serving(error_log=log) as server:
+        for _ in range(50):
+            server._accept_failed(OSError(errno.EMFILE, "Too many open files"))
+            server._accept_succeeded()
+        assert log.getvalue().count("paused") == log.getvalue().count("again") == 1
+        monkeypatch.setattr(server, "_next_pause_line", 0.0)  # as if PAUSE_LINES_S had passed
+        server._accept_failed(OSError(errno.EMFILE, "Too many open files"))
+        assert log.getvalue().count("paused") == 2
+
+
 def test_without_room_in_epoll_accepting_pauses_with_one_line_and_goes_on(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

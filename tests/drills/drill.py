@@ -94,14 +94,15 @@ class Server:
         path = Path(f"/proc/{self.pid}/task/{self.pid}/children")
         return [int(pid) for pid in path.read_text().split()]
 
-    def pss_bytes(self) -> int:
-        """Memory of all its processes, shared pages counted in proportion (proc(5), smaps_rollup)."""
+    def memory_bytes(self) -> int:
+        """Memory of all its processes, shared pages counted in proportion (proc(5), smaps_rollup).
+
+        Without pages of files: the kernel takes those away and gives them back as it likes.
+        """
         total = 0
         for pid in [self.pid, *self.workers()]:
-            found = re.search(
-                r"^Pss:\s+(\d+) kB", Path(f"/proc/{pid}/smaps_rollup").read_text(), re.MULTILINE
-            )
-            total += int(found[1]) * 1024 if found else 0
+            rollup = Path(f"/proc/{pid}/smaps_rollup").read_text("ascii")
+            total += sum(int(kib) * 1024 for kib in re.findall(r"^Pss_(?:Anon|Shmem):\s+(\d+)", rollup, re.M))
         return total
 
     def cpu_seconds(self) -> float:

@@ -31,6 +31,7 @@ from typing import IO, TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 import gevent
+from gevent.lock import RLock
 from locust.event import EventHook
 from locust.runners import STATE_MISSING, STATE_RUNNING, STATE_SPAWNING, MasterRunner, WorkerRunner
 
@@ -230,6 +231,7 @@ class Run:
         self.pace = Pace(chosen.spawn_rate) if chosen.adaptive else None
         self.folder = Path(chosen.results) if chosen.results else None
         self.ended = False
+        self._ending = RLock()
         #: Why the test is to end, once it is.
         self.over = ""
         self._phase = "ramp"
@@ -468,21 +470,22 @@ class Run:
 
     def end(self) -> None:
         """The last worker has stopped: write the last row and the facts."""
-        if self.ended:
-            return
-        self.ended = True
-        self._phase = "stop"
-        if self._server is not None:
-            self._server.stop()
-            self._server.settle()
-        try:
-            if self._fleet.news or self._server is not None:
-                self.second()
-            self._write_facts()
-        except OSError as error:
-            self.cannot_write(error)
-        for file in self._files:
-            file.close()
+        with self._ending:  # who quits meanwhile has to wait for the facts
+            if self.ended:
+                return
+            self.ended = True
+            self._phase = "stop"
+            if self._server is not None:
+                self._server.stop()
+                self._server.settle()
+            try:
+                if self._fleet.news or self._server is not None:
+                    self.second()
+                self._write_facts()
+            except OSError as error:
+                self.cannot_write(error)
+            for file in self._files:
+                file.close()
 
     @property
     def _server_gc_pause_s(self) -> float | None:

@@ -11,6 +11,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
+import gevent
 import pytest
 from locust.event import Events
 from locust.runners import STATE_RUNNING, STATE_SPAWNING
@@ -183,6 +184,19 @@ def test_a_run_that_is_asked_for_more_ramps_again_and_its_hold_counts_from_then(
     facts["changes"] = []
     (scene.folder / "run.json").write_text(json.dumps(facts))
     assert "samples.csv: phases not in order" in witnesses.hear(Record.read(scene.folder)).disagreements
+
+
+def test_who_quits_while_the_last_row_is_made_waits_for_the_facts(scene: Scene) -> None:
+    scene.second()
+    server: Any = SimpleNamespace(stop=lambda: None, settle=lambda: gevent.sleep(0.05))
+    scene.run._server = server
+    scene.run.second = lambda: None  # type: ignore[method-assign]
+    stopping = gevent.spawn(scene.run.end)
+    gevent.sleep(0)
+    scene.run.end()
+    assert scene.facts()["ended"] is True
+    stopping.join()
+    scene.run._server = None
 
 
 def test_a_run_that_is_asked_for_fewer_holds_those(scene: Scene) -> None:

@@ -12,7 +12,9 @@ begins. The server decides in the same way for itself (`app/moderation.py`): the
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
+from time import monotonic
 from typing import Final
 
 #: Intervals in seconds between two fetches of events, by level; at the first they are fetched as they come.
@@ -30,16 +32,21 @@ _SCHEDSTAT: Final = Path("/proc/self/schedstat")
 class Moderation:
     """Chooses the window anew at each look."""
 
-    def __init__(self, schedstat: Path = _SCHEDSTAT) -> None:
+    def __init__(self, schedstat: Path = _SCHEDSTAT, clock: Callable[[], float] = monotonic) -> None:
         self._schedstat = schedstat
+        self._clock = clock
         self._level = 0
         self._waited_ns = self._turns = 0
+        self._looked = clock()
 
-    def look(self, events_per_s: float) -> float:
+    def look(self, events: int) -> float:
         """Seconds between two fetches of events until the next look; 0 to fetch them as they come.
 
-        :param events_per_s: of late.
+        :param events: fetched since the look before.
         """
+        now = self._clock()
+        events_per_s = events / max(now - self._looked, 1e-3)
+        self._looked = now
         try:
             _, waited_ns, turns = map(int, self._schedstat.read_text().split())
         except (OSError, ValueError):  # a kernel without CONFIG_SCHED_INFO

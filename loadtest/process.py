@@ -223,7 +223,7 @@ class Process:
 
     def _moderate(self) -> None:
         """If cores are short, fetch responses when think times end."""
-        window_s = self._moderation.look(self.readiness.events / SAMPLE_S)
+        window_s = self._moderation.look(self.readiness.events)
         self.readiness.events = 0
         self.readiness.fetch_at_once(not window_s)
         self.timer.before_tick = self.readiness.dispatch if window_s else None

@@ -18,10 +18,12 @@ class Core:
 
     def __init__(self, path: Path) -> None:
         self.path = path
+        self.now = 0.0
         self._waited_ns, self._turns = 0, 1
-        self.wait(0.0)
+        self.wait(0.0, 1.0)
 
-    def wait(self, seconds: float) -> None:
+    def wait(self, seconds: float, passing_s: float) -> None:
+        self.now += passing_s
         self._waited_ns += int(300 * seconds * 1e9)
         self._turns += 300
         self.path.write_text(f"123456 {self._waited_ns} {self._turns}\n")
@@ -39,14 +41,16 @@ def moderating(request: pytest.FixtureRequest) -> Any:
 
 @pytest.fixture
 def moderation(core: Core, moderating: Any) -> Any:
-    moderation = moderating(core.path)
+    moderation = moderating(core.path, lambda: core.now)
     moderation.look(0)
     return moderation
 
 
-def window(core: Core, moderation: Any, wait_s: float, events_per_s: float = 400) -> float:
-    core.wait(wait_s)
-    return moderation.look(events_per_s)
+def window(
+    core: Core, moderation: Any, wait_s: float, events_per_s: float = 400, passing_s: float = 1.0
+) -> float:
+    core.wait(wait_s, passing_s)
+    return float(moderation.look(round(events_per_s * passing_s)))
 
 
 def test_fetches_at_once_where_there_are_cores_to_spare(core: Core, moderation: Any) -> None:
@@ -71,6 +75,11 @@ def test_goes_back_step_by_step_when_cores_are_free_again(core: Core, moderation
 def test_takes_a_window_in_which_several_events_come(core: Core, moderation: Any) -> None:
     assert window(core, moderation, 0.004, events_per_s=60) == 0.04
     assert window(core, moderation, 0.001, events_per_s=5) == 0.0  # none would save a wake-up
+
+
+def test_knows_how_long_the_events_took(core: Core, moderation: Any) -> None:
+    assert window(core, moderation, 0.004, events_per_s=300, passing_s=0.5) == 0.01
+    assert window(core, moderation, 0.001, events_per_s=150, passing_s=1.5) == 0.02
 
 
 def test_does_without_a_kernel_that_counts(tmp_path: Path, moderating: Any) -> None:

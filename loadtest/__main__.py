@@ -8,10 +8,14 @@ import shlex
 import sys
 import time
 from pathlib import Path
+from urllib.parse import urlsplit
 
 from loadtest import options, planning, run
 from loadtest.checkout import PROGRAM
 from loadtest.machine import Machine
+from loadtest.source_address import RANGE_VARIABLE
+
+DEFAULT_HOST = "http://127.0.0.1:8000"
 
 EPILOG = """\
 exit codes
@@ -22,11 +26,11 @@ exit codes
   4  the host does not resolve, refuses, or is no HTTP server
   5  the server or Locust could not be started
   6  the results folder cannot be written
+  7  several hosts: one did not join or could not do its part, or there is no master
   130  interrupted; what was measured is in the results folder
 
 environment
-  KEEPALIVE_SOURCE  addresses that this host's connections start from, such as 10.0.0.16/28
-                    (default on loopback: 127.1.0.0/16; elsewhere the kernel's choice)
+  KEEPALIVE_SOURCE  as --source-addresses
   KEEPALIVE_VENV    where the Python environment is kept (default: .venv)
 """
 
@@ -77,10 +81,19 @@ def parser() -> argparse.ArgumentParser:
     )
     made.add_argument(
         "--host",
-        default="http://127.0.0.1:8000",
+        action="append",
         metavar="URL",
-        help="server to test; run_server is started if it is a local address and nothing answers "
-        "(default: http://127.0.0.1:8000)",
+        help="server to test; run_server is started if it is a local address and nothing answers; give "
+        "several, or one with commas, and the connections are spread evenly over them "
+        f"(default: {DEFAULT_HOST})",
+    )
+    made.add_argument(
+        "--source-addresses",
+        default=None,
+        type=options.checked(options.source_addresses),
+        metavar="LIST",
+        help="addresses that this host's connections start from, such as 10.0.0.16/28,10.0.0.40 (default: on "
+        "loopback 127.1.0.0/16, elsewhere those that sysconfig/addresses gave the interface, or its own)",
     )
     made.add_argument(
         "--server-metrics",
@@ -117,6 +130,36 @@ def parser() -> argparse.ArgumentParser:
         type=_port,
         metavar="PORT",
         help="port for Locust's workers (default: 5557)",
+    )
+    several = made.add_argument_group("several hosts (docs/several-hosts.md)")
+    several.add_argument(
+        "--master",
+        nargs="?",
+        const="*",
+        default="",
+        metavar="ADDRESS",
+        help="lead a run whose connections come from the hosts that join; listen at ADDRESS (default: all)",
+    )
+    several.add_argument(
+        "--expect-hosts",
+        default=1,
+        type=options.count,
+        metavar="N",
+        help="with --master: begin when so many hosts have joined (default: 1)",
+    )
+    several.add_argument(
+        "--join",
+        default=None,
+        type=_master,
+        metavar="MASTER[:PORT]",
+        help="take part in the run of the master there; all else is told by it",
+    )
+    several.add_argument(
+        "--join-timeout",
+        default="2m",
+        type=options.checked(options.duration),
+        metavar="DURATION",
+        help="how long a master waits for its hosts, and a host for its master (default: 2m)",
     )
     made.add_argument(
         "--results",
@@ -174,6 +217,41 @@ def _plan(settings: run.Settings, as_json: bool) -> int:
     return said.exit_code
 
 
+def _master(text: str) -> tuple[str, int]:
+    parts = urlsplit(f"//{text}")
+    try:
+        host, port = parts.hostname, parts.port
+    except ValueError:
+        host = port = None
+    if not host or parts.netloc != text or text.endswith(":"):
+        raise argparse.ArgumentTypeError(f"{text!r} is not HOST[:PORT]")
+    return host, port or 5557
+
+
+def _settle(made: argparse.ArgumentParser, chosen: argparse.Namespace) -> None:
+    """Refuse what does not go together, and fill in what depends on other options."""
+    if chosen.join:
+        of_the_master = ("connections", "spawn_rate", "hold", "think", "length", "host", "web", "results")
+        wrong = [
+            name for name in (*of_the_master, "master") if getattr(chosen, name) != made.get_default(name)
+        ]
+        if wrong:
+            made.error(f"--{wrong[0].replace('_', '-')} is for the master to say, not for a host that joins")
+    if chosen.master and chosen.connections == "auto":
+        made.error("--master needs a number of connections, -c N")
+    if chosen.master and chosen.processes:
+        made.error("--processes is for the hosts that join: --join MASTER --processes N")
+    if chosen.expect_hosts != 1 and not chosen.master:
+        made.error("--expect-hosts goes with --master")
+    chosen.host = ",".join(chosen.host or [DEFAULT_HOST])
+    try:
+        options.hosts(chosen.host)
+    except argparse.ArgumentTypeError as error:
+        made.error(f"argument --host: {error}")
+    if chosen.source_addresses:
+        os.environ[RANGE_VARIABLE] = chosen.source_addresses
+
+
 def main(arguments: list[str] | None = None) -> int:
     words = sys.argv[1:] if arguments is None else arguments
     # For Locust and the server: read when gevent is imported, see scripts/run, which sets it in a checkout.
@@ -182,6 +260,21 @@ def main(arguments: list[str] | None = None) -> int:
     chosen = options_of_ours.parse_args(words)
     if not chosen.plan and (chosen.machine or chosen.json):
         options_of_ours.error("--machine and --json are for --plan")
+    _settle(options_of_ours, chosen)
+    if chosen.join:
+        from loadtest import join  # with it comes Locust, which patches the process
+
+        master, port = chosen.join
+        joining = join.Joining(
+            master=master,
+            port=port,
+            patience_s=options.duration(chosen.join_timeout),
+            workers=chosen.processes,
+            locustfile=chosen.locustfile,
+            force=chosen.force,
+            machine=Machine.read(),
+        )
+        return join.join(joining)
     command = shlex.join(["./run_test" if PROGRAM == "run_test" else PROGRAM, *words])
     settings = run.Settings.of(chosen, chosen.machine or Machine.read(), command, time.time())
     return _plan(settings, chosen.json) if chosen.plan else run.run(settings)

@@ -6,11 +6,14 @@ import dataclasses
 import socket
 import time
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from loadtest.counters import PARTS_A_SECOND
 from loadtest.distribution import Distribution
 from loadtest.histogram import merge, new_histogram
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 #: Counters of a sample that only grow.
 CUMULATIVE = (
@@ -65,6 +68,8 @@ class Second:
     burst_10ms_max: int
     loop_lag_max_s: float
     gc_pause_max_s: float
+    #: By the id of the host that joined ("" for workers of this one): its connections and totals.
+    hosts: dict[str, dict[str, float]]
 
 
 class Fleet:
@@ -115,14 +120,23 @@ class Fleet:
         """What the server calls itself in its responses (RFC 9110, 10.2.4); "" if it does not say."""
         return next((name for worker in self.workers.values() if (name := worker.sample["server"])), "")
 
-    def lose_silent(self) -> list[Worker]:
+    def lose_silent(self, may_be_alive: Callable[[Worker], bool] | None = None) -> list[Worker]:
         """Workers that have ended since the last call. What they had counted stays, their connections are
-        gone."""
+        gone.
+
+        :param may_be_alive: knows of workers on hosts that joined.
+        """
         lost = []
         now = time.monotonic()
         for worker in self.workers.values():
             silent_s = now - worker.heard
-            if not worker.lost and silent_s > SILENT_S and not _may_be_alive(worker, silent_s):
+            if worker.lost or silent_s <= SILENT_S:
+                continue
+            if may_be_alive is not None and worker.sample.get("host"):
+                alive = may_be_alive(worker)
+            else:
+                alive = _may_be_alive(worker, silent_s)
+            if not alive:
                 worker.lost, worker.lost_unix_s = True, time.time()
                 lost.append(worker)
         return lost
@@ -152,9 +166,23 @@ class Fleet:
             burst_10ms_max=max(self._sends),
             loop_lag_max_s=self._lag_max_s,
             gc_pause_max_s=self._pause_max_s,
+            hosts=self._by_host(),
         )
         self._begin_second()
         return second
+
+    def _by_host(self) -> dict[str, dict[str, float]]:
+        hosts: dict[str, dict[str, float]] = {}
+        for worker in self.workers.values():
+            sample = worker.sample
+            sums = hosts.setdefault(sample.get("host", ""), {})
+            least = self._connections_min.get(worker.name, sample["connections"])
+            gauges = {} if worker.lost else {"connections": sample["connections"], "connections_min": least}
+            for name, value in (dict.fromkeys(("connections", "connections_min"), 0) | gauges).items():
+                sums[name] = sums.get(name, 0) + value
+            for name in CUMULATIVE:
+                sums[name] = sums.get(name, 0) + sample[name]
+        return hosts
 
     def hold_begins(self) -> None:
         """Note how many connections each worker has now."""
@@ -167,6 +195,7 @@ class Fleet:
         return [
             {"worker": number, "name": worker.name, "lost": worker.lost}
             | {key: worker.sample[key] for key in kept}
+            | ({"host": host} if (host := worker.sample.get("host")) else {})
             | {
                 "loop_lag_max_s": worker.loop_lag_max_s,
                 "gc_pause_max_s": worker.gc_pause_max_s,

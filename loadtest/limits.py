@@ -35,13 +35,13 @@ def sentences(record: Record, summary: dict[str, Any]) -> list[str]:
     if not hold:
         return ["There was no hold, so there are no figures to limit; the reasons above say what stopped it."]
     return [
-        *_cpu(hold, summary),
+        *_cpu(record, hold, summary),
         *_client(record, hold, summary),
         *_server(summary),
         *_workload(summary),
         *_rate(summary),
         *_kernel(summary),
-        *_memory(summary),
+        *_memory(record, summary),
     ]
 
 
@@ -50,8 +50,14 @@ def _mean(hold: list[dict[str, str]], name: str) -> float | None:
     return sum(known) / len(known) if known else None
 
 
-def _cpu(hold: list[dict[str, str]], summary: dict[str, Any]) -> list[str]:
-    cores, busy = summary["machine"].get("cpu_count"), _mean(hold, "busy_cores")
+def _of_all(record: Record, summary: dict[str, Any], name: str) -> Any:
+    """A figure of the machine; of several hosts their sum, in which those on one kernel count once."""
+    machines = {host["kernel_id"]: host[name] for host in record.facts.get("hosts", ())}
+    return sum(machines.values()) if machines else summary["machine"].get(name)
+
+
+def _cpu(record: Record, hold: list[dict[str, str]], summary: dict[str, Any]) -> list[str]:
+    cores, busy = _of_all(record, summary, "cpu_count"), _mean(hold, "busy_cores")
     if not cores or busy is None:
         return ["CPU was not measured."]
     parts = {name: _mean(hold, f"{name}_cores") or 0.0 for name in ("server", "client", "kernel")}
@@ -163,8 +169,8 @@ def _kernel(summary: dict[str, Any]) -> list[str]:
     return [f"The kernel counted {', '.join(seen)} on the whole machine during the run."] if seen else []
 
 
-def _memory(summary: dict[str, Any]) -> list[str]:
-    total, least = summary["machine"].get("memory_total_bytes"), summary["memory_available_least_bytes"]
+def _memory(record: Record, summary: dict[str, Any]) -> list[str]:
+    total, least = _of_all(record, summary, "memory_total_bytes"), summary["memory_available_least_bytes"]
     if total and least is not None and least < MEMORY_LEFT * total:
         return [f"Memory was short: {least / total:.0%} of the machine's was left at the least."]
     return []

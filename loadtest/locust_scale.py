@@ -12,6 +12,7 @@ import functools
 import gc
 import hashlib
 import inspect
+import math
 import os
 import resource
 import signal
@@ -21,6 +22,8 @@ import gevent
 import locust
 from locust import argument_parser, runners
 from locust.runners import STATE_RUNNING, STATE_SPAWNING, MasterRunner, Runner, WorkerRunner
+
+from loadtest import options
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -46,6 +49,11 @@ UPSTREAM: dict[str, tuple[Callable[..., Any] | property, str]] = {
 #: worker is busy for longer than that, and calling it missing moves its users to the others, which are then
 #: busy for longer.
 HEARTBEAT_LIVENESS = 60
+
+#: Heartbeats below zero after which upstream takes a missing worker off its list and starts the test anew on
+#: the others, from the first user on (`MasterRunner.heartbeat_worker`). Upstream: -60. Never: a run of which
+#: a worker or a host is gone goes on with what is left.
+HEARTBEAT_DEAD = -math.inf
 
 #: prctl(2): signal for this process when its parent dies.
 PR_SET_PDEATHSIG = 1
@@ -90,6 +98,7 @@ def apply() -> None:
     end_in_order()
     end_with_master()
     runners.HEARTBEAT_LIVENESS = HEARTBEAT_LIVENESS
+    runners.HEARTBEAT_DEAD_INTERNAL = HEARTBEAT_DEAD  # type: ignore[assignment]
     locust.events.spawning_complete.add_listener(freeze_users)
 
 
@@ -220,7 +229,10 @@ def end_with_master() -> None:
     master = os.getpid()
 
     def in_worker() -> None:
-        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
+        # A worker that is asked to end says good-bye, whereupon a master that lives on elsewhere moves its
+        # users to the other hosts' workers, all at once.
+        number = signal.SIGKILL if os.environ.get(options.HOST_VARIABLE) else signal.SIGTERM
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, number)
         if os.getppid() != master:  # it has ended already
             os._exit(1)
 

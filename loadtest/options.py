@@ -4,6 +4,7 @@ Locust's."""
 from __future__ import annotations
 
 import argparse
+import ipaddress
 import re
 from decimal import Decimal
 from typing import TYPE_CHECKING, Any
@@ -17,6 +18,15 @@ REPORT_VARIABLE = "KEEPALIVE_REPORT"
 COMMAND_VARIABLE = "KEEPALIVE_COMMAND"
 #: For --metrics; KEEPALIVE_METRICS is the server's, which run_test may start.
 METRICS_VARIABLE = "KEEPALIVE_LOADTEST_METRICS"
+#: The same for a run of several hosts: how many Locust's master has to expect, and for how many seconds.
+EXPECT_HOSTS_VARIABLE = "KEEPALIVE_EXPECT_HOSTS"
+JOIN_TIMEOUT_VARIABLE = "KEEPALIVE_JOIN_TIMEOUT_S"
+#: ... and of the hosts that join: the id by which their workers name them in samples.
+HOST_VARIABLE = "KEEPALIVE_HOST_ID"
+#: Exit code where hosts did not come together: of Locust's master, of the run, and of the host that joins.
+EXIT_HOSTS = 7
+#: What Locust's master waits for until the hosts are known: more workers than there ever are.
+EXPECT_MANY_WORKERS = 1_000_000
 
 #: Longest body that the built-in server sends (characters); another server may send more.
 MAX_LENGTH = 1_000_000_000
@@ -96,6 +106,17 @@ def listen_address(text: str) -> tuple[str, int]:
     if not 1 <= int(port) <= 65535:
         raise argparse.ArgumentTypeError(f"{text!r}: {port} is not a port, 1-65535")
     return bare or "0.0.0.0", int(port)
+
+
+def source_addresses(text: str) -> list[str]:
+    """Addresses and ranges with commas between."""
+    parts = [part.strip() for part in text.split(",")]
+    try:
+        for part in parts:
+            ipaddress.ip_network(part, strict=False)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
+    return parts
 
 
 def checked(parse: Callable[[str], Any]) -> Callable[[str], str]:

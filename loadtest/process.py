@@ -39,8 +39,6 @@ if TYPE_CHECKING:
 SAMPLE_S = 1.0
 #: Name of the message that carries a sample.
 SAMPLE_MESSAGE = "keepalive_sample"
-#: Environment variable with the id of the host that joined a run; its workers say it in their samples.
-HOST_VARIABLE = "KEEPALIVE_HOST_ID"
 
 #: Allocations between two collections of the youngest generation, and collections of one generation per
 #: collection of the next. Users at rest are live objects by the ten thousand that no collection will ever
@@ -206,7 +204,7 @@ class Process:
             sample = self.counters.sample(self.timer, source, self.users.total())
             sample |= {"gc_pause_s": self.pauses.total_s, "gc_pause_max_s": self.pauses.longest_s}
             self.pauses.longest_s = 0.0
-            said = {"server": self.server_software or "", "host": os.environ.get(HOST_VARIABLE, "")}
+            said = {"server": self.server_software or "", "host": os.environ.get(options.HOST_VARIABLE, "")}
             runner.send_message(SAMPLE_MESSAGE, sample | said)
 
     def _report(self) -> None:

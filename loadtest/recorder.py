@@ -39,6 +39,7 @@ from loadtest import console, options, server_metrics
 from loadtest.distribution import Distribution
 from loadtest.fleet import CUMULATIVE, Fleet, Second
 from loadtest.histogram import new_histogram
+from loadtest.hosts import Hosts
 from loadtest.machine import Machine
 from loadtest.monitor import MachineSample, Monitor
 from loadtest.process import SAMPLE_MESSAGE
@@ -133,6 +134,7 @@ class Recorder:
         environment.keepalive_recorder = self  # type: ignore[attr-defined]
         self.seconds = EventHook()
         self._fleet = Fleet()
+        self._hosts = Hosts.of(environment)
         self._run: Run | None = None
         #: The workers' last samples, now and when the run began: they count from the start of their process,
         #: and a web UI starts several runs.
@@ -146,6 +148,8 @@ class Recorder:
         environment.events.quit.add_listener(self._quitting)
 
     def _take(self, msg: Any, **_: Any) -> None:
+        if self._hosts is not None:
+            msg.data["unix_time_s"] += self._hosts.offset_s(msg.data.get("host", ""))
         self._latest[msg.node_id] = msg.data
         before = self._before.get(msg.node_id)
         self._fleet.take(msg.node_id, _since(before, msg.data) if before else msg.data)
@@ -153,7 +157,7 @@ class Recorder:
     def _test_started(self, **_: Any) -> None:
         self._fleet = Fleet()
         self._before = dict(self._latest)
-        self._run = Run(self._environment, self._fleet)
+        self._run = Run(self._environment, self._fleet, self._hosts)
         PacedDispatcher.pace = self._run.pace
         gevent.spawn(self._follow, self._run)
 
@@ -210,13 +214,14 @@ class Run:
     :ivar machine_now: what the monitor saw in it.
     """
 
-    def __init__(self, environment: Environment, fleet: Fleet) -> None:
+    def __init__(self, environment: Environment, fleet: Fleet, hosts: Hosts | None = None) -> None:
         chosen = environment.parsed_options
         assert environment.runner is not None
         assert chosen is not None
         self._runner = environment.runner
         self._environment = environment
         self.fleet = self._fleet = fleet
+        self._hosts = hosts
         self.row: dict[str, Any] = {}
         self.offered_per_s: float | None = None
         self.second_now: Second | None = None
@@ -263,11 +268,15 @@ class Run:
         self._server: ServerMetrics | None = None
         self._server_base: Reading | None = None
         if self.folder is not None or chosen.metrics:
-            target = urlsplit(self._host)
-            monitor = Monitor(os.getpid(), target.port or (443 if target.scheme == "https" else 80))
+            target = urlsplit(options.hosts(self._host)[0])
+            port = target.port or (443 if target.scheme == "https" else 80)
+            # The servers of a run of several hosts are on none of them, as far as is known.
+            monitor = Monitor(os.getpid(), port if hosts is None else None)
             self._monitor = monitor
             if self.folder is not None:
                 self._open(self.folder, monitor)
+        if hosts is not None:
+            hosts.begin(self.folder)
 
     def _open(self, folder: Path, monitor: Monitor) -> None:
         folder.mkdir(parents=True, exist_ok=True)
@@ -315,15 +324,21 @@ class Run:
 
     def second(self) -> None:
         """Look at everything, write it down, and decide on the phase."""
-        for worker in self._fleet.lose_silent():
-            at_s = time.monotonic() - self._started
-            self.note(
-                f"Locust worker pid {worker.sample['pid']} ended at {at_s:.0f} s "
-                f"with {worker.sample['connections']:,} connections"
-            )
+        hosts, at_s = self._hosts, time.monotonic() - self._started
+        for text in hosts.news(at_s) if hosts is not None else ():
+            self.note(text)
+        for worker in self._fleet.lose_silent(None if hosts is None else hosts.may_be_alive):
+            if hosts is None or not hosts.has_lost(worker):
+                where = f" on {hosts.name_of(worker)}" if hosts is not None else ""
+                self.note(
+                    f"Locust worker pid {worker.sample['pid']}{where} ended at {at_s:.0f} s "
+                    f"with {worker.sample['connections']:,} connections"
+                )
             self._forget(worker.name)
         second = self._fleet.second()
         machine = self._monitor.sample() if self._monitor is not None else None
+        if hosts is not None and machine is not None:
+            machine = hosts.machine(machine)
         for process in machine.lost if machine is not None else ():
             if process.side == "server":
                 self._server_processes_lost += 1
@@ -331,6 +346,8 @@ class Run:
         self._notice_change()
         phase = self._phase
         self._decide(second, machine)
+        if hosts is not None:
+            hosts.second(at_s, phase, second)
         self._note_row(phase, second, machine)
         self._write()
 
@@ -486,6 +503,8 @@ class Run:
                 self.cannot_write(error)
             for file in self._files:
                 file.close()
+            if self._hosts is not None:
+                self._hosts.end()
 
     @property
     def _server_gc_pause_s(self) -> float | None:
@@ -520,6 +539,7 @@ class Run:
             "burst_10ms_max": self._bursts,
             "failures_by_kind": self._failures_by_kind,
             "workers": self._fleet.table(),
+            "hosts": self._hosts.table() if self._hosts is not None else [],
             "server_software": self._fleet.server_software,
             "server_is_local": self._server_is_local,
             "server_processes_lost": self._server_processes_lost,

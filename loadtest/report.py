@@ -117,9 +117,37 @@ def summarise(record: Record) -> dict[str, Any]:
         "versions": facts["versions"],
         "command": facts["command"],
     }
+    if facts.get("hosts"):
+        summary["hosts"] = [_host(host, counted_s if hold_s else 0.0) for host in facts["hosts"]]
     summary["reasons"] = reasons(summary, witnesses.hear(record).disagreements)
     summary["verdict"] = "fail" if summary["reasons"] else "pass"
     return summary
+
+
+def _host(host: dict[str, Any], hold_s: float) -> dict[str, Any]:
+    """One of several hosts, as it stands in summary.json."""
+    totals, hold = host["totals"], host["hold"]
+    offsets_ms = host["clock_offset_ms"]
+    return {
+        "name": host["name"],
+        "workers": host["workers"],
+        "peak_connections": host["connections_peak"],
+        "min_connections_in_hold": host["connections_min_in_hold"] or 0,
+        "requests": totals["requests"],
+        "failures": totals["failures"],
+        "reconnects": totals["reconnects"],
+        "hold_requests": hold.get("requests", 0),
+        "hold_rps": round(hold.get("requests", 0) / hold_s, 2) if hold_s else 0.0,
+        "client_cpu_seconds_in_hold": hold.get("client_cpu_seconds", 0.0),
+        "client_pss_peak_bytes": host["client_pss_peak_bytes"],
+        "sockstat_tcp_inuse_peak": host["sockstat_tcp_inuse_peak"],
+        "retrans_segs": host["retrans_segs"],
+        # Its distance from the master's clock: the largest of the run, which holds for all the run.
+        "clock_offset_ms": max(offsets_ms, key=abs) if offsets_ms else None,
+        "clock_error_ms": host["clock_error_ms"],
+        "lost_at_s": host["lost_at_s"],
+        "connections_when_lost": host["connections_when_lost"],
+    }
 
 
 def reasons(summary: dict[str, Any], disagreements: Sequence[str]) -> list[str]:
@@ -258,11 +286,29 @@ def lines(summary: dict[str, Any], folder: Path) -> list[str]:
         "kernel": f"slab {mib(kernel['slab_peak_bytes'])}, "
         f"{kernel['listen_overflows'] or 0} listen overflows, "
         f"{kernel['retrans_segs'] or 0} retransmits",
+        **{f"host {host['name']}": _host_line(host, summary) for host in summary.get("hosts", ())},
         "results": str(folder / "index.html"),
         **({} if can_plot() else {"plots": PLOTS_SKIPPED.format(folder=shlex.quote(str(folder)))}),
         "verdict": summary["verdict"] + "".join(f"\n{'':13}- {reason}" for reason in summary["reasons"]),
     }
     return [f"{name:<12} {text}" for name, text in rows.items()]
+
+
+def _host_line(host: dict[str, Any], summary: dict[str, Any]) -> str:
+    """A host for the terminal."""
+    hold_s, offset_ms = summary["hold_seconds"], host["clock_offset_ms"]
+    cores = f"{host['client_cpu_seconds_in_hold'] / hold_s:.2f} cores, " if hold_s else ""
+    pss = host["client_pss_peak_bytes"]
+    memory = "" if pss is None else f"{pss / MIB:,.0f} MiB, "
+    clock = "clock unknown" if offset_ms is None else f"clock {offset_ms:+,.1f} ms"
+    text = (
+        f"{host['min_connections_in_hold']:,} connections at least in the hold, {host['workers']} workers, "
+        f"{host['hold_rps']:,.0f} requests/s, {cores}{memory}{host['retrans_segs'] or 0:,} retransmits, "
+        f"{clock}"
+    )
+    if host["lost_at_s"] is not None:
+        text += f"; lost at {host['lost_at_s']:.0f} s with {host['connections_when_lost']:,}"
+    return text
 
 
 def make(folder: Path, notes: Sequence[str] = ()) -> dict[str, Any]:

@@ -13,6 +13,7 @@ import dataclasses
 import os
 import resource
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
@@ -48,6 +49,15 @@ PR_SET_PDEATHSIG = 1
 
 
 @dataclasses.dataclass(frozen=True)
+class Lead:
+    """This host leads a run of several and carries no connections itself."""
+
+    hosts: int
+    address: str  #: at which Locust's master listens; * for all
+    patience_s: int  #: for the hosts to join
+
+
+@dataclasses.dataclass(frozen=True)
 class Settings:
     """What is asked for, resolved against the machine."""
 
@@ -70,6 +80,7 @@ class Settings:
     machine: Machine
     server_metrics: str = ""
     bottleneck: str = ""
+    lead: Lead | None = None
 
     @classmethod
     def of(cls, chosen: argparse.Namespace, machine: Machine, command: str, now_unix_s: float) -> Settings:
@@ -83,7 +94,7 @@ class Settings:
             hold=chosen.hold,
             think=chosen.think,
             length=chosen.length,
-            host=chosen.host.rstrip("/"),
+            host=",".join(options.hosts(chosen.host)),
             locustfile=(chosen.locustfile or Path(__file__).with_name("keepalive.py")).resolve(),
             processes=chosen.processes,
             web_port=chosen.web_port if chosen.web else None,
@@ -95,6 +106,9 @@ class Settings:
             command=command,
             machine=machine,
             server_metrics=chosen.server_metrics,
+            lead=Lead(chosen.expect_hosts, chosen.master, options.duration(chosen.join_timeout))
+            if chosen.master
+            else None,
         )
         if chosen.connections == "auto":
             fit = sizing.largest_that_fits(
@@ -108,12 +122,17 @@ class Settings:
         return dataclasses.replace(settings, results=folder.resolve())
 
     @property
+    def urls(self) -> list[str]:
+        return options.hosts(self.host)
+
+    @property
     def is_local(self) -> bool:
-        return urlsplit(self.host).hostname in LOCAL_HOSTS
+        """Whether the servers are on this machine, and so are the connections."""
+        return self.lead is None and all(urlsplit(url).hostname in LOCAL_HOSTS for url in self.urls)
 
     @property
     def port(self) -> int:
-        parts = urlsplit(self.host)
+        parts = urlsplit(self.urls[0])
         return parts.port or (443 if parts.scheme == "https" else 80)
 
     def plan(self, local: bool, start: bool) -> sizing.Plan:
@@ -126,7 +145,7 @@ class Settings:
             spawn_per_s=self.spawn_per_s,
             local_server=local,
             start_server=start,
-            host=urlsplit(self.host).hostname or "",
+            host=urlsplit(self.urls[0]).hostname or "",
             port=self.port,
             client_workers=self.processes,
             master_port=self.master_port,
@@ -156,11 +175,13 @@ def run(settings: Settings) -> int:
 
 
 def _run(settings: Settings, started: contextlib.ExitStack, interrupted: Interrupted) -> int:
-    _raise_descriptor_limit()
-    probe = preflight.probe_host(settings.host)
-    start_server = settings.is_local and probe.kind == "refused"
-    if not (probe.ok or start_server):
-        raise Stop(HOST, f"{settings.host}: {probe.detail}")
+    raise_descriptor_limit()
+    start_server = False
+    for url in settings.urls:
+        probe = preflight.probe_host(url)
+        start_server = settings.is_local and len(settings.urls) == 1 and probe.kind == "refused"
+        if not (probe.ok or start_server):
+            raise Stop(HOST, f"{url}: {probe.detail}")
     local = settings.is_local
     plan = settings.plan(local, start_server).on(settings.machine)
     _say_plan(settings, plan)
@@ -177,12 +198,19 @@ def _run(settings: Settings, started: contextlib.ExitStack, interrupted: Interru
         server = started.enter_context(_server(settings, plan))
         _await_server(settings, server, interrupted)
     locust_code = _locust(settings, plan, interrupted)
+    if settings.lead is not None and locust_code == options.EXIT_HOSTS:
+        return INTERRUPTED if interrupted.is_set else locust_code  # it has said why
     return _report(settings, locust_code, interrupted)
 
 
 def _say_plan(settings: Settings, plan: sizing.Plan) -> None:
-    for line in preflight.plan_lines(settings.machine, plan):
-        say(line)
+    if settings.lead is not None:
+        _say_lead(settings, settings.lead)
+        # The users are elsewhere: what is needed here are ports and a place for the results.
+        plan = dataclasses.replace(plan, connections=1, client_workers=1)
+    else:
+        for line in preflight.plan_lines(settings.machine, plan):
+            say(line)
     if settings.bottleneck:
         say(f"more than {settings.connections:,} would need more {settings.bottleneck}")
     findings = preflight.check(settings.machine, plan)
@@ -195,6 +223,13 @@ def _say_plan(settings: Settings, plan: sizing.Plan) -> None:
         raise Stop(LIMIT, "not started: mend what is too low, ask for fewer connections, or try with --force")
 
 
+def _say_lead(settings: Settings, lead: Lead) -> None:
+    hosts = f"{lead.hosts} hosts" if lead.hosts > 1 else "one host"
+    say(f"connections  {settings.connections:,} from {hosts} to {', '.join(settings.urls)}")
+    address = socket.gethostname() if lead.address == "*" else lead.address
+    say(f"on each of them, within {lead.patience_s} s: ./run_test --join {address}:{settings.master_port}")
+
+
 @contextlib.contextmanager
 def _server(settings: Settings, plan: sizing.Plan) -> Iterator[subprocess.Popen[bytes]]:
     """run_server for the duration of the run."""
@@ -202,7 +237,7 @@ def _server(settings: Settings, plan: sizing.Plan) -> Iterator[subprocess.Popen[
     bind = f"[{host}]:{settings.port}" if ":" in host else f"{host}:{settings.port}"
     command = [sys.executable, "-P", "-m", "app", "--bind", bind, "--connections", str(plan.connections)]
     command += ["--metrics", settings.server_metrics]
-    with (settings.results / "server.log").open("wb") as log, _started(command, log, log) as server:
+    with (settings.results / "server.log").open("wb") as log, start_process(command, log, log) as server:
         try:
             yield server
         finally:
@@ -217,8 +252,8 @@ def _await_server(settings: Settings, server: subprocess.Popen[bytes], interrupt
         if interrupted.is_set:
             raise Stop(INTERRUPTED, "interrupted before the test began")
         if server.poll() is not None:
-            tail = _tail(settings.results / "server.log")
-            raise Stop(START, f"the server ended with code {server.returncode}: {tail}")
+            last_line = tail(settings.results / "server.log")
+            raise Stop(START, f"the server ended with code {server.returncode}: {last_line}")
         probe = preflight.probe_host(settings.host, 2.0)
         if probe.ok:
             return
@@ -229,18 +264,25 @@ def _await_server(settings: Settings, server: subprocess.Popen[bytes], interrupt
 
 def _locust(settings: Settings, plan: sizing.Plan, interrupted: Interrupted) -> int:
     """Run Locust to its end and return its exit code."""
+    said = {options.REPORT_VARIABLE: "by run_test", options.COMMAND_VARIABLE: settings.command}
     prefix = settings.results / "locust"
     command = [
         *(sys.executable, "-P", "-m", "locust", "-f", str(settings.locustfile), "--host", settings.host),
         *("--users", str(settings.connections), "--spawn-rate", str(settings.spawn_per_s)),
-        *("--processes", str(plan.client_workers), "--master-bind-port", str(settings.master_port)),
-        *("--master-port", str(settings.master_port), "--master-bind-host", "127.0.0.1"),
+        *("--master-bind-port", str(settings.master_port), "--master-port", str(settings.master_port)),
         *("--think", settings.think, "--length", settings.length, "--hold", settings.hold),
         *("--results", str(settings.results), "--csv", str(prefix), "--csv-full-history"),
         *("--html", f"{prefix}.html", "--only-summary", "--loglevel", "WARNING"),
     ]
     # In place of the locustfile's default: the hold counts from when all connections are established.
     command += ["--run-time", "168h"]
+    if lead := settings.lead:
+        command += ["--master", "--expect-workers", str(options.EXPECT_MANY_WORKERS)]
+        command += ["--master-bind-host", lead.address]
+        said[options.EXPECT_HOSTS_VARIABLE] = str(lead.hosts)
+        said[options.JOIN_TIMEOUT_VARIABLE] = str(lead.patience_s)
+    else:
+        command += ["--processes", str(plan.client_workers), "--master-bind-host", "127.0.0.1"]
     if settings.adaptive:
         command.append("--adaptive")
     if settings.server_metrics:
@@ -252,12 +294,11 @@ def _locust(settings: Settings, plan: sizing.Plan, interrupted: Interrupted) -> 
     else:
         command += ["--web-port", str(settings.web_port), "--web-host", "127.0.0.1"]
         say(f"start the test at http://127.0.0.1:{settings.web_port}")
-    said = {options.REPORT_VARIABLE: "by run_test", options.COMMAND_VARIABLE: settings.command}
     log_path = settings.results / "locust.log"
     screen = _screen(settings)
     # Locust prints the lines itself, or the screen shows what they say.
     out = subprocess.DEVNULL if screen else None
-    with log_path.open("wb") as log, _started(command, out, log, said) as locust:
+    with log_path.open("wb") as log, start_process(command, out, log, said) as locust:
         asked = 0
         try:
             with screen or contextlib.nullcontext():
@@ -273,12 +314,12 @@ def _locust(settings: Settings, plan: sizing.Plan, interrupted: Interrupted) -> 
                         if screen:
                             screen.refresh()
         finally:
-            _end_group(locust.pid)
+            end_group(locust.pid)
 
 
 def _screen(settings: Settings) -> Screen | None:
     """The live screen, where it is wanted and possible."""
-    if settings.plain or not sys.stdout.isatty():
+    if settings.plain or settings.lead is not None or not sys.stdout.isatty():
         return None
     from loadtest import live, screen  # what draws is loaded only where something is drawn
 
@@ -302,7 +343,7 @@ def _report(settings: Settings, locust_code: int, interrupted: Interrupted) -> i
         if interrupted.is_set:
             raise Stop(INTERRUPTED, "interrupted before the test began") from None
         raise Stop(
-            START, f"Locust ended with code {locust_code}: {_tail(settings.results / 'locust.log')}"
+            START, f"Locust ended with code {locust_code}: {tail(settings.results / 'locust.log')}"
         ) from None
     except OSError as error:
         raise Stop(RESULTS, f"cannot write to {settings.results}: {error.strerror}") from None
@@ -329,7 +370,7 @@ class Interrupted:
 
 
 @contextlib.contextmanager
-def _started(
+def start_process(
     command: list[str], out: IO[bytes] | int | None, err: IO[bytes], said: dict[str, str] | None = None
 ) -> Iterator[subprocess.Popen[bytes]]:
     """A process in a session of its own, with `said` in its environment; stopped at the end if need be."""
@@ -360,22 +401,22 @@ def _stop(process: subprocess.Popen[bytes], number: signal.Signals, within_s: fl
             process.wait(within_s)
         except subprocess.TimeoutExpired:
             say(f"process {process.pid} did not end within {within_s:.0f} s and is killed")
-    _end_group(process.pid)
+    end_group(process.pid)
     process.wait()
 
 
-def _end_group(leader: int) -> None:
+def end_group(leader: int) -> None:
     """Kill what is left of a process's session; its leader made the group, so the id is nobody else's."""
     with contextlib.suppress(ProcessLookupError, PermissionError):
         os.killpg(leader, signal.SIGKILL)
 
 
-def _raise_descriptor_limit() -> None:
+def raise_descriptor_limit() -> None:
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
-def _tail(path: Path) -> str:
+def tail(path: Path) -> str:
     text = path.read_text(errors="replace").strip() if path.exists() else ""
     return text.splitlines()[-1] if text else f"no output; see {path}"
 

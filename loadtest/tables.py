@@ -45,6 +45,7 @@ def of_run(record: Record, summary: dict[str, Any]) -> list[Table]:
         _per_connection(record, summary),
         _workload(record, summary),
         _executed(summary),
+        _hosts(record, summary),
         _workers(record),
         _machine(summary),
     ]
@@ -233,6 +234,50 @@ def _mean_body(record: Record) -> float | None:
     except (OSError, KeyError, ValueError, TypeError):
         pass  # a run without Locust's CSV, or a cut one
     return None
+
+
+def _hosts(record: Record, summary: dict[str, Any]) -> Table:
+    """Each host of a run of several, as its own agent and its own workers saw it."""
+    rows = []
+    for host in summary.get("hosts", ()):
+        offset_ms, error_ms, lost_s = host["clock_offset_ms"], host["clock_error_ms"], host["lost_at_s"]
+        rows.append(
+            (
+                host["name"] + ("" if lost_s is None else f" (lost at {lost_s:.0f} s)"),
+                count(host["workers"]),
+                count(host["peak_connections"]),
+                count(host["min_connections_in_hold"]),
+                f"{host['hold_rps']:,.1f}",
+                count(host["failures"]),
+                f"{host['client_cpu_seconds_in_hold']:,.1f} s",
+                size(host["client_pss_peak_bytes"]),
+                count(host["sockstat_tcp_inuse_peak"]),
+                count(host["retrans_segs"]),
+                "unknown" if offset_ms is None else f"{offset_ms:+,.1f} ± {error_ms:,.1f} ms",
+            )
+        )
+    columns = (
+        "host",
+        "workers",
+        "connections, most",
+        "least in the hold",
+        "requests/s",
+        "failed",
+        "CPU in the hold",
+        "memory",
+        "TCP sockets",
+        "retransmits",
+        "clock",
+    )
+    kernels = {host["kernel_id"] for host in record.facts.get("hosts", ())}
+    shared = "" if len(kernels) == len(rows) else " Hosts that share a kernel share its machine."
+    return Table(
+        "Hosts",
+        columns,
+        rows,
+        "CPU and memory are of the load test's processes, sockets and retransmits of the host's kernel. "
+        f"Clock: its largest distance from the master's; times in these results are corrected by it.{shared}",
+    )
 
 
 def _workers(record: Record) -> Table:

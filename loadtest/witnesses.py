@@ -86,7 +86,8 @@ class Hearing:
 def hear(record: Record) -> Hearing:
     """Ask all of them."""
     hearing = Hearing()
-    asked = (_rows, _totals, _phases, _workers, _histogram, _workload, _kernel, _server, _logfile, _locust)
+    asked = (_rows, _totals, _phases, _workers, _hosts, _histogram, _workload, _kernel, _server, _logfile,
+             _locust)  # fmt: skip
     for ask in asked:
         ask(record, hearing)
     return hearing
@@ -214,6 +215,28 @@ def _workers(record: Record, hearing: Hearing) -> None:
             samples=number(record.before_hold(), "connections"),
             workers=sum(connections or 0 for connections in began),
         )
+
+
+def _hosts(record: Record, hearing: Hearing) -> None:
+    """The hosts add up to the run, their workers to each of them, and each kernel saw its connections."""
+    facts, hosts = record.facts, record.facts.get("hosts", [])
+    for name in ("requests", "failures", "reconnects", "opened", "received_bytes") if hosts else ():
+        sum_ = sum(host["totals"][name] for host in hosts)
+        hearing.equal(f"{name} in all", run=facts["totals"].get(name), hosts=sum_)
+        if facts["hold"]:
+            sum_ = sum(host["hold"].get(name, 0) for host in hosts)
+            hearing.equal(f"{name} in the hold", run=facts["hold"].get(name), hosts=sum_)
+    alone = len({(host["kernel_id"], host["namespace_id"]) for host in hosts}) == len(hosts)
+    for host in hosts:
+        sum_ = sum(w["requests"] for w in facts["workers"] if w.get("host") == host["id"])
+        hearing.equal(f"requests of host {host['name']}", run=host["totals"]["requests"], workers=sum_)
+        seen, needed = host["sockstat_tcp_inuse_peak"], math.floor(SOCKET_SHARE * host["connections_peak"])
+        if alone and seen is not None:
+            hearing.that(
+                seen >= needed,
+                f"host {host['name']}: its kernel saw {seen:,.0f} TCP sockets in use at most, its "
+                f"{host['connections_peak']:,} connections need {needed:,}",
+            )
 
 
 def _histogram(record: Record, hearing: Hearing) -> None:
@@ -446,6 +469,7 @@ def _name(witness: str) -> str:
         "run": "run.json",
         "samples": "samples.csv",
         "workers": "the workers' sum",
+        "hosts": "the hosts' sum",
         "locust": "locust_stats.csv",
         "histogram": "the histogram",
         "totals": "the total",

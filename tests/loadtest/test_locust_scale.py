@@ -63,6 +63,7 @@ def test_the_descriptor_limit_is_raised_and_heartbeats_may_be_late() -> None:
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     assert soft == hard
     assert runners.HEARTBEAT_LIVENESS == locust_scale.HEARTBEAT_LIVENESS > 3
+    assert runners.HEARTBEAT_DEAD_INTERNAL == locust_scale.HEARTBEAT_DEAD < -(10**9)
 
 
 def test_default_arguments_are_built_once() -> None:

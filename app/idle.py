@@ -308,7 +308,7 @@ class IdleConnections:
         if self.idle_timeout:
             self._move_hand(now)
         if self._epoll is not None:  # the last connection of a draining server may just have been closed
-            self._watch(self._moderation.look(self._events))
+            self._watch(self._moderation.look(self._events, self.count))
         self._events = 0
 
     def _expire(self) -> None:

@@ -251,7 +251,7 @@ def test_fetches_events_at_intervals_when_told_to_and_as_they_come_again_after(
     bench: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     window_s = 0.3
-    monkeypatch.setattr(bench.idle._moderation, "look", lambda events: window_s)
+    monkeypatch.setattr(bench.idle._moderation, "look", lambda events, connections: window_s)
     connections, peers = zip(*(bench.park() for _ in range(3)), strict=True)
     bench.idle.tick()
     for peer in peers:

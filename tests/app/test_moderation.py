@@ -13,25 +13,27 @@ import loadtest.moderation
 WINDOWS_S = app.moderation.WINDOWS_S
 
 
-class Core:
-    """A /proc/self/schedstat in which a process waits so long each time, 300 times a second."""
+class Machine:
+    """What a process reads of a machine on which it gets a core 300 times a second."""
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
+    def __init__(self, folder: Path) -> None:
+        self.schedstat, self.stat = folder / "schedstat", folder / "stat"
         self.now = 0.0
-        self._waited_ns, self._turns = 0, 1
-        self.wait(0.0, 1.0)
+        self._waited_ns, self._turns, self._idle, self._busy = 0, 1, 0, 0
+        self.run(wait_s=0.0, idle=1.0)
 
-    def wait(self, seconds: float, passing_s: float) -> None:
-        self.now += passing_s
-        self._waited_ns += int(300 * seconds * 1e9)
+    def run(self, wait_s: float, idle: float, seconds: float = 1.0) -> None:
+        """A while in which the process waited so long each time, and cores were idle for that share."""
+        self.now += seconds
+        self._waited_ns += int(300 * wait_s * 1e9)
         self._turns += 300
-        self.path.write_text(f"123456 {self._waited_ns} {self._turns}\n")
+        self._idle += round(1000 * idle)
+        self._busy += 1000 - round(1000 * idle)
+        self.schedstat.write_text(f"123456 {self._waited_ns} {self._turns}\n")
+        self.stat.write_text(f"cpu  {self._busy} 0 0 {self._idle} 0 0 0 0 0 0\ncpu0 1 2 3 4 5 6 7 8 9 10\n")
 
-
-@pytest.fixture
-def core(tmp_path: Path) -> Core:
-    return Core(tmp_path / "schedstat")
+    def clock(self) -> float:
+        return self.now
 
 
 @pytest.fixture(params=[app.moderation, loadtest.moderation], ids=["server", "load test"])
@@ -39,50 +41,77 @@ def moderating(request: pytest.FixtureRequest) -> Any:
     return request.param.Moderation
 
 
+class Worker:
+    """Looks at a machine, and remembers the windows."""
+
+    def __init__(self, machine: Machine, moderating: Any) -> None:
+        self._machine = machine
+        self._moderation = moderating(machine.schedstat, machine.stat, machine.clock)
+        self._moderation.look(0, 0)
+
+    def window(
+        self,
+        wait_s: float,
+        idle: float = 0.05,
+        events_per_s: float = 400,
+        connections: int = 18_000,
+        seconds: float = 1.0,
+    ) -> float:
+        self._machine.run(wait_s, idle, seconds)
+        return float(self._moderation.look(round(events_per_s * seconds), connections))
+
+
 @pytest.fixture
-def moderation(core: Core, moderating: Any) -> Any:
-    moderation = moderating(core.path, lambda: core.now)
-    moderation.look(0)
-    return moderation
+def worker(tmp_path: Path, moderating: Any) -> Worker:
+    return Worker(Machine(tmp_path), moderating)
 
 
-def window(
-    core: Core, moderation: Any, wait_s: float, events_per_s: float = 400, passing_s: float = 1.0
-) -> float:
-    core.wait(wait_s, passing_s)
-    return float(moderation.look(round(events_per_s * passing_s)))
+def test_fetches_at_once_where_there_are_cores_to_spare(worker: Worker) -> None:
+    assert [worker.window(0.001) for _ in range(5)] == [0.0] * 5
 
 
-def test_fetches_at_once_where_there_are_cores_to_spare(core: Core, moderation: Any) -> None:
-    assert [window(core, moderation, 0.001) for _ in range(5)] == [0.0] * 5
+def test_a_core_of_its_own_is_no_shortage_however_busy_all_are(worker: Worker) -> None:
+    assert [worker.window(0.0001, idle=0.0) for _ in range(5)] == [0.0] * 5
 
 
-def test_opens_a_window_when_cores_are_short_and_keeps_it(core: Core, moderation: Any) -> None:
-    assert window(core, moderation, 0.004) == WINDOWS_S[1]
-    assert [window(core, moderation, 0.001) for _ in range(5)] == [WINDOWS_S[1]] * 5
+def test_opens_a_window_when_cores_are_short_and_keeps_it(worker: Worker) -> None:
+    assert worker.window(0.004) == WINDOWS_S[1]
+    assert [worker.window(0.001) for _ in range(5)] == [WINDOWS_S[1]] * 5
 
 
-def test_widens_the_window_while_the_wait_is_longer_and_no_further(core: Core, moderation: Any) -> None:
-    assert [window(core, moderation, 1.0) for _ in range(6)] == [*WINDOWS_S[1:], WINDOWS_S[-1], WINDOWS_S[-1]]
+@pytest.mark.parametrize(("wait_s", "idle"), [(1.0, 0.05), (0.001, 0.0)])
+def test_widens_it_while_waits_are_longer_or_nothing_is_idle(
+    worker: Worker, wait_s: float, idle: float
+) -> None:
+    assert [worker.window(wait_s, idle) for _ in range(6)] == [*WINDOWS_S[1:], WINDOWS_S[-1], WINDOWS_S[-1]]
 
 
-def test_goes_back_step_by_step_when_cores_are_free_again(core: Core, moderation: Any) -> None:
+def test_narrows_it_step_by_step_when_cores_are_free_again(worker: Worker) -> None:
     for _ in range(4):
-        window(core, moderation, 1.0)
-    assert [window(core, moderation, 0.0001) for _ in range(5)] == [*reversed(WINDOWS_S[:-1]), 0.0]
+        worker.window(1.0)
+    assert worker.window(0.0001, idle=0.05) == WINDOWS_S[-1]  # as many as are needed, none to spare
+    assert [worker.window(0.0001, idle=0.3) for _ in range(5)] == [*reversed(WINDOWS_S[:-1]), 0.0]
 
 
-def test_takes_a_window_in_which_several_events_come(core: Core, moderation: Any) -> None:
-    assert window(core, moderation, 0.004, events_per_s=60) == 0.04
-    assert window(core, moderation, 0.001, events_per_s=5) == 0.0  # none would save a wake-up
+def test_takes_a_window_in_which_several_events_come(worker: Worker) -> None:
+    assert worker.window(0.004, events_per_s=60) == 0.04
+    assert worker.window(0.001, events_per_s=5) == 0.0  # none would save a wake-up
 
 
-def test_knows_how_long_the_events_took(core: Core, moderation: Any) -> None:
-    assert window(core, moderation, 0.004, events_per_s=300, passing_s=0.5) == 0.01
-    assert window(core, moderation, 0.001, events_per_s=150, passing_s=1.5) == 0.02
+def test_takes_none_that_clients_in_a_loop_would_feel(worker: Worker) -> None:
+    for _ in range(4):
+        worker.window(1.0)
+    assert worker.window(0.001, events_per_s=400, connections=1_000) == 0.02  # asked every 2.5 s
+    assert worker.window(0.001, events_per_s=20_000, connections=100) == 0.0
+
+
+def test_knows_how_long_the_events_took(worker: Worker) -> None:
+    assert worker.window(0.004, events_per_s=300, seconds=0.5) == 0.01
+    assert worker.window(0.001, events_per_s=150, seconds=1.5) == 0.02
 
 
 def test_does_without_a_kernel_that_counts(tmp_path: Path, moderating: Any) -> None:
-    assert moderating(tmp_path / "none").look(400) == 0.0
-    (tmp_path / "odd").write_text("no numbers\n")
-    assert moderating(tmp_path / "odd").look(400) == 0.0
+    odd = tmp_path / "odd"
+    assert moderating(tmp_path / "none").look(400, 10_000) == 0.0
+    odd.write_text("no numbers\n")
+    assert moderating(odd).look(400, 10_000) == 0.0

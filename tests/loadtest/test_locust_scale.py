@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 import inspect
 import os
 import re
@@ -140,6 +141,23 @@ def test_a_handle_has_all_that_upstream_uses_of_a_greenlet() -> None:
     }  # Group.join(raise_error=True), which Locust never asks for
     assert {"rawlink", "unlink"} <= used
     assert not {name for name in used - of_modules - only_to_raise if not hasattr(UserHandle, name)}
+
+
+def test_users_are_frozen_without_a_collection_that_would_stop_all_workers_at_once() -> None:
+    phases: list[str] = []
+
+    def note(phase: str, _info: dict[str, int]) -> None:
+        phases.append(phase)
+
+    gc.callbacks.append(note)
+    try:
+        before = gc.get_freeze_count()
+        locust_scale.freeze_users()
+        assert gc.get_freeze_count() > before
+    finally:
+        gc.callbacks.remove(note)
+        gc.unfreeze()
+    assert phases == []
 
 
 def test_a_run_from_outside_counts_the_same_everywhere_and_ends_with_its_master(tmp_path: Path) -> None:

@@ -23,8 +23,8 @@ TOO_LONG_S: Final = (0.0025, 0.01, 0.02, 0.04, 0.08)
 SHORT_S: Final = (0.0, 0.0003, 0.0025, 0.005, 0.01)
 #: Idle share of all cores below which a window widens too, and above which alone it narrows: turns may be so
 #: short that nobody waits long for one, and yet the work is not done in time.
-NONE_IDLE: Final = 0.01
-SOME_IDLE: Final = 0.1
+NONE_IDLE: Final = 0.005
+SOME_IDLE: Final = 0.05
 #: Events that a window should bring on average, or it saves no wake-up.
 EVENTS_A_WINDOW: Final = 2.0
 #: Most that a window may take of the mean time between two events of a connection: where each client waits

@@ -52,7 +52,7 @@ class Worker:
     def window(
         self,
         wait_s: float,
-        idle: float = 0.05,
+        idle: float = 0.03,
         events_per_s: float = 400,
         connections: int = 18_000,
         seconds: float = 1.0,
@@ -79,7 +79,7 @@ def test_opens_a_window_when_cores_are_short_and_keeps_it(worker: Worker) -> Non
     assert [worker.window(0.001) for _ in range(5)] == [WINDOWS_S[1]] * 5
 
 
-@pytest.mark.parametrize(("wait_s", "idle"), [(1.0, 0.05), (0.001, 0.0)])
+@pytest.mark.parametrize(("wait_s", "idle"), [(1.0, 0.03), (0.001, 0.0)])
 def test_widens_it_while_waits_are_longer_or_nothing_is_idle(
     worker: Worker, wait_s: float, idle: float
 ) -> None:
@@ -89,7 +89,7 @@ def test_widens_it_while_waits_are_longer_or_nothing_is_idle(
 def test_narrows_it_step_by_step_when_cores_are_free_again(worker: Worker) -> None:
     for _ in range(4):
         worker.window(1.0)
-    assert worker.window(0.0001, idle=0.05) == WINDOWS_S[-1]  # as many as are needed, none to spare
+    assert worker.window(0.0001, idle=0.03) == WINDOWS_S[-1]  # as many as are needed, none to spare
     assert [worker.window(0.0001, idle=0.3) for _ in range(5)] == [*reversed(WINDOWS_S[:-1]), 0.0]
 
 

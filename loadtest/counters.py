@@ -10,6 +10,7 @@ import os
 import time
 from typing import TYPE_CHECKING, Any
 
+from loadtest.clock import unix_time_s
 from loadtest.distribution import Distribution
 from loadtest.errors import KINDS, kind_of
 from loadtest.histogram import RANGE_US, new_histogram
@@ -89,7 +90,7 @@ class Counters:
         self.requests_sent += sum(self._sends)
         cpu = os.times()
         message = {
-            "unix_time_s": time.time(),
+            "unix_time_s": unix_time_s(),
             "pid": os.getpid(),
             "source": source,
             "users": users,

@@ -8,6 +8,7 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from loadtest.clock import unix_time_s
 from loadtest.counters import PARTS_A_SECOND
 from loadtest.distribution import Distribution
 from loadtest.histogram import merge, new_histogram
@@ -137,7 +138,7 @@ class Fleet:
             else:
                 alive = _may_be_alive(worker, silent_s)
             if not alive:
-                worker.lost, worker.lost_unix_s = True, time.time()
+                worker.lost, worker.lost_unix_s = True, unix_time_s()
                 lost.append(worker)
         return lost
 

@@ -26,6 +26,7 @@ from typing import IO, TYPE_CHECKING, Any
 import gevent
 
 from loadtest import checkout, options, sizing
+from loadtest.clock import unix_time_s
 from loadtest.monitor import MachineSample
 
 if TYPE_CHECKING:
@@ -198,7 +199,7 @@ class Hosts:
         answer: dict[str, Any] = {
             "protocol": PROTOCOL,
             "echo_unix_s": report.get("sent_unix_s"),
-            "master_unix_s": time.time(),
+            "master_unix_s": unix_time_s(),
             "joined": len(self._hosts),
             "expected": self.expected,
         }

@@ -26,7 +26,7 @@ from locust.rpc import zmqrpc
 from locust.rpc.protocol import Message
 
 from loadtest import checkout, options, preflight, sizing, source_address
-from loadtest.clock import Clock
+from loadtest.clock import Clock, unix_time_s
 from loadtest.hosts import ANSWER, PROTOCOL, REPORT
 from loadtest.monitor import Monitor
 from loadtest.run import (
@@ -132,7 +132,7 @@ class _Agent:
             self._answer, self._answered = message.data, time.monotonic()
             sent_s = message.data["echo_unix_s"]
             if sent_s is not None:
-                self._clock.exchanged(sent_s, message.data["master_unix_s"], time.time())
+                self._clock.exchanged(sent_s, message.data["master_unix_s"], unix_time_s())
 
     def _report(self) -> None:
         offset = self._clock.offset
@@ -145,7 +145,7 @@ class _Agent:
             "pids": self._worker_pids(),
             "problem": self._problem,
             "left": self._left,
-            "sent_unix_s": time.time(),
+            "sent_unix_s": unix_time_s(),
         }
         self._client.send(Message(REPORT, report, self._id))
 

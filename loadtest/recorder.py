@@ -16,6 +16,7 @@ whatever becomes of the master, what was measured stays.
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import importlib.metadata
 import json
@@ -27,7 +28,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 import gevent
@@ -35,7 +36,7 @@ from gevent.lock import RLock
 from locust.event import EventHook
 from locust.runners import STATE_MISSING, STATE_RUNNING, STATE_SPAWNING, MasterRunner, WorkerRunner
 
-from loadtest import console, options, server_metrics
+from loadtest import clock, console, options, server_metrics
 from loadtest.distribution import Distribution
 from loadtest.fleet import CUMULATIVE, Fleet, Second
 from loadtest.histogram import new_histogram
@@ -44,6 +45,7 @@ from loadtest.machine import Machine
 from loadtest.monitor import MachineSample, Monitor
 from loadtest.process import SAMPLE_MESSAGE
 from loadtest.ramp import Pace, PacedDispatcher
+from loadtest.reserve import Lines, Reserve
 from loadtest.server_metrics import NoMetrics, Reading, ServerMetrics
 
 if TYPE_CHECKING:
@@ -108,6 +110,8 @@ COLUMNS = FLEET_COLUMNS + SERVER_COLUMNS + MACHINE_COLUMNS
 FACTS_S = 5
 #: Seconds without one more connection after which a ramp counts as stalled and the test ends.
 STALLED_S = 60
+#: Seconds by which the wall clock must have been set to be told of; NTP slews it by less in an hour.
+CLOCK_STEP_S = 2.0
 #: Packages whose versions belong to a result.
 PACKAGES = ("locust", "gevent", "greenlet", "falcon", "httptools", "hdrhistogram")
 
@@ -241,7 +245,7 @@ class Run:
         self.over = ""
         self._phase = "ramp"
         self._started = time.monotonic()
-        self.started_unix_s = time.time()
+        self.started_unix_s = clock.unix_time_s()
         self._notes: list[str] = []
         self._previous: dict[str, float] = {}
         self._failures_by_kind: dict[str, int] = {}
@@ -258,10 +262,14 @@ class Run:
         self._hold_thinks_s, self._hold_lengths = Distribution(), Distribution()
         self._bursts = 0
         self._cpu_first = self._cpu_last = (0.0, 0.0)
-        self._files: list[IO[str]] = []
+        self._files: list[Lines] = []
+        self._reserve: Reserve | None = None
+        self._disk_was_full = False
+        #: Seconds by which the wall clock was found to be off; told once each time that it changes.
+        self._step_s = 0.0
         self._rows: Any = None
         self._written = 0
-        self._log: IO[str] | None = None
+        self._log: Lines | None = None
         self._monitor: Monitor | None = None
         self._server_processes_lost = 0
         #: The server's own counts; None if it does not tell them.
@@ -280,8 +288,9 @@ class Run:
 
     def _open(self, folder: Path, monitor: Monitor) -> None:
         folder.mkdir(parents=True, exist_ok=True)
-        samples = (folder / "samples.csv").open("w", newline="", buffering=1)
-        self._log = (folder / "logfile").open("w", buffering=1)
+        self._reserve = Reserve(folder)
+        samples = self._reserve.lines(folder / "samples.csv")
+        self._log = self._reserve.lines(folder / "logfile")
         self._files = [samples, self._log]
         self._rows = csv.DictWriter(samples, COLUMNS)
         self._rows.writeheader()
@@ -335,6 +344,7 @@ class Run:
                     f"with {worker.sample['connections']:,} connections"
                 )
             self._forget(worker.name)
+        self._notice_step()
         second = self._fleet.second()
         machine = self._monitor.sample() if self._monitor is not None else None
         if hosts is not None and machine is not None:
@@ -350,6 +360,13 @@ class Run:
             hosts.second(at_s, phase, second)
         self._note_row(phase, second, machine)
         self._write()
+
+    def _notice_step(self) -> None:
+        """Somebody has set the wall clock: the run's times go on as before, other programs' do not."""
+        step_s = clock.step_s()
+        if abs(step_s - self._step_s) >= CLOCK_STEP_S:
+            logger.warning("the wall clock is off by %+.1f s; times in the results are not", step_s)
+            self._step_s = step_s
 
     def _notice_change(self) -> None:
         """Other connections or think times than before: the web UI's form, or a LoadTestShape. A hold counts
@@ -414,7 +431,7 @@ class Run:
         elapsed_s = time.monotonic() - self._started
         row: dict[str, Any] = {
             "time_s": round(elapsed_s, 1),
-            "unix_time_s": round(time.time(), 1),
+            "unix_time_s": round(clock.unix_time_s(), 1),
             "counted_unix_s": round(self._counted_unix_s, 3),
             "phase": phase,
             "users": second.users,
@@ -449,15 +466,25 @@ class Run:
         self.offered_per_s = 2 * due / sum(self._think_s) if any(self._think_s) else None
 
     def _write(self) -> None:
-        if self._log is None:
+        if self.folder is None:
             return
         line = console.line(self.row)
         print(line, flush=True)
+        if self._log is None:
+            return
         self._log.write(line + "\n")
         self._rows.writerow(self.row)
         self._written += 1
         if int(self.row["time_s"]) % FACTS_S == 0:
             self._write_facts()
+        if self._reserve is not None and self._reserve.spent and not self._disk_was_full:
+            self._disk_was_full = True
+            self._tell(f"results: the disk is full ({self.folder}); what was kept back for this is in use")
+
+    def _tell(self, text: str) -> None:
+        """A note that can't wait for the report."""
+        print(text, flush=True)
+        self.note(text)
 
     def note(self, text: str) -> None:
         """Something that a reader of the results has to know."""
@@ -467,7 +494,7 @@ class Run:
     def cannot_write(self, error: OSError) -> None:
         if self._rows is not None:
             self._rows = self._log = None
-            self.note(
+            self._tell(
                 f"results: {error.strerror} ({error.filename or self.folder}); the run goes on unrecorded"
             )
 
@@ -502,7 +529,10 @@ class Run:
             except OSError as error:
                 self.cannot_write(error)
             for file in self._files:
-                file.close()
+                with contextlib.suppress(OSError):  # told already, when it was to be written
+                    file.close()
+            if self._reserve is not None:
+                self._reserve.close()
             if self._hosts is not None:
                 self._hosts.end()
 
@@ -514,7 +544,7 @@ class Run:
         return now.gc_pause_s - base.gc_pause_s
 
     def _write_facts(self) -> None:
-        if self.folder is None:
+        if self.folder is None or self._reserve is None:
             return
         hold_s = max(0.0, self._hold_ended - self._hold_began)
         facts = {
@@ -557,7 +587,7 @@ class Run:
             "hold_lengths": self._hold_lengths.as_list(),
         }
         partial = self.folder / "run.json.partial"
-        partial.write_text(json.dumps(facts, indent=1))
+        self._reserve.write_text(partial, json.dumps(facts, indent=1))
         partial.replace(self.folder / "run.json")
 
 

@@ -16,6 +16,8 @@ from typing import TYPE_CHECKING
 
 import gevent
 
+from loadtest.clock import unix_time_s
+
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
@@ -134,7 +136,7 @@ class ServerMetrics:
             connection.close()
         if answer.status != http.HTTPStatus.OK:
             raise NoMetrics(f"status {answer.status}")
-        return parse(text, time.time())
+        return parse(text, unix_time_s())
 
     def _connect(self) -> socket.socket:
         if self.address.startswith("unix:"):
@@ -174,7 +176,7 @@ class ServerMetrics:
     @property
     def latest(self) -> Reading | None:
         """The last reading, if it is not too old."""
-        if self._latest is None or time.time() - self._latest.unix_time_s > STALE_S:
+        if self._latest is None or unix_time_s() - self._latest.unix_time_s > STALE_S:
             return None
         return self._latest
 

@@ -6,7 +6,16 @@ import random
 
 import pytest
 
-from loadtest.clock import EXCHANGES, Clock
+from loadtest import clock as clock_module
+from loadtest.clock import EXCHANGES, Clock, step_s, unix_time_s
+
+
+def test_time_goes_on_when_the_wall_clock_is_set_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    before_s = unix_time_s()
+    now = clock_module.time()
+    monkeypatch.setattr(clock_module, "time", lambda: now - 3600)
+    assert before_s <= unix_time_s() < before_s + 10
+    assert step_s() == pytest.approx(-3600, abs=10)
 
 
 def test_nothing_is_known_before_an_exchange() -> None:

@@ -82,9 +82,9 @@ def test_who_does_not_answer_is_told_once_and_is_no_witness(
 def test_a_reading_grows_old(monkeypatch: pytest.MonkeyPatch) -> None:
     metrics = ServerMetrics("127.0.0.1:1")
     metrics._latest = parse(TEXT, 100.0)
-    monkeypatch.setattr(server_metrics.time, "time", lambda: 104.0)
+    monkeypatch.setattr(server_metrics, "unix_time_s", lambda: 104.0)
     assert metrics.latest is not None
-    monkeypatch.setattr(server_metrics.time, "time", lambda: 106.0)
+    monkeypatch.setattr(server_metrics, "unix_time_s", lambda: 106.0)
     assert metrics.latest is None
 
 

@@ -27,6 +27,8 @@ from app.statistics import Statistics
 _GC_THRESHOLDS: Final = (20_000, 20, 50)
 
 
+#: Made while there is memory.
+_NO_MEMORY: Final = b"a worker has no memory left and ends\n"
 #: Seconds between two copies of the counters to the scoreboard.
 _REPORT_S: Final = 1.0
 
@@ -55,6 +57,7 @@ def run(duty: Duty) -> int:
     """
     gevent.reinit()  # the hub, if the application made one when it was imported, is the parent's
     gc.set_threshold(*_GC_THRESHOLDS)
+    _end_without_memory()
     settings = duty.settings
     server = _make_server(duty)
     stopping, retiring = Event(), Event()
@@ -97,6 +100,24 @@ def serve_metrics(duty: Duty) -> int:
 def _unblock_signals() -> None:
     """The supervisor has them all blocked; one that came before we were ready for it is delivered now."""
     signal.pthread_sigmask(signal.SIG_SETMASK, ())
+
+
+def _end_without_memory() -> None:
+    """End this process when nothing can be allocated any more: another is started in its place.
+
+    Otherwise gevent prints a traceback for each request, and goes on failing. What an application allocates
+    in vain is its request's error, which comes with the request's environ.
+    """
+    hub = gevent.get_hub()
+    usual = hub.handle_error
+
+    def handle_error(context: Any, kind: Any, value: Any, trace: Any) -> None:
+        if kind is not None and issubclass(kind, MemoryError) and not isinstance(context, dict):
+            os.write(2, _NO_MEMORY)
+            os._exit(EXIT_KILLED)
+        usual(context, kind, value, trace)
+
+    hub.handle_error = handle_error
 
 
 def _make_server(duty: Duty) -> KeepAliveWSGIServer:

@@ -16,6 +16,8 @@ import math
 import os
 import resource
 import signal
+import time
+import types
 from typing import TYPE_CHECKING, Any
 
 import gevent
@@ -24,6 +26,7 @@ from locust import argument_parser, runners
 from locust.runners import STATE_RUNNING, STATE_SPAWNING, MasterRunner, Runner, WorkerRunner
 
 from loadtest import options
+from loadtest.clock import unix_time_s
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -57,6 +60,10 @@ HEARTBEAT_DEAD = -math.inf
 
 #: prctl(2): signal for this process when its parent dies.
 PR_SET_PDEATHSIG = 1
+
+#: What a process says that ends for want of memory, made while there is some, and its exit code.
+NO_MEMORY = b"loadtest: no memory left in this process: it ends, and its connections with it\n"
+NO_MEMORY_EXIT = 12  # ENOMEM
 
 #: Users stopped between two looks at the event loop: each closes a socket.
 STOP_BATCH = 200
@@ -97,6 +104,8 @@ def apply() -> None:
     stop_users_without_greenlets()
     end_in_order()
     end_with_master()
+    end_without_memory()
+    keep_time()
     runners.HEARTBEAT_LIVENESS = HEARTBEAT_LIVENESS
     runners.HEARTBEAT_DEAD_INTERNAL = HEARTBEAT_DEAD  # type: ignore[assignment]
     locust.events.spawning_complete.add_listener(freeze_users)
@@ -237,6 +246,35 @@ def end_with_master() -> None:
             os._exit(1)
 
     os.register_at_fork(after_in_child=in_worker)
+
+
+def keep_time() -> None:
+    """Let a run survive that somebody sets the wall clock.
+
+    Upstream: `WorkerRunner.heartbeat` compares `time.time()` with when it last heard of the master, and a
+    clock that is set ahead by a minute ends all workers.
+    """
+    steady: Any = types.SimpleNamespace(**vars(time) | {"time": unix_time_s})
+    runners.time = steady  # type: ignore[attr-defined]
+
+
+def end_without_memory() -> None:
+    """End a process in which nothing can be allocated any more, with one line.
+
+    Upstream: gevent prints a traceback and goes on (`Hub.handle_error`). By then a timer or the greenlet that
+    sends the samples has ended: the process stays, its users do nothing, and its last figures count for ever.
+    One that has ended is named by the master. An error in a task is Locust's to handle, and stays there.
+    """
+    hub = gevent.get_hub()
+    upstream = hub.handle_error
+
+    def handle_error(context: Any, kind: Any, value: Any, trace: Any) -> None:
+        if kind is not None and issubclass(kind, MemoryError):
+            os.write(2, NO_MEMORY)
+            os._exit(NO_MEMORY_EXIT)
+        upstream(context, kind, value, trace)
+
+    hub.handle_error = handle_error
 
 
 def freeze_users(**_: Any) -> None:

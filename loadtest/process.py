@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote, urlsplit
 
 import gevent
+from locust.runners import WorkerRunner
 
 from loadtest import options
 from loadtest.counters import Counters
@@ -244,3 +245,8 @@ class Process:
     def _test_stopped(self, **_: Any) -> None:
         self.statistics.fold()
         self.send_sample()
+        runner = self._environment.runner
+        if isinstance(runner, WorkerRunner):
+            # A worker with a stop timeout sleeps for all of it before it hears that it is to quit: too late,
+            # its master is gone by then (docs/upstream/locust-quit.md).
+            runner._send_stats()

@@ -258,3 +258,23 @@ def is_running(pid: int) -> bool:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] not in "ZX"
     except FileNotFoundError:
         return False
+
+
+def test_a_process_without_memory_says_so_and_ends() -> None:
+    code = (
+        "from loadtest import locust_scale; locust_scale.apply(); import gevent\n"
+        "def fail(): raise MemoryError\n"
+        "gevent.get_hub().loop.run_callback(fail); gevent.sleep(10)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=False
+    )
+    assert done.returncode == locust_scale.NO_MEMORY_EXIT
+    assert done.stderr.splitlines() == [locust_scale.NO_MEMORY.decode().strip()]
+
+
+def test_heartbeats_do_not_see_that_the_wall_clock_is_set(monkeypatch: pytest.MonkeyPatch) -> None:
+    locust_scale.apply()
+    before_s = runners.time.time()
+    monkeypatch.setattr("time.time", lambda: before_s + 3600)
+    assert before_s <= runners.time.time() < before_s + 60

@@ -33,6 +33,8 @@ MAX_LENGTH = 1_000_000_000
 #: Longest think time, seconds: a day.
 MAX_THINK_S = 86_400.0
 MAX_DURATION_S = 7 * 86_400
+#: Seconds that Locust's test lasts if neither --run-time nor --hold says so.
+RUN_TIME_S = 120
 #: Most connections, connections a second or processes that can be asked for: far beyond any machine.
 MAX_COUNT = 1_000_000_000
 
@@ -130,9 +132,15 @@ def checked(parse: Callable[[str], Any]) -> Callable[[str], str]:
     return check
 
 
+def limit_run_time(chosen: argparse.Namespace) -> None:
+    """Let no test run for ever, and a hold be as long as was asked for, however long its ramp."""
+    if chosen.run_time is None and chosen.hold is None:
+        chosen.run_time = RUN_TIME_S
+
+
 def add_locust_options(parser: argparse.ArgumentParser) -> None:
     """The locustfile's own options, and defaults for Locust's so that it runs without any."""
-    parser.set_defaults(host="http://127.0.0.1:8000", num_users=1000, spawn_rate=200, run_time="2m")
+    parser.set_defaults(host="http://127.0.0.1:8000", num_users=1000, spawn_rate=200)
     # Not in a group of their own: only the parser itself knows Locust's `include_in_web_ui`.
     parser.add_argument(
         "--think",
@@ -157,7 +165,7 @@ def add_locust_options(parser: argparse.ArgumentParser) -> None:
         metavar="DURATION",
         include_in_web_ui=False,
         help="end the test this long after all connections are established, such as 5m "
-        "(default: --run-time decides)",
+        "(default: --run-time decides, 2m if not given)",
     )
     parser.add_argument(
         "--adaptive",

@@ -23,6 +23,8 @@ def install(user_class: type[KeepAliveUser]) -> None:
     locust_scale.apply()
 
     def on_init(environment: Any, **_: Any) -> None:
+        options.limit_run_time(environment.parsed_options)
+
         def take_think_time(**_: Any) -> None:
             user_class.think_time = options.think_time(environment.parsed_options.think)
 

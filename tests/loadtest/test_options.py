@@ -74,6 +74,17 @@ def test_the_locustfiles_options_are_checked_and_keep_their_text() -> None:
         parser.parse_args(["--length", "none"])
 
 
+@pytest.mark.parametrize(
+    ("run_time", "hold", "limit"), [(None, None, 120), (None, "5m", None), (30, None, 30), (30, "5m", 30)]
+)
+def test_a_test_ends_by_itself_and_a_hold_is_not_cut_short(
+    run_time: int | None, hold: str | None, limit: int | None
+) -> None:
+    chosen = argparse.Namespace(run_time=run_time, hold=hold)
+    options.limit_run_time(chosen)
+    assert chosen.run_time == limit
+
+
 def test_several_hosts_are_urls_with_commas_between() -> None:
     assert options.hosts("http://a:8000/, http://b") == ["http://a:8000", "http://b"]
     for wrong in ("", "http://a,", "http://a,http://a/"):

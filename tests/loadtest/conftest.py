@@ -8,10 +8,12 @@ import gevent
 import pytest
 from locust.env import Environment
 
-from loadtest import readiness
+from loadtest import readiness as readiness_module
 from loadtest.process import SAMPLE_MESSAGE, Process
+from loadtest.readiness import Readiness
 from loadtest.session import KeepAliveSession
 from loadtest.user import KeepAliveUser
+from tests.loadtest import browser
 
 NewSession = Callable[..., KeepAliveSession]
 
@@ -19,9 +21,7 @@ NewSession = Callable[..., KeepAliveSession]
 @pytest.fixture
 def environment(monkeypatch: pytest.MonkeyPatch) -> Iterator[Environment]:
     """A Locust without workers, as `locust -f ... --headless` has it, whose Process ends with the test."""
-    monkeypatch.setattr(
-        readiness, "SWEEP_S", 0.02
-    )  # timeouts are looked at often, so that tests need not wait
+    monkeypatch.setattr(readiness_module, "SWEEP_S", 0.02)  # so that tests need not wait for timeouts
     thresholds = gc.get_threshold()
     environment = Environment()
     runner = environment.create_local_runner()
@@ -38,6 +38,24 @@ def environment(monkeypatch: pytest.MonkeyPatch) -> Iterator[Environment]:
     process.readiness.close()
     gc.set_threshold(*thresholds)
     gc.unfreeze()
+
+
+@pytest.fixture
+def readiness(monkeypatch: pytest.MonkeyPatch) -> Iterator[Readiness]:
+    """One without a Process, whose timeouts are looked at often."""
+    monkeypatch.setattr(readiness_module, "SWEEP_S", 0.02)
+    made = Readiness()
+    yield made
+    made.close()
+
+
+@pytest.fixture(scope="module")
+def window(tmp_path_factory: pytest.TempPathFactory) -> Iterator[browser.Browser]:
+    """A real browser, if this machine has one."""
+    if reason := browser.missing():
+        pytest.skip(reason)
+    with browser.browser(tmp_path_factory.mktemp("profile")) as opened:
+        yield opened
 
 
 @pytest.fixture

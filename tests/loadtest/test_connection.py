@@ -16,7 +16,6 @@ import gevent
 import gevent.socket
 import pytest
 
-from loadtest import readiness as readiness_module
 from loadtest.connection import RECEIVE_BYTES, Connection
 from loadtest.errors import BadResponse, ClosedByPeer, ConnectFailed, CutOff, SendFailed, TimedOut
 from loadtest.readiness import Readiness
@@ -24,14 +23,6 @@ from loadtest.source_address import SourceAddresses
 from tests.loadtest.peers import Peer, Served, eventually, server_tls
 
 MIB = 1 << 20
-
-
-@pytest.fixture
-def readiness(monkeypatch: pytest.MonkeyPatch) -> Iterator[Readiness]:
-    monkeypatch.setattr(readiness_module, "SWEEP_S", 0.02)
-    made = Readiness()
-    yield made
-    made.close()
 
 
 @pytest.fixture(scope="module")

@@ -267,14 +267,6 @@ def test_one_process_follows_the_form_up_and_down_and_in_its_think_time(tmp_path
         until(url, established=0, state="stopped")
 
 
-@pytest.fixture(scope="module")
-def window(tmp_path_factory: pytest.TempPathFactory) -> Iterator[browser.Browser]:
-    if reason := browser.missing():
-        pytest.skip(reason)
-    with browser.browser(tmp_path_factory.mktemp("profile")) as opened:
-        yield opened
-
-
 #: Locust's form and buttons by what a person sees; React hears of a value by the element's own setter only.
 HANDS = """
     window.click = (role, name) =>

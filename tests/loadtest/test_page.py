@@ -129,14 +129,6 @@ def test_half_an_hour_makes_a_small_page_soon(tmp_path: Path) -> None:
     assert 100_000 < len(text.encode()) < PAGE_BYTES
 
 
-@pytest.fixture(scope="module")
-def window(tmp_path_factory: pytest.TempPathFactory) -> Iterator[browser.Browser]:
-    if reason := browser.missing():
-        pytest.skip(reason)
-    with browser.browser(tmp_path_factory.mktemp("profile")) as opened:
-        yield opened
-
-
 @pytest.fixture
 def shown(window: browser.Browser, tmp_path: Path) -> Iterator[browser.Browser]:
     """The page of the real run in a wide, light window."""

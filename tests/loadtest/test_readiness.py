@@ -19,14 +19,6 @@ from loadtest.readiness import Readiness
 from tests.loadtest.peers import eventually
 
 
-@pytest.fixture
-def readiness(monkeypatch: pytest.MonkeyPatch) -> Iterator[Readiness]:
-    monkeypatch.setattr(readiness_module, "SWEEP_S", 0.02)
-    made = Readiness()
-    yield made
-    made.close()
-
-
 class Pair:
     """A registered connection and its other end, a plain socket."""
 

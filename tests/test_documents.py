@@ -1,0 +1,61 @@
+"""What documents say of files: links lead somewhere, the design names every module, examples are files."""
+
+from __future__ import annotations
+
+import re
+import textwrap
+from pathlib import Path
+
+import pytest
+
+CHECKOUT = Path(__file__).resolve().parents[1]
+DOCUMENTS = sorted([*CHECKOUT.glob("*.md"), *CHECKOUT.glob("docs/**/*.md"), CHECKOUT / "results/README.md"])
+
+#: [text](target) and ![text](target), outside of code.
+_LINK = re.compile(r"\]\(([^)\s]+)\)")
+_CODE = re.compile(r"^( {4}.*|```.*?^```)$|`[^`\n]*`", re.MULTILINE | re.DOTALL)
+
+
+def anchors(document: Path) -> set[str]:
+    """Of its headings, as GitHub makes them."""
+    headings = re.findall(r"^#+ +(.+)$", document.read_text(), re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+def dead_links(document: Path) -> list[str]:
+    dead = []
+    for target in _LINK.findall(_CODE.sub("", document.read_text())):
+        if re.match(r"[a-z]+:", target):
+            continue
+        name, _, anchor = target.partition("#")
+        path = (document.parent / name) if name else document
+        if not path.exists() or (anchor and anchor not in anchors(path)):
+            dead.append(target)
+    return dead
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: str(path.relative_to(CHECKOUT)))
+def test_relative_links_lead_somewhere(document: Path) -> None:
+    assert dead_links(document) == []
+
+
+def test_a_dead_link_is_found(tmp_path: Path) -> None:
+    document = tmp_path / "one.md"
+    document.write_text(
+        "# Of two words\n[good](one.md#of-two-words) [far](https://x.example/y) `[code](not)`\n"
+        "[file](two.md) [heading](#of-three)\n"
+    )
+    assert dead_links(document) == ["two.md", "#of-three"]
+
+
+@pytest.mark.parametrize(("package", "heading"), [("app", "The server"), ("loadtest", "The client")])
+def test_the_design_names_every_module(package: str, heading: str) -> None:
+    section = (CHECKOUT / "docs/design.md").read_text().split(f"\n## {heading}\n")[1].split("\n## ")[0]
+    named = set(re.findall(r"`(?:\w+/)?(\w+\.py)`", section))
+    there = {path.name for path in (CHECKOUT / package).glob("*.py")} - {"__init__.py"}
+    assert named == there
+
+
+def test_the_locustfile_that_is_shown_is_the_one_that_is_tried() -> None:
+    code = (CHECKOUT / "docs/examples/orders.py").read_text().split('"""')[2].strip()
+    assert textwrap.indent(code, "    ") in (CHECKOUT / "docs/client.md").read_text()

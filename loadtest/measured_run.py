@@ -52,7 +52,7 @@ class MeasuredRun:
             "client memory": run["client"]["pss_peak_bytes"],
         }
         cpu = {
-            "kernel CPU": fmean(float(sample["kernel_cores"]) for sample in hold),
+            "kernel CPU": fmean(float(sample["kernel_cores"]) for sample in hold if sample["kernel_cores"]),
             "server CPU": run["server"]["cpu_seconds_in_hold"] / hold_s,
             "client CPU": run["client"]["cpu_seconds_in_hold"] / hold_s,
         }

@@ -12,7 +12,8 @@ together.  With U the share of the cores that is busy and r the requests a secon
 
 which is linear in U as U is in the CPU, so the two are solved for in closed form.  Beside that each process
 takes a bit of a core to itself: half of what 400,000 connections cost in 44 processes is the 44 processes,
-and it is the limit of descriptors that makes them so many.
+and it is the limit of descriptors that makes them so many.  Where the cores would not suffice, processes wake
+less often, and that part shrinks: 600,000 and 1,000,000 connections took no more CPU than 400,000.
 
 The sums for addresses: a connection is told apart by source address and port once the destination is
 fixed, so one source address gives as many connections to one server port as there are local ports.  With
@@ -244,7 +245,8 @@ def _cores(plan: Plan, cpu_count: int) -> tuple[float, float, float]:
     rate = plan.offered_per_s
     if math.isinf(rate):
         return math.inf, math.inf, math.inf
-    kernel = (0.0, rate * measured.KERNEL_CPU_S_PER_REQUEST)
+    workers = plan.server_workers + plan.client_workers
+    kernel = (0.0, rate * measured.KERNEL_CPU_S_PER_REQUEST + workers * measured.KERNEL_WORKER_CORES)
     server = _side(
         rate, plan.server_workers, measured.SERVER_CPU_S_PER_REQUEST, measured.SERVER_CPU_S_PER_WAKE
     )
@@ -259,7 +261,13 @@ def _cores(plan: Plan, cpu_count: int) -> tuple[float, float, float]:
     # U = (idle + slope U) / cores.  What does not fit costs what it costs on a busy machine.
     busy = min(1.0, idle / (cpu_count - slope)) if slope < cpu_count else 1.0
     a, b, c = (side[0] + side[1] * busy for side in (kernel, server, client))
-    return a, b, c
+    # Where that is too much, workers wake less often.
+    wakes_b = measured.SERVER_WORKER_CORES * plan.server_workers
+    wakes_c = measured.CLIENT_WORKER_CORES * plan.client_workers
+    over = a + b + c - measured.MODERATED_SHARE * cpu_count
+    wakes = wakes_b + wakes_c
+    kept = min(1.0, max(measured.MODERATED_LEAST, 1 - over / wakes)) if wakes else 1.0
+    return a, b - (1 - kept) * wakes_b, c - (1 - kept) * wakes_c
 
 
 def _side(rate: float, workers: int, warm_s: float, wake_s: float) -> tuple[float, float]:

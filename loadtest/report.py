@@ -93,7 +93,7 @@ def summarise(record: Record) -> dict[str, Any]:
             "loop_lag_max_ms": _most(in_hold, "loop_lag_max_ms"),
             "gc_pause_max_ms": _most(in_hold, "gc_pause_max_ms"),
             "gc_seconds": _rounded(totals.get("gc_pause_s")),
-            "connections_a_worker": _spread(facts["workers"]),
+            "connections_a_worker": spread_of(facts["workers"]),
         },
         "kernel": {
             "slab_peak_bytes": _peak(rows, "slab_bytes"),
@@ -190,7 +190,7 @@ def _is_even(spread: dict[str, float]) -> bool:
     return spread["most"] - spread["mean"] <= allowed >= spread["mean"] - spread["least"]
 
 
-def _spread(workers: Sequence[dict[str, Any]]) -> dict[str, float] | None:
+def spread_of(workers: Sequence[dict[str, Any]]) -> dict[str, float] | None:
     """Connections of a worker when the hold began; None where that is not known."""
     held = [known for worker in workers if (known := worker.get("connections_at_hold")) is not None]
     return {"least": min(held), "mean": round(sum(held) / len(held), 1), "most": max(held)} if held else None

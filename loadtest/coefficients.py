@@ -1,8 +1,9 @@
 """What a connection, a process and a request cost: the figures behind `loadtest.sizing`, in one place.
 
-Fitted with `benchmarks/sizing` on 2026-11-23 to runs of `./run_test` with client and server on one
-machine: 2 virtual cores (AMD EPYC), 24 GiB, Linux 6.18, Python 3.11, Locust 2.47, gevent 26.9, at most
-20,000 descriptors a process, bodies of 1-10 KB.  The runs are results/reference/*;
+Fitted on 2026-11-23 with `benchmarks/sizing` (the kernel's CPU and moderation by hand) to runs of
+`./run_test` with client and server on one machine: 2 virtual cores (AMD EPYC), 24 GiB, Linux 6.18,
+Python 3.11, Locust 2.47, gevent 26.9, at most 20,000 descriptors a process, bodies of 1-10 KB.  The runs are
+results/reference/*;
 tests/loadtest/test_measured_run.py compares every one of them with the model.  `benchmarks/sizing` shows
 the deviations, so another machine can be fitted the same way.
 

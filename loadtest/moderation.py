@@ -3,11 +3,11 @@
 A worker that is woken for a single response finds the processor's caches full of other processes' data. When
 cores are short, responses are therefore fetched at intervals, several at once and together with the end of
 think times, as network drivers do with interrupts (Linux, Documentation/networking/napi.rst, "Software IRQ
-coalescing"). 29 workers, and 26 of a server, on two cores, 8,000 requests/s: p99 45-125 ms, without it
-229-385. 31 and 31, 12,000 requests/s: 124 ms; without it they reached 9,300.
-That cores are short shows in how long the process waits for one each time it has something to do
-(Documentation/scheduler/sched-stats.rst, /proc/PID/schedstat). Where there are cores to spare, this never
-begins. The server decides in the same way for itself (`app/moderation.py`): they share no code.
+coalescing"). 29 workers, and 26 processes of a server, on two cores, 8,000 requests/s, 25 s: p50 12 and p99
+55 ms; two runs without it 18 and 229, 47 and 385. That cores are short shows in how long the process waits
+for one each time it has something to do (Documentation/scheduler/sched-stats.rst, /proc/PID/schedstat). Where
+there are cores to spare, this never begins. The server decides in the same way for itself
+(`app/moderation.py`): they share no code.
 """
 
 from __future__ import annotations

@@ -316,6 +316,7 @@ def test_a_run_is_started_changed_and_stopped_in_the_browser(window: browser.Bro
         seen(window, f"{table} === '1,500 1,500'")
         drawn = "document.querySelector('iframe').contentWindow.charts"
         seen(window, f"{drawn}.every(it => it.data[0].length > 3 && it.data[2].at(-1) > 500)")
+        seen(window, f"{drawn}[0].data[2].at(-1) === 3000")  # a second's row comes after the workers' figures
         assert window.run("return ours().querySelector('.trouble').hidden") is True
 
         # Locust's own choice of scheme, on a phone: what is drawn follows, and nothing is cut off.

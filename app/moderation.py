@@ -17,15 +17,20 @@ from time import monotonic
 from typing import Final
 
 #: Intervals in seconds between two fetches of events, by level; at the first they are fetched as they come.
-WINDOWS_S: Final = (0.0, 0.01, 0.02, 0.04, 0.08)
-#: Mean wait for a core, in seconds, by level: above the one the next level begins, below the other the last
-#: one is gone back to. A window is worth its delay while the wait without it would be longer.
-TOO_LONG_S: Final = (0.0025, 0.01, 0.02, 0.04, 0.08)
-SHORT_S: Final = (0.0, 0.0003, 0.0025, 0.005, 0.01)
-#: Idle share of all cores below which a window widens too, and above which alone it narrows: turns may be so
-#: short that nobody waits long for one, and yet the work is not done in time.
+#: Shorter ones save too little CPU time to be worth their delay.
+WINDOWS_S: Final = (0.0, 0.03, 0.06, 0.09)
+#: Mean wait for a core, in seconds, above which the next level begins, by level: a window is worth its delay
+#: while the wait without it would be longer.
+TOO_LONG_S: Final = (0.02, 0.04, 0.08, float("inf"))
+#: Idle share of all cores below which the next level begins too, if it lasts: turns may be so short that
+#: nobody waits long for one, and yet the work is not done in time. One second without an idle core is no
+#: shortage yet, and neither is a process that has a core of its own.
 NONE_IDLE: Final = 0.005
-SOME_IDLE: Final = 0.05
+LASTING_LOOKS: Final = 3
+OF_ITS_OWN_S: Final = 0.0003
+#: Idle share of all cores above which the level before is gone back to, by level: it needs so much more CPU
+#: time.
+SPARE_IDLE: Final = (1.0, 0.15, 0.2, 0.15)
 #: Events that a window should bring on average, or it saves no wake-up.
 EVENTS_A_WINDOW: Final = 2.0
 #: Most that a window may take of the mean time between two events of a connection: where each client waits
@@ -46,7 +51,7 @@ class Moderation:
         self._schedstat = schedstat
         self._stat = stat
         self._clock = clock
-        self._level = 0
+        self._level = self._looks_without_idle = 0
         self._waited_ns = self._turns = 0
         self._idle_ticks = self._all_ticks = 0
         self._looked = clock()
@@ -67,9 +72,12 @@ class Moderation:
         wait_s = (waited_ns - self._waited_ns) / 1e9 / max(turns - self._turns, 1)
         self._waited_ns, self._turns = waited_ns, turns
         idle = self._idle_share()
-        if wait_s > TOO_LONG_S[self._level] or (idle < NONE_IDLE and wait_s > SHORT_S[1]):
+        none_idle = idle < NONE_IDLE and wait_s > OF_ITS_OWN_S
+        self._looks_without_idle = self._looks_without_idle + 1 if none_idle else 0
+        if wait_s > TOO_LONG_S[self._level] or self._looks_without_idle >= LASTING_LOOKS:
             self._level = min(self._level + 1, len(WINDOWS_S) - 1)
-        elif wait_s < SHORT_S[self._level] and idle > SOME_IDLE:
+            self._looks_without_idle = 0
+        elif idle > SPARE_IDLE[self._level]:
             self._level -= 1
         if not self._level:
             return 0.0

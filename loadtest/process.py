@@ -134,7 +134,8 @@ class Process:
         self.pauses = CollectorPauses()
         self.readiness = Readiness()
         self.turns = TurnPool()
-        self.timer: ThinkTimer[KeepAliveUser] = ThinkTimer(lambda user, due: user.wake(due))
+        number = max(getattr(environment.runner, "worker_index", 0), 0)
+        self.timer: ThinkTimer[KeepAliveUser] = ThinkTimer(lambda user, due: user.wake(due), number)
         self.statistics = BatchedStatistics(environment)
         self._moderation = Moderation()
         #: Running users by class name.

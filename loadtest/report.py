@@ -31,8 +31,8 @@ RATE_SHARE = 0.95
 #: one that does not divide. Locust gives each the same; more means that it took one for lost and gave its
 #: users to others, which then run out of descriptors or of CPU before the rest. That is another run.
 EVEN_SHARE = 0.05
-#: Seconds by which a think time may be off: it ends in a slot of the think timer (`think.SLOT_S`).
-THINK_GRAIN_S = 0.01
+#: Seconds by which a think time may be off: it ends in a slot of the think timer (`think.STRIDE_MOST`).
+THINK_GRAIN_S = 0.03
 #: Percentiles of the hold's latency, by their names in summary.json.
 PERCENTILES = {"p50": 50.0, "p90": 90.0, "p99": 99.0, "p999": 99.9, "max": 100.0}
 #: What a run says that could not be plotted, as any can be later.

@@ -71,43 +71,50 @@ def test_fetches_at_once_where_there_are_cores_to_spare(worker: Worker) -> None:
 
 
 def test_a_core_of_its_own_is_no_shortage_however_busy_all_are(worker: Worker) -> None:
-    assert [worker.window(0.0001, idle=0.0) for _ in range(5)] == [0.0] * 5
+    assert [worker.window(0.0001, idle=0.0) for _ in range(9)] == [0.0] * 9
 
 
-def test_opens_a_window_when_cores_are_short_and_keeps_it(worker: Worker) -> None:
-    assert worker.window(0.004) == WINDOWS_S[1]
+def test_opens_a_window_when_waits_are_longer_than_it_and_keeps_it(worker: Worker) -> None:
+    assert worker.window(0.03) == WINDOWS_S[1]
     assert [worker.window(0.001) for _ in range(5)] == [WINDOWS_S[1]] * 5
 
 
-@pytest.mark.parametrize(("wait_s", "idle"), [(1.0, 0.03), (0.001, 0.0)])
+def test_opens_one_when_nothing_is_idle_for_long(worker: Worker) -> None:
+    assert [worker.window(0.001, idle=0.0) for _ in range(2)] == [0.0, 0.0]
+    assert worker.window(0.001, idle=0.02) == 0.0  # that was a moment
+    assert [worker.window(0.001, idle=0.0) for _ in range(4)] == [0.0, 0.0, WINDOWS_S[1], WINDOWS_S[1]]
+
+
+@pytest.mark.parametrize(("wait_s", "idle", "looks"), [(1.0, 0.03, 1), (0.001, 0.0, 3)])
 def test_widens_it_while_waits_are_longer_or_nothing_is_idle(
-    worker: Worker, wait_s: float, idle: float
+    worker: Worker, wait_s: float, idle: float, looks: int
 ) -> None:
-    assert [worker.window(wait_s, idle) for _ in range(6)] == [*WINDOWS_S[1:], WINDOWS_S[-1], WINDOWS_S[-1]]
+    windows = [worker.window(wait_s, idle) for _ in range(6 * looks)][looks - 1 :: looks]
+    assert windows == [*WINDOWS_S[1:], *[WINDOWS_S[-1]] * 3]
 
 
 def test_narrows_it_step_by_step_when_cores_are_free_again(worker: Worker) -> None:
     for _ in range(4):
         worker.window(1.0)
-    assert worker.window(0.0001, idle=0.03) == WINDOWS_S[-1]  # as many as are needed, none to spare
-    assert [worker.window(0.0001, idle=0.3) for _ in range(5)] == [*reversed(WINDOWS_S[:-1]), 0.0]
+    assert worker.window(0.0001, idle=0.1) == WINDOWS_S[-1]  # as many as are needed, none to spare
+    assert [worker.window(0.0001, idle=0.3) for _ in range(4)] == [*reversed(WINDOWS_S[:-1]), 0.0]
 
 
 def test_takes_a_window_in_which_several_events_come(worker: Worker) -> None:
-    assert worker.window(0.004, events_per_s=60) == 0.04
+    assert worker.window(0.03, events_per_s=40) == WINDOWS_S[2]
     assert worker.window(0.001, events_per_s=5) == 0.0  # none would save a wake-up
 
 
 def test_takes_none_that_clients_in_a_loop_would_feel(worker: Worker) -> None:
     for _ in range(4):
         worker.window(1.0)
-    assert worker.window(0.001, events_per_s=400, connections=1_000) == 0.02  # asked every 2.5 s
+    assert worker.window(0.001, events_per_s=400, connections=1_600) == WINDOWS_S[1]  # asked every 4 s
     assert worker.window(0.001, events_per_s=20_000, connections=100) == 0.0
 
 
 def test_knows_how_long_the_events_took(worker: Worker) -> None:
-    assert worker.window(0.004, events_per_s=300, seconds=0.5) == 0.01
-    assert worker.window(0.001, events_per_s=150, seconds=1.5) == 0.02
+    assert worker.window(0.03, events_per_s=70, seconds=0.5) == WINDOWS_S[1]
+    assert worker.window(0.001, events_per_s=60, seconds=1.5) == WINDOWS_S[2]
 
 
 def test_does_without_a_kernel_that_counts(tmp_path: Path, moderating: Any) -> None:

@@ -13,7 +13,7 @@ from loadtest import report
 from loadtest.histogram import merge, new_histogram
 from loadtest.record import Record
 from loadtest.recorder import COLUMNS
-from loadtest.think import SLOT_S
+from loadtest.think import SLOT_S, STRIDE_MOST
 from tests.loadtest.runs import PROJECT, write_run
 
 
@@ -146,6 +146,6 @@ def test_what_was_drawn_is_told_with_its_distance_to_what_was_asked_for(tmp_path
         "distance": pytest.approx(1 - 5000 / 9217, abs=0.01),
     }  # fmt: skip
     assert drawn["think_s"]["distance"] < 0.002
-    assert report.THINK_GRAIN_S == SLOT_S
+    assert report.THINK_GRAIN_S == STRIDE_MOST * SLOT_S
     older = summarised(write_run(tmp_path, hold_thinks_s=None, hold_lengths=None))
     assert older["workload"]["executed"] == {"think_s": None, "length_bytes": None}

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 import gevent
 import pytest
 
-from loadtest.think import SLOT_S, ThinkTimer
+from loadtest.think import SLEEPERS_A_SLOT, SLOT_S, STRIDE_MOST, STRIDE_SLEEP_S, ThinkTimer
 from tests.loadtest.peers import eventually
 
 
@@ -120,13 +120,57 @@ def test_ticks_keep_their_phase_after_a_late_one(woken: Woken) -> None:
     assert phases == {0.0}
 
 
-def test_timers_differ_in_phase() -> None:
-    timers = [ThinkTimer[Sleeper](lambda sleeper, due: None) for _ in range(20)]
+@pytest.mark.parametrize("processes", [2, 3, 7, 22, 55])
+def test_the_slots_of_all_processes_lie_between_each_other(processes: int) -> None:
+    stride_s = STRIDE_MOST * SLOT_S
+    timers = [ThinkTimer[Sleeper](lambda sleeper, due: None, number) for number in range(processes)]
     try:
-        assert len({round(timer._origin % SLOT_S, 6) for timer in timers}) > 15
+        phases = sorted(timer._origin % stride_s for timer in timers)
     finally:
         for timer in timers:
             timer.close()
+    gaps = [later - earlier for earlier, later in itertools.pairwise([*phases, phases[0] + stride_s])]
+    assert sum(gaps) == pytest.approx(stride_s)
+    assert max(gaps) < 2.7 * stride_s / processes
+    assert min(gaps) > 0.4 * stride_s / processes
+
+
+def slots_of_long_sleepers(woken: Woken) -> set[int]:
+    sleepers = [Sleeper(number) for number in range(50)]
+    for sleeper in sleepers:
+        woken.timer.sleep(sleeper, STRIDE_SLEEP_S + sleeper.name * SLOT_S)
+    return {sleeper.slot for sleeper in sleepers if sleeper.slot is not None}
+
+
+def wake_for_a_second(woken: Woken, requests_a_slot: int) -> None:
+    """So that the timer sees that rate, and no other."""
+    woken.then = lambda sleeper: None
+    until = time.perf_counter() + 1.5
+    while time.perf_counter() < until:
+        for _ in range(requests_a_slot):
+            woken.timer.sleep(Sleeper(), SLOT_S)
+        gevent.sleep(SLOT_S)
+
+
+def test_a_process_of_few_requests_uses_few_slots_for_long_sleeps(woken: Woken) -> None:
+    slots = slots_of_long_sleepers(woken)
+    assert {slot % STRIDE_MOST for slot in slots} == {0}
+    assert len(slots) == pytest.approx(50 / STRIDE_MOST, abs=1)
+
+
+def test_a_process_of_many_requests_uses_every_slot(woken: Woken) -> None:
+    wake_for_a_second(woken, 2 * SLEEPERS_A_SLOT)
+    assert len(slots_of_long_sleepers(woken)) == pytest.approx(50, abs=1)
+
+
+def test_short_sleeps_use_every_slot_and_end_on_time(woken: Woken) -> None:
+    began = time.perf_counter()
+    for number in range(20):
+        woken.timer.sleep(Sleeper(number), number * SLOT_S)
+    eventually(lambda: len(woken.all) == 20)
+    assert all(due == pytest.approx(began + who.name * SLOT_S, abs=SLOT_S) for who, due, _ in woken.all)
+    late_s = sorted(at - due for _, due, at in woken.all)
+    assert late_s[10] < SLOT_S, "not with the next slot that would have been served anyway"
 
 
 def test_nothing_is_kept_for_those_who_have_woken(woken: Woken) -> None:

@@ -249,6 +249,8 @@ def _settle(made: argparse.ArgumentParser, chosen: argparse.Namespace) -> None:
         made.error("--processes is for the hosts that join: --join MASTER --processes N")
     if chosen.expect_hosts != 1 and not chosen.master:
         made.error("--expect-hosts goes with --master")
+    if chosen.web_port != made.get_default("web_port") and not chosen.web:
+        made.error("--web-port goes with --web")
     chosen.host = ",".join(chosen.host or [DEFAULT_HOST])
     try:
         options.hosts(chosen.host)

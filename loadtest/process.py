@@ -144,6 +144,8 @@ class Process:
         self.server_software: str | None = None
         self._origins: dict[tuple[str, type[KeepAliveUser]], Origin] = {}
         self._targets: dict[str, Iterator[str]] = {}
+        environment.events.test_start.add_listener(self._test_started)
+        environment.events.test_stopping.add_listener(self._test_stopping)
         environment.events.test_stop.add_listener(self._test_stopped)
         gc.set_threshold(*GC_THRESHOLDS)
         _let_others_finish()
@@ -242,6 +244,12 @@ class Process:
         self.readiness.fetch_at_once(not window_s)
         self.timer.before_tick = self.readiness.dispatch if window_s else None
         self.timer.slots_a_tick = max(1, round(window_s / SLOT_S))
+
+    def _test_started(self, **_: Any) -> None:
+        self.timer.paused = False
+
+    def _test_stopping(self, **_: Any) -> None:
+        self.timer.paused = True
 
     def _test_stopped(self, **_: Any) -> None:
         self.statistics.fold()

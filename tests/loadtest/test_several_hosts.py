@@ -176,6 +176,7 @@ def test_a_host_whose_limits_are_too_low_ends_the_run_for_all(tmp_path: Path) ->
         (("--join", "a", "--host", "http://b"), "--host is for the master"),
         (("--master",), "needs a number of connections"),
         (("--expect-hosts", "2"), "goes with --master"),
+        (("--web-port", "8090"), "goes with --web"),
         (("--master", "-c", "5", "--processes", "2"), "for the hosts that join"),
         (("--host", "http://a", "--host", "http://a"), "different URLs"),
         (("--source-addresses", "10.0.0.0/40"), "10.0.0.0/40"),

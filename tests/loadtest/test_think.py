@@ -180,6 +180,18 @@ def test_nothing_is_kept_for_those_who_have_woken(woken: Woken) -> None:
     assert woken.timer._slots == {}
 
 
+def test_nobody_wakes_while_it_is_paused(woken: Woken) -> None:
+    woken.timer.paused = True
+    ticks: list[float] = []
+    woken.timer.before_tick = lambda: ticks.append(time.perf_counter())
+    woken.timer.sleep(Sleeper(), 0.01)
+    gevent.sleep(0.1)
+    assert woken.all == []
+    assert len(ticks) < 0.2 / SLOT_S, "nor does it look in vain"
+    woken.timer.paused = False
+    eventually(lambda: woken.all)
+
+
 def test_slots_can_be_served_several_at_a_tick(woken: Woken) -> None:
     ticks: list[float] = []
     woken.timer.before_tick = lambda: ticks.append(time.perf_counter())

@@ -262,6 +262,18 @@ def test_a_graceful_stop_lets_the_request_end(environment: Environment) -> None:
         assert run.log.count("stop") == 3
 
 
+def test_none_begins_another_request_while_the_test_is_stopped(environment: Environment, peer: Peer) -> None:
+    run = Run(environment, Getter, peer.url, wait_time=constant(0.02)).start(3)
+    eventually(lambda: run.process.counters.requests > 10)
+    environment.events.test_stopping.fire(environment=environment)
+    gevent.sleep(0.1)  # what is on its way
+    sent = len(peer.requests)
+    gevent.sleep(0.2)
+    assert len(peer.requests) == sent
+    environment.events.test_start.fire(environment=environment)
+    eventually(lambda: len(peer.requests) > sent + 10)
+
+
 def test_a_user_that_cannot_connect_tries_again_and_says_so(
     environment: Environment, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -5,8 +5,8 @@ cores are short, events are therefore fetched at intervals, several at once, as 
 interrupts (Linux, Documentation/networking/napi.rst, "Software IRQ coalescing"). 55 processes on two cores,
 300 to 350 requests/s a worker, CPU a request: 94-127 us at intervals of 10 ms, 73-90 at 20, 53-62 at 40,
 45-55 at 80. That cores are short shows in how long the process waits for one each time it has something to
-do (Documentation/scheduler/sched-stats.rst, /proc/PID/schedstat). Where there are cores to spare, this never
-begins, and all is answered at once.
+do (Documentation/scheduler/sched-stats.rst, /proc/PID/schedstat). Where a process gets a core as soon as it
+wants one, this never begins, and all is answered at once.
 """
 
 from __future__ import annotations
@@ -29,8 +29,8 @@ NONE_IDLE: Final = 0.005
 LASTING_LOOKS: Final = 3
 OF_ITS_OWN_S: Final = 0.0003
 #: Idle share of all cores above which the level before is gone back to, by level: it needs so much more CPU
-#: time.
-SPARE_IDLE: Final = (1.0, 0.15, 0.2, 0.15)
+#: time. Not while the process itself waits: its own share of the cores may be smaller than all of them.
+SPARE_IDLE: Final = (float("inf"), 0.15, 0.2, 0.15)
 #: Events that a window should bring on average, or it saves no wake-up.
 EVENTS_A_WINDOW: Final = 2.0
 #: Most that a window may take of the mean time between two events of a connection: where each client waits
@@ -77,7 +77,7 @@ class Moderation:
         if wait_s > TOO_LONG_S[self._level] or self._looks_without_idle >= LASTING_LOOKS:
             self._level = min(self._level + 1, len(WINDOWS_S) - 1)
             self._looks_without_idle = 0
-        elif idle > SPARE_IDLE[self._level]:
+        elif idle > SPARE_IDLE[self._level] and wait_s <= TOO_LONG_S[self._level - 1]:
             self._level -= 1
         if not self._level:
             return 0.0

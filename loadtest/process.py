@@ -144,7 +144,6 @@ class Process:
         self.server_software: str | None = None
         self._origins: dict[tuple[str, type[KeepAliveUser]], Origin] = {}
         self._targets: dict[str, Iterator[str]] = {}
-        environment.events.test_start.add_listener(self._test_started)
         environment.events.test_stopping.add_listener(self._test_stopping)
         environment.events.test_stop.add_listener(self._test_stopped)
         gc.set_threshold(*GC_THRESHOLDS)
@@ -245,13 +244,11 @@ class Process:
         self.timer.before_tick = self.readiness.dispatch if window_s else None
         self.timer.slots_a_tick = max(1, round(window_s / SLOT_S))
 
-    def _test_started(self, **_: Any) -> None:
-        self.timer.paused = False
-
     def _test_stopping(self, **_: Any) -> None:
         self.timer.paused = True
 
     def _test_stopped(self, **_: Any) -> None:
+        self.timer.paused = False  # nobody is left, unless they have come since
         self.statistics.fold()
         self.send_sample()
         runner = self._environment.runner

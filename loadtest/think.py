@@ -64,7 +64,7 @@ class ThinkTimer(Generic[S]):
         #: Slots that are served together, late by as many, to be woken less often; and what is called before.
         self.slots_a_tick = 1
         self.before_tick: Callable[[], None] | None = None
-        #: Nobody is woken: the test ends, and requests sent meanwhile would wait for all that is being closed.
+        #: Nobody is woken: the test ends, and requests sent now would wait for all that is being closed.
         self.paused = False
         #: The longest that a slot was served late, in seconds, since it was last reset by whoever reports it.
         self.lag_max_s = 0.0
@@ -80,7 +80,8 @@ class ThinkTimer(Generic[S]):
         """Wake it in `seconds`, rounded to the nearest slot still to come; returns how many that is."""
         now = time.perf_counter()
         stride = self._stride if seconds >= STRIDE_SLEEP_S else 1
-        slot = max(round((now + seconds - self._origin) / (self._slot_s * stride)) * stride, self._next)
+        slot = round((now + seconds - self._origin) / (self._slot_s * stride)) * stride
+        slot = max(slot, math.floor((now - self._origin) / self._slot_s) + 1, self._next)
         sleeper.slot = slot
         try:
             self._slots[slot].append(sleeper)
@@ -105,15 +106,16 @@ class ThinkTimer(Generic[S]):
             if sleepers is None:
                 continue
             due = self._origin + slot * self._slot_s
-            self.lag_max_s = max(self.lag_max_s, time.perf_counter() - due)
-            self._woken += len(sleepers)
+            late_s = time.perf_counter() - due
             for sleeper in sleepers:
                 if sleeper.slot == slot:
                     sleeper.slot = None
+                    self._woken += 1
+                    self.lag_max_s = max(self.lag_max_s, late_s)
                     self._wake(sleeper, due)
         if now - self._stride_chosen >= STRIDE_KEPT_S:
             self._choose_stride(now)
-        self._tick_at(max(self._upcoming(), current + 1))
+        self._tick_at(current + STRIDE_MOST if self.paused else self._upcoming())
 
     def _choose_stride(self, now: float) -> None:
         slots = (now - self._stride_chosen) / self._slot_s

@@ -241,6 +241,8 @@ class KeepAliveUser(FastHttpUser):
                     user_instance=self, exception=error, tb=error.__traceback__
                 )
             raise
+        if self._state == LOCUST_STATE_STOPPING:  # asked to stop while on_start waited for something
+            raise StopUser
         wait_s = self.first_wait_time()
         if wait_s > 0:
             self._state = LOCUST_STATE_WAITING

@@ -143,6 +143,45 @@ def test_a_handle_has_all_that_upstream_uses_of_a_greenlet() -> None:
     assert not {name for name in used - of_modules - only_to_raise if not hasattr(UserHandle, name)}
 
 
+#: Waits as Locust's main greenlet does, beside one that is always busy and lets nothing through.
+GREEDY = """
+import sys, time
+import gevent
+from loadtest import locust_scale
+
+locust_scale.hear_interrupts()
+
+def greedy():
+    while True:
+        try:
+            until = time.perf_counter() + 0.05
+            while time.perf_counter() < until:
+                pass
+            gevent.sleep(0)
+        except KeyboardInterrupt:
+            pass
+
+gevent.spawn(greedy)
+print("ready", flush=True)
+try:
+    gevent.sleep(30)
+except KeyboardInterrupt:
+    sys.exit(7)
+"""
+
+
+def test_an_interrupt_ends_the_run_whatever_is_busy_when_it_comes() -> None:
+    command = [sys.executable, "-c", GREEDY]
+    with subprocess.Popen(command, cwd=CHECKOUT, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "ready\n"
+        process.send_signal(signal.SIGINT)
+        try:
+            assert process.wait(DEADLINE_S) == 7
+        finally:
+            process.kill()
+
+
 def test_users_are_frozen_without_a_collection_that_would_stop_all_workers_at_once() -> None:
     phases: list[str] = []
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import statistics
+import time
 from collections.abc import Iterator
 from typing import Any, ClassVar
 
@@ -262,7 +263,9 @@ def test_a_graceful_stop_lets_the_request_end(environment: Environment) -> None:
         assert run.log.count("stop") == 3
 
 
-def test_none_begins_another_request_while_the_test_is_stopped(environment: Environment, peer: Peer) -> None:
+def test_none_begins_another_request_while_the_test_is_stopped_and_the_next_begins_anew(
+    environment: Environment, peer: Peer
+) -> None:
     run = Run(environment, Getter, peer.url, wait_time=constant(0.02)).start(3)
     eventually(lambda: run.process.counters.requests > 10)
     environment.events.test_stopping.fire(environment=environment)
@@ -270,8 +273,33 @@ def test_none_begins_another_request_while_the_test_is_stopped(environment: Envi
     sent = len(peer.requests)
     gevent.sleep(0.2)
     assert len(peer.requests) == sent
-    environment.events.test_start.fire(environment=environment)
+    run.runner.stop()
+    run.process.timer.lag_max_s = 0.0
+    gevent.sleep(0.3)
+    run.start(3)
     eventually(lambda: len(peer.requests) > sent + 10)
+    assert run.process.timer.lag_max_s < 0.25, "what had been asleep is nobody's lag"
+
+
+def test_a_user_that_is_stopped_in_its_on_start_does_not_rest_first(environment: Environment) -> None:
+    def slow(served: Any) -> None:
+        while served.read_request() is not None:
+            gevent.sleep(0.3)
+            served.send(OK)
+
+    class Begins(Getter):
+        def on_start(self) -> None:
+            super().on_start()
+            self.client.get("/begin")
+
+    with Peer(slow) as server:
+        environment.stop_timeout = 20
+        run = Run(environment, Begins, server.url, wait_time=KeepAliveUser.wait_time).start(2)
+        eventually(lambda: len(server.requests) == 2)
+        began = time.monotonic()
+        run.runner.stop_users({"Begins": 2})
+        eventually(lambda: run.runner.user_count == 0)
+        assert time.monotonic() - began < 10
 
 
 def test_a_user_that_cannot_connect_tries_again_and_says_so(

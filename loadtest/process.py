@@ -18,7 +18,7 @@ from urllib.parse import unquote, urlsplit
 import gevent
 from locust.runners import WorkerRunner
 
-from loadtest import options
+from loadtest import locust_scale, options
 from loadtest.counters import Counters
 from loadtest.moderation import Moderation
 from loadtest.pauses import CollectorPauses
@@ -138,8 +138,9 @@ class Process:
         self.timer: ThinkTimer[KeepAliveUser] = ThinkTimer(lambda user, due: user.wake(due), number)
         self.statistics = BatchedStatistics(environment)
         self._moderation = Moderation()
-        #: Running users by class name.
+        #: Running users by class name, and most of them that the garbage collector was kept from.
         self.users: Counter[str] = Counter()
+        self._frozen = 0
         #: The Server field of the first response; None before one came.
         self.server_software: str | None = None
         self._origins: dict[tuple[str, type[KeepAliveUser]], Origin] = {}
@@ -216,6 +217,9 @@ class Process:
 
     def send_sample(self) -> None:
         runner = self._environment.runner
+        if self.users.total() > self._frozen:
+            self._frozen = self.users.total()
+            locust_scale.freeze_users()
         if runner is not None:
             source = next((origin.sources.used for origin in self._origins.values() if origin.sources), "")
             sample = self.counters.sample(self.timer, source, self.users.total())
@@ -249,6 +253,7 @@ class Process:
 
     def _test_stopped(self, **_: Any) -> None:
         self.timer.paused = False  # nobody is left, unless they have come since
+        self._frozen = 0
         self.statistics.fold()
         self.send_sample()
         runner = self._environment.runner

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 #: Lateness of event loops and of the slowest percent of responses below which the pace rises, and above which
 #: it falls, seconds. A second of garbage collection or a neighbour's burst lies between: the pace stays.
-ON_TIME_S = 0.35
+ON_TIME_S = 0.2
 LATE_S = 0.5
 #: Factors by which the pace changes a second.
 FASTER = 1.15

@@ -199,6 +199,24 @@ def test_users_are_frozen_without_a_collection_that_would_stop_all_workers_at_on
     assert phases == []
 
 
+def test_a_growing_ramp_is_frozen_with_each_sample(environment: Environment) -> None:
+    with Peer(answering(response())) as peer:
+        environment.user_classes = [named("A", Kept, host=peer.url)]
+        process = Process.of(environment)
+        try:
+            counts = []
+            for users in (2, 3, 0):
+                environment.runner.spawn_users({"A": users})  # type: ignore[union-attr]
+                gc.unfreeze()
+                process.send_sample()
+                counts.append(gc.get_freeze_count())
+        finally:
+            gc.unfreeze()
+    assert counts[0] > 0
+    assert counts[1] > 0
+    assert counts[2] == 0, "nobody has come"
+
+
 def test_a_run_from_outside_counts_the_same_everywhere_and_ends_with_its_master(tmp_path: Path) -> None:
     """A master and two workers, as processes: Locust's CSV, the server's own count, and an end by SIGKILL."""
     locustfile = tmp_path / "locustfile.py"

@@ -20,7 +20,21 @@ CHECKOUT = Path(__file__).resolve().parents[2]
 CANNOT_BE_MADE = 69
 #: All that the scripts may need from the system, besides a Python.
 TOOLS = (
-    *("sh", "awk", "cat", "cksum", "cut", "date", "dirname", "env", "find", "flock", "grep", "mkdir"),
+    *(
+        "sh",
+        "awk",
+        "cat",
+        "cksum",
+        "cut",
+        "date",
+        "dirname",
+        "env",
+        "find",
+        "flock",
+        "grep",
+        "mkdir",
+        "mktemp",
+    ),
     *("printf", "readlink", "rm", "rmdir", "sleep", "tail", "timeout", "xargs"),
 )
 
@@ -328,7 +342,9 @@ def checks(copy: Copy) -> Copy:
         path = copy.venv / "bin" / tool
         path.write_text(f'#!/bin/sh\necho "{tool} $*"\n[ "${{FAILING:-}}" != {tool} ]\n')
         path.chmod(0o755)
-    (copy.path / "pytest.py").write_text("import sys; print('pytest', sys.argv[1:])")
+    (copy.path / "pytest.py").write_text(
+        "import os, sys; print('pytest', sys.argv[1:]); sys.exit(os.environ.get('FAILING') in sys.argv)"
+    )
     return copy
 
 
@@ -353,6 +369,14 @@ def test_one_failing_check_fails_all_but_stops_none(checks: Copy, tool: str) -> 
     assert ": FAILED (" in result.stdout
     assert "\nFAILED: " in result.stdout
     assert "-- loadtest-tests: passed" in result.stdout
+
+
+@pytest.mark.parametrize(("suite", "word"), [("tests", "--ignore"), ("loadtest-tests", "tests/loadtest")])
+def test_a_failure_of_either_suite_is_told(checks: Copy, suite: str, word: str) -> None:
+    result = checks.run(str(checks.path / "tests/run"), FAILING=word)
+    assert result.returncode == 1
+    assert f"-- {suite}: FAILED (" in result.stdout
+    assert f"\nFAILED: {'tests' if suite == 'tests' else 'loadtest-tests tests'}\n" in result.stdout
 
 
 def test_shell_scripts_are_found_by_their_first_line(checks: Copy) -> None:

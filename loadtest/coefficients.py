@@ -17,10 +17,10 @@ from typing import Final
 
 MIB: Final = 1024 * 1024
 
-#: Bytes of kernel memory of one end of a connection: growth of the slab by 9.8 KB a connection with both
-#: ends here (100,000 to 400,000 of them).  TCP 2,368 + inode 832 + file 192 + dentry 192 + epoll 128 +
+#: Bytes of kernel memory of one end of a connection: growth of the slab by 10 KB a connection with both
+#: ends here (100,000 to 1,000,000 of them).  TCP 2,368 + inode 832 + file 192 + dentry 192 + epoll 128 +
 #: ports + allocator slack.
-KERNEL_BYTES_PER_END: Final = 4_850
+KERNEL_BYTES_PER_END: Final = 5_000
 
 #: Bytes of a server: the supervisor with what all processes share and the process that tells the metrics,
 #: each worker's own part, each connection.
@@ -58,7 +58,7 @@ KERNEL_CPU_S_PER_REQUEST: Final = 20e-6
 KERNEL_WORKER_CORES: Final = 1.6e-3
 
 #: Share of the cores beyond which workers fetch events at intervals (app/moderation.py), which takes from
-#: what they cost beside their requests, and what is left of that at the longest interval.  400,000, 600,000
-#: and 1,000,000 connections all took 0.90 to 0.92 of two cores.
+#: what they cost beside their requests, and what is left of that at the longest interval.  400,000, 600,000,
+#: 1,000,000 and 1,600,000 connections took 0.84 to 0.95 of two cores.
 MODERATED_SHARE: Final = 0.92
 MODERATED_LEAST: Final = 0.15

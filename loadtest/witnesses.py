@@ -38,6 +38,7 @@ CPU_SHARE, CPU_S = 0.05, 0.5
 LOCUST_REPORT_S = 4.0
 
 #: Seconds by which the server's counts may be behind: its workers tell once a second, and are asked as often.
+#: More by as much as their event loops were late, which is when they can't tell.
 SERVER_BEHIND_S = 3.0
 #: Seconds by which workers' samples may be behind the mean of their times.
 SAMPLES_SPREAD_S = 1.5
@@ -368,7 +369,8 @@ def _server_in_hold(record: Record, hearing: Hearing, untold: float) -> None:
         if at is None or there is None or answered is None:
             continue
         # The rows in which the clients' counts are older and newer than the server's, for certain.
-        older = max(0, bisect.bisect_right(written, at - SERVER_BEHIND_S) - 1)
+        behind_s = SERVER_BEHIND_S + (number(row, "server_loop_lag_max_ms") or 0.0) / 1000
+        older = max(0, bisect.bisect_right(written, at - behind_s) - 1)
         newer = min(bisect.bisect_left(counted, at + SAMPLES_SPREAD_S), len(rows) - 1)
         between = rows[older : newer + 1]
         least = min(numbers(between, "connections_min"), default=0.0) - ended.still_counted(row)

@@ -13,6 +13,7 @@ import pytest
 
 from loadtest import report, verify, witnesses
 from loadtest.histogram import merge, new_histogram
+from loadtest.record import Record
 from tests.loadtest.runs import PROJECT, STARTED_UNIX_S, a_real_run, write_run
 
 Rows = list[dict[str, str]]
@@ -175,6 +176,25 @@ def test_what_the_server_or_the_workload_says_otherwise_is_found(tmp_path: Path,
     report.make(run)
     assert verify.main([str(run)]) == 0
     can_not_pass(run, TOLD[change])
+
+
+@pytest.mark.parametrize(("lag_ms", "agrees"), [("2.5", False), ("2000", True)])
+def test_a_server_whose_event_loop_was_late_may_be_behind_by_as_much(
+    tmp_path: Path, lag_ms: str, agrees: bool
+) -> None:
+    def behind(rows: Rows) -> None:
+        *_, last = before = in_hold(rows)[:-5]
+        for row in in_hold(rows)[len(before) :]:
+            row.update(
+                server_requests_total=last["server_requests_total"],
+                server_sent_bytes_total=last["server_sent_bytes_total"],
+                server_loop_lag_max_ms=lag_ms,
+            )
+
+    run = write_run(tmp_path, hold_s=12)
+    change_rows(run, behind)
+    report.make(run)
+    assert (witnesses.hear(Record.read(run)).disagreements == []) is agrees
 
 
 def can_not_pass(run: Path, change: Callable[[Path], object]) -> None:

@@ -11,7 +11,7 @@ import dataclasses
 from typing import TYPE_CHECKING, Any
 
 from loadtest.distribution import even
-from loadtest.record import Record, number
+from loadtest.record import Record, number, per_second
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -84,6 +84,9 @@ def of_run(record: Record, summary: dict[str, Any]) -> list[Chart]:
     def over_time(title: str, unit: str, *lines: Line, **more: Any) -> Chart:
         return Chart(title, unit, seconds, lines, phases=spans, **more)
 
+    def rate(total: str, unit: float = 1.0) -> Values:
+        return per_second(column(total, unit), column("counted_unix_s"), seconds)
+
     def positive(name: str) -> Values:  # a log scale has no 0
         return [value or None for value in column(name)]
 
@@ -111,8 +114,8 @@ def of_run(record: Record, summary: dict[str, Any]) -> list[Chart]:
         over_time(
             "Failures, reconnects and dropped SYNs",
             "events/s",
-            Line("failures", column("failures"), RED),
-            Line("reconnects", column("reconnects"), PURPLE, DASHED),
+            Line("failures", rate("failures_total"), RED),
+            Line("reconnects", rate("reconnects_total"), PURPLE, DASHED),
             Line("SYN drops", steps(column("listen_drops")), GREY, DOTTED),
             Line("retransmits", steps(column("retrans_segs")), GREEN, DASH_DOT),
         ),
@@ -120,9 +123,9 @@ def of_run(record: Record, summary: dict[str, Any]) -> list[Chart]:
             "Requests",
             "requests/s",
             *([Line("offered", _offered(rows, think_s), GREY, DASHED)] if think_s else []),
-            Line("answered", column("requests"), BLUE),
+            Line("answered", rate("requests_total"), BLUE),
         ),
-        over_time("Received", "MiB/s", Line("received", column("received_bytes", MIB), GREEN)),
+        over_time("Received", "MiB/s", Line("received", rate("received_bytes_total", MIB), GREEN)),
         over_time(
             "Latency, from when a request was due",
             "ms, log scale",

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from loadtest import charts, compare, page
 from loadtest.charts import Chart, Line
-from loadtest.record import number
+from loadtest.record import number, per_second
 from loadtest.tables import Table
 
 if TYPE_CHECKING:
@@ -19,10 +19,10 @@ if TYPE_CHECKING:
 _COLORS = (charts.BLUE, charts.RED, charts.GREEN, charts.PURPLE, charts.ORANGE, charts.GREY)
 _DASHES: tuple[tuple[int, ...], ...] = ((), (7, 4), (2, 3), (9, 3, 2, 3), (14, 4), (4, 2))
 
-#: Title, unit, column of samples.csv, and what one unit is in the column's.
+#: Title, unit, column of samples.csv (a total is shown as a rate), and what one unit is in the column's.
 _OVER_TIME = (
     ("Connections", "connections", "connections", 1.0),
-    ("Requests", "requests/s", "requests", 1.0),
+    ("Requests", "requests/s", "requests_total", 1.0),
     ("Latency p50", "ms, log scale", "latency_p50_ms", 1.0),
     ("Latency p99", "ms, log scale", "latency_p99_ms", 1.0),
     ("CPU of the server", "busy cores", "server_cores", 1.0),
@@ -94,8 +94,15 @@ def _charts(runs: Sequence[Run]) -> list[Chart]:
         series: list[dict[int, float]] = []
         for run in runs:
             cells: dict[int, float] = {}
-            for row in run.record.rows:
-                at, value = number(row, "time_s"), number(row, column)
+            rows = run.record.rows
+            times, counted, values = (
+                [number(row, name) for row in rows] for name in ("time_s", "counted_unix_s", column)
+            )
+            for at, value in zip(
+                times,
+                per_second(values, counted, times) if column.endswith("_total") else values,
+                strict=True,
+            ):
                 if at is not None and value is not None and (value > 0 or not log):
                     cells[round(at)] = value / scale
             series.append(cells)

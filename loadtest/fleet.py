@@ -69,6 +69,8 @@ class Second:
     burst_10ms_max: int
     loop_lag_max_s: float
     gc_pause_max_s: float
+    #: For how long nothing has been heard of the living worker that is silent for longest.
+    silent_s: float
     #: By the id of the host that joined ("" for workers of this one): its connections and totals.
     hosts: dict[str, dict[str, float]]
 
@@ -81,13 +83,18 @@ class Fleet:
         #: Whether a sample has come since the last second.
         self.news: bool
         self._connections_min: dict[str, int] = {}
+        #: How many samples of a worker have come since the last second.
+        self._samples: dict[str, int] = {}
         self._begin_second()
 
     def _begin_second(self) -> None:
         self.news = False
         self._latencies = new_histogram()
         self._thinks_s, self._lengths = Distribution(), Distribution()
-        self._sends = [0] * PARTS_A_SECOND
+        #: Sends by part of a second, added up over the workers; a list for each of their samples, since a
+        #: worker that is heard twice has sent in two seconds, not twice as much in one.
+        self._sends: list[list[int]] = []
+        self._samples.clear()
         self._lag_max_s = self._pause_max_s = 0.0
         self._connections_min.clear()
 
@@ -107,8 +114,12 @@ class Fleet:
         self.news = True
         if sample["latencies"]:
             merge(self._latencies, sample["latencies"])
+        place = self._samples.get(name, 0)
+        self._samples[name] = place + 1
+        if place == len(self._sends):
+            self._sends.append([0] * PARTS_A_SECOND)
         for part, sends in enumerate(sample["sends"]):
-            self._sends[part] += sends
+            self._sends[place][part] += sends
         self._thinks_s.merge(Distribution.of(sample["thinks_s"]))
         self._lengths.merge(Distribution.of(sample["lengths"]))
         self._lag_max_s = max(self._lag_max_s, sample["loop_lag_max_s"])
@@ -144,6 +155,7 @@ class Fleet:
 
     def second(self) -> Second:
         """Everything known now; latencies, bursts and minima begin anew."""
+        now = time.monotonic()
         alive = [worker for worker in self.workers.values() if not worker.lost]
         failures_by_kind: dict[str, int] = {}
         for worker in self.workers.values():
@@ -164,9 +176,10 @@ class Fleet:
             latencies=self._latencies,
             thinks_s=self._thinks_s,
             lengths=self._lengths,
-            burst_10ms_max=max(self._sends),
+            burst_10ms_max=max(map(max, self._sends), default=0),
             loop_lag_max_s=self._lag_max_s,
             gc_pause_max_s=self._pause_max_s,
+            silent_s=max((now - worker.heard for worker in alive), default=0.0),
             hosts=self._by_host(),
         )
         self._begin_second()

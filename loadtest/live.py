@@ -34,10 +34,10 @@ _MESSAGE = re.compile(
     r"\[\S+ (?P<time>\d\d:\d\d:\d\d)\S* \S+/(?:WARNING/loadtest\S+|(?:ERROR|CRITICAL)/\S+): (?P<text>.+)"
 )
 
-#: What charts show: a heading with its unit, and the column.
+#: What charts show: a heading with its unit, and the column, or the total that is shown as a rate.
 CHARTS = {
     "connections": "connections",
-    "requests/s": "requests",
+    "requests/s": "requests_total",
     "p99 of the latency, ms": "latency_p99_ms",
     "busy cores": "busy_cores",
 }
@@ -93,7 +93,12 @@ class Run:
 
     def _take(self, row: dict[str, str]) -> None:
         self.recent.append(row)
-        self.history.append(tuple(_number(row, column) for column in CHARTS.values()))
+        self.history.append(
+            tuple(
+                self.per_s(column) if column.endswith("_total") else self.value(column)
+                for column in CHARTS.values()
+            )
+        )
         if row["phase"] == "ramp":
             self._ramp_ended_s = _number(row, "time_s")
         elif row["phase"] == "hold":

@@ -23,6 +23,8 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator
 from PIL import Image  # matplotlib's own requirement
 
+from loadtest.record import per_second
+
 Series = np.ndarray[tuple[int], np.dtype[np.float64]]
 
 #: 1,200 x 675 pixels: the width at which GitHub shows a picture, and text in it stays readable.
@@ -61,6 +63,11 @@ class _Run:
     def __getitem__(self, name: str) -> Series:
         """A column; all nan if the file does not have it."""
         return self.columns.get(name, np.full(len(self.phases), np.nan))
+
+    def per_second(self, total: str) -> Series:
+        """How fast a total of the workers' grows; nan where that is unknown."""
+        columns = (self[name].tolist() for name in (total, "counted_unix_s", "time_s"))
+        return np.array(per_second(*columns), dtype=np.float64)
 
     @property
     def held(self) -> bool:
@@ -173,8 +180,8 @@ def _connections(run: _Run, figure: Figure) -> None:
     _from_zero(upper, _whole)
     _names(upper, run, lines)
     events = [
-        _line(lower, run, run["failures"], "failures", RED),
-        _line(lower, run, run["reconnects"], "reconnects", PURPLE, "--"),
+        _line(lower, run, run.per_second("failures_total"), "failures", RED),
+        _line(lower, run, run.per_second("reconnects_total"), "reconnects", PURPLE, "--"),
         _line(lower, run, _steps(run["listen_drops"]), "SYN drops", GREY, ":"),
     ]
     lower.set_ylabel("events/s", fontsize=_TEXT)
@@ -185,7 +192,8 @@ def _connections(run: _Run, figure: Figure) -> None:
 def _throughput(run: _Run, figure: Figure) -> None:
     target = run.figure("target_connections", _most(run["connections_wanted"]))
     offered_at_target = run.figure("offered_rps")
-    reached = run.figure("hold_rps", run.settled(run["requests"]))
+    answered = run.per_second("requests_total")
+    reached = run.figure("hold_rps", run.settled(answered))
     title = _when("{} requests/s answered", reached)
     if run.held:
         title += _when(" of {} offered", offered_at_target)
@@ -197,13 +205,13 @@ def _throughput(run: _Run, figure: Figure) -> None:
     upper, lower = _panels(run, figure, title, note)
     offered = run["connections"] * (offered_at_target / target) if target else run["connections"] * math.nan
     lines = [
-        _line(upper, run, run["requests"], "answered", BLUE),
+        _line(upper, run, answered, "answered", BLUE),
         _line(upper, run, offered, "offered", GREY, "--"),
     ]
     upper.set_ylabel("requests/s", fontsize=_TEXT)
     _from_zero(upper, _whole)
     _names(upper, run, lines)
-    received = _line(lower, run, run["received_bytes"] / MIB, "received", GREEN)
+    received = _line(lower, run, run.per_second("received_bytes_total") / MIB, "received", GREEN)
     lower.set_ylabel("MiB/s", fontsize=_TEXT)
     _from_zero(lower, _short)
     _names(lower, run, [received])

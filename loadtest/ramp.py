@@ -21,6 +21,9 @@ if TYPE_CHECKING:
 #: it falls, seconds. A second of garbage collection or a neighbour's burst lies between: the pace stays.
 ON_TIME_S = 0.2
 LATE_S = 0.5
+#: Seconds within which each worker is heard when all is well: it tells its counts once a second, the row that
+#: takes them in comes at a moment of its own.
+SAMPLE_S = 1.0
 #: Factors by which the pace changes a second.
 FASTER = 1.15
 SLOWER = 0.7
@@ -56,7 +59,8 @@ class Pace:
         """Take in what the last second was like."""
         dropped = (machine.listen_overflows or 0) + (machine.listen_drops or 0) if machine is not None else 0
         waiting = second.users - second.connections
-        late_s = second.loop_lag_max_s
+        # A worker that owes its sample, one a second, is as late as that, and says so only afterwards.
+        late_s = max(second.loop_lag_max_s, second.silent_s - SAMPLE_S)
         if second.latencies.get_total_count():
             late_s = max(late_s, second.latencies.get_value_at_percentile(99) / 1e6)
         factor = 1.0

@@ -15,6 +15,7 @@ from loadtest.distribution import Distribution
 from loadtest.histogram import merge, new_histogram
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from pathlib import Path
 
 #: Without these there is nothing to report on.
@@ -110,3 +111,33 @@ def number(row: dict[str, str] | None, name: str) -> float | None:
 def numbers(rows: list[dict[str, str]], name: str) -> list[float]:
     """The known cells of a column."""
     return [value for row in rows if (value := number(row, name)) is not None]
+
+
+def per_second(
+    totals: Sequence[float | None], counted_s: Sequence[float | None], times_s: Sequence[float | None]
+) -> list[float | None]:
+    """How fast a total of the workers' grows, row by row: over the time in which they counted it.
+
+    Rows come when the master gets to write them. On a busy machine that is up to seconds apart, and one may
+    be written before anything more was counted: there the rate is unknown.
+
+    :param totals: the column, None or nan where it is unknown.
+    :param counted_s: `counted_unix_s`; where it is missing, as in old files, times_s counts.
+    :param times_s: `time_s`.
+    """
+    rates: list[float | None] = []
+    before, before_s, before_row_s = 0.0, None, 0.0
+    columns = (map(_known, column) for column in (totals, counted_s, times_s))
+    for total, counted, row_s in zip(*columns, strict=True):
+        if total is None or row_s is None:
+            rates.append(None)
+            continue
+        took_s = row_s - before_row_s if counted is None or before_s is None else counted - before_s
+        rates.append((total - before) / took_s if took_s > 0 else None)
+        if took_s > 0:
+            before, before_s, before_row_s = total, counted, row_s
+    return rates
+
+
+def _known(value: float | None) -> float | None:
+    return value if value is not None and math.isfinite(value) else None

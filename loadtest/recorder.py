@@ -21,6 +21,7 @@ import csv
 import importlib.metadata
 import json
 import logging
+import math
 import os
 import platform
 import shlex
@@ -56,7 +57,8 @@ logger = logging.getLogger(__name__)
 
 #: Columns of samples.csv that come from the workers; SERVER_COLUMNS come from the server's own metrics and
 #: are empty without them, MACHINE_COLUMNS come from the monitor. Units are in the names, *_total are since
-#: the start, `requests`, `failures`, `reconnects` and `received_bytes` are of the row's second.
+#: the start; `requests`, `failures`, `reconnects` and `received_bytes` are what was counted since the row
+#: before, until `counted_unix_s`: :func:`loadtest.record.per_second` makes rates of them.
 FLEET_COLUMNS = (
     "time_s",
     "unix_time_s",
@@ -167,8 +169,10 @@ class Recorder:
 
     def _follow(self, run: Run) -> None:
         started = time.monotonic()
-        for second in range(1, sys.maxsize):
-            gevent.sleep(max(0.0, started + second - time.monotonic()))
+        while True:
+            # The next whole second; those that a busy machine kept us from are in its row.
+            elapsed_s = time.monotonic() - started
+            gevent.sleep(math.floor(elapsed_s) + 1 - elapsed_s)
             if run.ended:
                 return
             try:

@@ -71,6 +71,29 @@ def test_latencies_bursts_and_minima_are_of_one_second_only(fleet: Fleet) -> Non
     assert again.totals["requests"] == 5
 
 
+def test_two_seconds_of_one_worker_are_no_larger_burst(fleet: Fleet, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("loadtest.counters.time.time", lambda: 1000.5)  # all in the same 10 ms
+    workers = [WorkerProcess("host_1"), WorkerProcess("host_2")]
+    for worker in (*workers, *workers):
+        worker.work(20)
+        fleet.take(worker.name, worker.sample())
+    assert fleet.second().burst_10ms_max == 40
+
+
+def test_the_longest_silence_is_that_of_a_living_worker(
+    fleet: Fleet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert fleet.second().silent_s == 0
+    now = time.monotonic()
+    for name, silent_s in (("host_1", 0.2), ("host_2", 1.5), ("host_3", 9.0)):
+        worker = WorkerProcess(name)
+        fleet.take(name, worker.sample())
+        fleet.workers[name].heard = now - silent_s
+    fleet.workers["host_3"].lost = True
+    monkeypatch.setattr(fleet_module.time, "monotonic", lambda: now)
+    assert fleet.second().silent_s == pytest.approx(1.5)
+
+
 def test_a_lost_sample_loses_no_count(fleet: Fleet) -> None:
     worker = WorkerProcess("host_1")
     worker.work(5)

@@ -11,13 +11,21 @@ from locust import User
 from locust.runners import WorkerNode
 
 from loadtest.histogram import new_histogram
-from loadtest.ramp import LATE_S, MOST, PATIENCE_S, Pace, PacedDispatcher
+from loadtest.ramp import LATE_S, MOST, PATIENCE_S, SAMPLE_S, Pace, PacedDispatcher
 
 
-def second(latency_s: float = 0.002, lag_s: float = 0.0, users: int = 1000, connections: int = 1000) -> Any:
+def second(
+    latency_s: float = 0.002,
+    lag_s: float = 0.0,
+    users: int = 1000,
+    connections: int = 1000,
+    silent_s: float = 0.5,
+) -> Any:
     latencies = new_histogram()
     latencies.record_value(round(latency_s * 1e6))
-    return SimpleNamespace(latencies=latencies, loop_lag_max_s=lag_s, users=users, connections=connections)
+    return SimpleNamespace(
+        latencies=latencies, loop_lag_max_s=lag_s, users=users, connections=connections, silent_s=silent_s
+    )
 
 
 def machine(dropped: int = 0) -> Any:
@@ -33,7 +41,14 @@ def test_the_pace_rises_while_all_is_on_time_up_to_its_bound() -> None:
     assert pace.per_s == MOST * 1000
 
 
-@pytest.mark.parametrize("late", [second(latency_s=LATE_S * 2), second(lag_s=LATE_S * 2)])
+@pytest.mark.parametrize(
+    "late",
+    [
+        second(latency_s=LATE_S * 2),
+        second(lag_s=LATE_S * 2),
+        second(silent_s=SAMPLE_S + LATE_S * 2),  # so late that it has not even said so
+    ],
+)
 def test_the_pace_falls_when_a_response_or_an_event_loop_is_late(late: Any) -> None:
     pace = Pace(1000)
     pace.observe(late, machine())
@@ -70,7 +85,9 @@ def test_a_dropped_syn_halves_the_pace_once() -> None:
 
 def test_the_pace_needs_no_monitor_and_no_requests() -> None:
     pace = Pace(1000)
-    quiet = SimpleNamespace(latencies=new_histogram(), loop_lag_max_s=0.0, users=0, connections=0)
+    quiet = SimpleNamespace(
+        latencies=new_histogram(), loop_lag_max_s=0.0, users=0, connections=0, silent_s=0.0
+    )
     pace.observe(quiet, None)  # type: ignore[arg-type]
     assert pace.per_s > 1000
 

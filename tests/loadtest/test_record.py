@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 
 import pytest
 
-from loadtest.record import NoRun, Record, number
+from loadtest.record import NoRun, Record, number, per_second
 from tests.loadtest.runs import write_run
 
 
@@ -31,6 +32,18 @@ def test_a_row_that_was_cut_off_is_left_out(tmp_path: Path) -> None:
 def test_rows_after_the_last_facts_are_no_statement(tmp_path: Path) -> None:
     record = Record.read(write_run(tmp_path, rows=5))
     assert (len(record.stated), len(record.rows)) == (5, 13)
+
+
+def test_a_rate_is_over_the_time_in_which_the_workers_counted() -> None:
+    totals = [100.0, 300.0, 300.0, 1100.0, None, 1200.0]
+    counted = [1000.9, 1002.9, 1002.9, 1006.9, 1007.9, 1008.9]
+    times = [1.0, 3.1, 3.9, 7.0, 8.0, 9.0]
+    assert per_second(totals, counted, times) == pytest.approx([100, 100, None, 200, None, 50])
+
+
+def test_a_rate_without_the_time_of_counting_is_over_the_rows() -> None:
+    unknown = [math.nan, None, None]
+    assert per_second([10.0, 30.0, 90.0], unknown, [1.0, 2.0, 4.0]) == [10, 20, 30]
 
 
 @pytest.mark.parametrize("cell", ["", "nan", "inf", "12x"])

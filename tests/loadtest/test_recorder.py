@@ -293,6 +293,31 @@ def test_a_second_run_of_the_same_workers_counts_from_its_own_start(
     both._test_stopped()
 
 
+def test_seconds_that_a_busy_machine_missed_have_one_row_together(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(recorder.gevent, "spawn", lambda *_: None)
+    scene = Scene(tmp_path / "run", monkeypatch)
+    scene.environment.events = Events()
+    scene.runner.register_message = lambda *_: None
+    both = recorder.Recorder(scene.environment)
+    began, rows = scene.now, []
+
+    def sleep(seconds: float) -> None:
+        scene.now += seconds
+
+    def second() -> None:
+        rows.append(scene.now - began)
+        scene.now += 3.5 if len(rows) == 2 else 0.01
+        run.ended = len(rows) == 5
+
+    monkeypatch.setattr(recorder.gevent, "sleep", sleep)
+    run = SimpleNamespace(ended=False, over="", second=second)
+    both._follow(run)  # type: ignore[arg-type]
+    assert rows == pytest.approx([1, 2, 6, 7, 8])
+    scene.run.end()
+
+
 def test_each_worker_keeps_its_longest_lag_of_the_run(scene: Scene) -> None:
     for lag_s in (0.001, 0.25, 0.002):
         scene.second(loop_lag_max_s=lag_s)

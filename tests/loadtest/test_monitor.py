@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import socket
@@ -282,26 +283,32 @@ def test_memory_that_may_not_be_read_is_none_and_not_a_part_of_the_sum(
 
 
 def test_sockets_and_buffers_agree_with_what_is_open(client: subprocess.Popen[bytes]) -> None:
-    monitor = Monitor(client.pid, None)
-    before = monitor.sample()
-    with socket.create_server(("127.0.0.1", 0), backlog=300) as listener:
-        sockets = [socket.create_connection(listener.getsockname()) for _ in range(200)]
-        sockets += [listener.accept()[0] for _ in range(200)]
-        for sock in sockets:
-            sock.send(b"x" * 4096)
-        during = monitor.sample()
-        for sock in sockets:
-            sock.close()
-    assert before.sockstat_tcp_inuse is not None
-    assert during.sockstat_tcp_inuse is not None
-    assert before.sockstat_tcp_mem_bytes is not None
-    assert during.sockstat_tcp_mem_bytes is not None
-    # Not exact, since other programs open and close connections too.
-    assert during.sockstat_tcp_inuse - before.sockstat_tcp_inuse == pytest.approx(401, abs=60)
-    assert during.sockstat_tcp_mem_bytes - before.sockstat_tcp_mem_bytes >= 400 * 4096 / 2
-    assert monitor.peaks["sockstat_tcp_inuse"] >= during.sockstat_tcp_inuse
-    assert monitor.memory_available_min_bytes is not None
-    assert monitor.memory_available_min_bytes <= during.memory_available_bytes
+    def grew_by_what_was_opened() -> bool:
+        monitor = Monitor(client.pid, None)
+        before = monitor.sample()
+        with contextlib.ExitStack() as opened:
+            listener = opened.enter_context(socket.create_server(("127.0.0.1", 0), backlog=300))
+            sockets = [socket.create_connection(listener.getsockname()) for _ in range(200)]
+            sockets += [listener.accept()[0] for _ in range(200)]
+            for sock in sockets:
+                opened.enter_context(sock)
+                sock.send(b"x" * 4096)
+            during = monitor.sample()
+        assert before.sockstat_tcp_inuse is not None
+        assert during.sockstat_tcp_inuse is not None
+        assert before.sockstat_tcp_mem_bytes is not None
+        assert during.sockstat_tcp_mem_bytes is not None
+        assert monitor.peaks["sockstat_tcp_inuse"] >= during.sockstat_tcp_inuse
+        assert monitor.memory_available_min_bytes is not None
+        assert monitor.memory_available_min_bytes <= during.memory_available_bytes
+        return (
+            abs(during.sockstat_tcp_inuse - before.sockstat_tcp_inuse - 401) <= 10
+            and during.sockstat_tcp_mem_bytes - before.sockstat_tcp_mem_bytes >= 400 * 4096 / 2
+        )
+
+    # The kernel counts the sockets of the whole machine, so what other programs open and close in the same
+    # instant is in the difference too: tried until an instant is quiet, which a wrong count never becomes.
+    eventually(grew_by_what_was_opened, within_s=30)
 
 
 def test_an_overflowing_listen_queue_shows_as_a_difference_from_the_start(

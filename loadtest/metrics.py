@@ -5,7 +5,8 @@ Counters are of a run: they begin anew with the next one of a web UI, which Prom
 
 Latencies are a histogram with buckets. Unlike ready-made quantiles, buckets add up over time and over load
 tests, so Grafana can show any percentile of any span. They are cut from the merged HdrHistogram, whose own
-resolution of 0.1 % is what a bucket's limit may be off by.
+resolution of 0.1 % is what a bucket's limit may be off by. Within a bucket a percentile is interpolated, so
+those of the hold, which the report states, are given as they are too.
 """
 
 from __future__ import annotations
@@ -41,6 +42,8 @@ BUCKETS_S: Final = tuple(
     for step in (1.0, 1.25, 1.6, 2.0, 2.5, 3.15, 4.0, 5.0, 6.3, 8.0)
     if step * 10**power <= 63
 )
+#: What the report states of the hold.
+HOLD_PERCENTILES: Final = (50, 90, 99, 99.9, 100)
 PHASES = ("idle", "ramp", "hold", "stop")
 
 #: Counters of all workers: their name here, in a fleet's totals, and what they count.
@@ -133,6 +136,14 @@ class Metrics:
             buckets=self._latencies.cumulative(),
             sum_value=self._latencies.sum_s,
         )
+        if run.hold_latencies.get_total_count():
+            quantiles = GaugeMetricFamily(
+                "loadtest_hold_latency_seconds", "Percentiles of the hold so far.", labels=["quantile"]
+            )
+            found_us = run.hold_latencies.get_percentile_to_value_dict(HOLD_PERCENTILES)
+            for percent, value_us in found_us.items():
+                quantiles.add_metric([f"{percent / 100:g}"], value_us / 1e6)
+            yield quantiles
         if run.offered_per_s is not None:
             text = "Requests a second that fall due, at the connections there are and their mean think time."
             yield GaugeMetricFamily("loadtest_offered_requests_per_second", text, run.offered_per_s)

@@ -262,7 +262,7 @@ class Run:
         self._hold_first: dict[str, float] = {}
         self._hold_last: dict[str, float] = {}
         self._hold_min: int | None = None
-        self._hold_latencies = new_histogram()
+        self.hold_latencies = new_histogram()
         self._hold_thinks_s, self._hold_lengths = Distribution(), Distribution()
         self._bursts = 0
         self._cpu_first = self._cpu_last = (0.0, 0.0)
@@ -387,7 +387,7 @@ class Run:
         self._hold_began = self._hold_ended = self._counted_first = self._counted_last = 0.0
         self._hold_first = self._hold_last = {}
         self._hold_min, self._bursts = None, 0
-        self._hold_latencies = new_histogram()
+        self.hold_latencies = new_histogram()
         self._hold_thinks_s, self._hold_lengths = Distribution(), Distribution()
         self._cpu_first = self._cpu_last = (0.0, 0.0)
 
@@ -415,7 +415,7 @@ class Run:
             self._hold_last, self._cpu_last = second.totals, cpu
             self._counted_last = self._counted_unix_s
             self._hold_min = min(self._hold_min or 0, second.connections_min)
-            self._hold_latencies.add(second.latencies)
+            self.hold_latencies.add(second.latencies)
             self._hold_thinks_s.merge(second.thinks_s)
             self._hold_lengths.merge(second.lengths)
             self._bursts = max(self._bursts, second.burst_10ms_max)
@@ -586,7 +586,7 @@ class Run:
             # What these facts speak of: a master that is killed leaves later rows and no end.
             "rows": self._written,
             "ended": self.ended,
-            "hold_latencies": self._hold_latencies.encode().decode(),  # base64 by itself
+            "hold_latencies": self.hold_latencies.encode().decode(),  # base64 by itself
             "hold_thinks_s": self._hold_thinks_s.as_list(),
             "hold_lengths": self._hold_lengths.as_list(),
         }

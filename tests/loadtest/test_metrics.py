@@ -72,7 +72,13 @@ def run_of(*samples: dict[str, Any], machine: MachineSample | None = MACHINE) ->
     if machine is not None:
         row |= {name: getattr(machine, name) for name in recorder.MACHINE_COLUMNS}
     return SimpleNamespace(
-        fleet=fleet, row=row, ended=False, second_now=fleet.second(), machine_now=machine, offered_per_s=0.6
+        fleet=fleet,
+        row=row,
+        ended=False,
+        second_now=fleet.second(),
+        machine_now=machine,
+        offered_per_s=0.6,
+        hold_latencies=new_histogram(),
     )
 
 
@@ -100,6 +106,16 @@ def taken(*runs: Run) -> Series:
     for run in runs:
         served.take(run)
     return scraped(served)
+
+
+def test_percentiles_of_the_hold_are_as_exact_as_its_histogram() -> None:
+    run = run_of(sample(10, [1.0]))
+    assert not any(name == "loadtest_hold_latency_seconds" for name, _ in taken(run))
+    for latency_us in range(1, 1001):
+        run.hold_latencies.record_value(latency_us)
+    series = taken(run)
+    for quantile, seconds in (("0.5", 500e-6), ("0.99", 990e-6), ("0.999", 999e-6), ("1", 1000e-6)):
+        assert series["loadtest_hold_latency_seconds", (("quantile", quantile),)] == pytest.approx(seconds)
 
 
 def test_all_workers_are_added_up_and_each_is_shown() -> None:

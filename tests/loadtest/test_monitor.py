@@ -11,6 +11,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from gevent import monkey
@@ -174,6 +175,33 @@ def test_rates_are_per_second_of_the_clock(server: Server, client: subprocess.Po
     assert sample.kernel_cores is not None
     assert 0 <= sample.kernel_cores <= sample.busy_cores
     assert monitor.peaks["busy_cores"] >= sample.busy_cores
+
+
+def test_a_sample_that_is_held_up_shows_no_more_cores_than_there_are(
+    client: subprocess.Popen[bytes], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monitor = Monitor(client.pid, None)
+    busy = [subprocess.Popen([sys.executable, "-c", "while True: pass"]) for _ in range(os.cpu_count() or 1)]
+    try:
+        time.sleep(0.3)
+        monitor.sample()
+        time.sleep(0.3)
+        for held_up in ("_read_pss", "_follow", "_read_processes"):
+            original = getattr(monitor, held_up)
+
+            def slow(*args: Any, original: Any = original, **kwargs: Any) -> Any:
+                time.sleep(0.2)
+                return original(*args, **kwargs)
+
+            monkeypatch.setattr(monitor, held_up, slow)
+        monitor._followed_at -= monitor_module.TREE_EVERY_S
+        cores = monitor.sample().busy_cores
+    finally:
+        for process in busy:
+            process.kill()
+            process.wait()
+    assert cores is not None
+    assert cores <= 1.2 * (os.cpu_count() or 1)  # ticks are of 10 ms
 
 
 def test_two_samples_at_once_have_no_rate(client: subprocess.Popen[bytes]) -> None:

@@ -11,7 +11,7 @@ from locust import User
 from locust.runners import WorkerNode
 
 from loadtest.histogram import new_histogram
-from loadtest.ramp import LATE_S, MOST, PATIENCE_S, SAMPLE_S, Pace, PacedDispatcher
+from loadtest.ramp import FASTER, LATE_S, MOST, ON_TIME_S, PATIENCE_S, SAMPLE_S, Pace, PacedDispatcher
 
 
 def second(
@@ -56,6 +56,18 @@ def test_the_pace_falls_when_a_response_or_an_event_loop_is_late(late: Any) -> N
     for _ in range(100):
         pace.observe(late, machine())
     assert pace.per_s > 0
+
+
+def test_between_on_time_and_late_the_pace_rises_slowly_once_the_late_ones_are_through() -> None:
+    pace = Pace(1000)
+    between = second(latency_s=(ON_TIME_S + LATE_S) / 2)
+    pace.observe(second(latency_s=LATE_S * 2), machine())
+    slowed = pace.per_s
+    for _ in range(PATIENCE_S - 1):
+        pace.observe(between, machine())
+        assert pace.per_s == slowed
+    pace.observe(between, machine())
+    assert slowed < pace.per_s < slowed * FASTER
 
 
 def test_the_pace_falls_once_for_requests_that_were_late_together() -> None:

@@ -1,6 +1,7 @@
 """What a connection, a process and a request cost: the figures behind `loadtest.sizing`, in one place.
 
-Fitted on 2026-11-23 with `benchmarks/sizing` (the kernel's CPU and moderation by hand) to runs of
+Fitted on 2026-11-23 with `benchmarks/sizing` (CPU of the kernel, of wake-ups and processes, and moderation by
+hand, since a fit would bend them to the scheduler's choices at 1,000,000) to runs of
 `./run_test` with client and server on one machine: 2 virtual cores (AMD EPYC), 24 GiB, Linux 6.18,
 Python 3.11, Locust 2.47, gevent 26.9, at most 20,000 descriptors a process, bodies of 1-10 KB.  The runs are
 results/reference/*;
@@ -33,23 +34,23 @@ CLIENT_MASTER_BYTES: Final = 52 * MIB
 CLIENT_WORKER_BYTES: Final = 7_000_000
 CLIENT_USER_BYTES: Final = 1_950
 
-#: CPU seconds of a request in a process that is warm: few processes with thousands of requests a second each
-#: (benchmarks/server: 25,000/s on one core; benchmarks/client: 5,000/s, 57 us with what follows).
+#: CPU seconds of a request in a process that is warm but shares its caches.  One that has a core for itself
+#: needs 27 us (benchmarks/server: 37,000/s) and 42 us (benchmarks/client, 5,000/s, with what follows).
 SERVER_CPU_S_PER_REQUEST: Final = 37e-6
 CLIENT_CPU_S_PER_REQUEST: Final = 48e-6
 
 #: CPU seconds more if the request wakes the process on an idle core, instead of being served with others.
-SERVER_CPU_S_PER_WAKE: Final = 110e-6
-CLIENT_CPU_S_PER_WAKE: Final = 130e-6
+SERVER_CPU_S_PER_WAKE: Final = 100e-6
+CLIENT_CPU_S_PER_WAKE: Final = 70e-6
 
 #: Requests a second of one process at which half of them share a wake-up, however idle the cores are
 #: (benchmarks/client: 80 us a request at 1,000/s, 57 us at 5,000/s in one process).
 SHARED_WAKE_REQUESTS_PER_S: Final = 1_000
 
 #: Cores that a process takes beside its requests: it goes through its loop some hundred times a second and
-#: finds its caches cold each time.  400,000: 103 us a request on either side in 22 + 22 processes on 2 cores.
-SERVER_WORKER_CORES: Final = 0.025
-CLIENT_WORKER_CORES: Final = 0.018
+#: finds its caches cold each time.  400,000: 95 us a request on either side in 22 + 22 processes on 2 cores.
+SERVER_WORKER_CORES: Final = 0.020
+CLIENT_WORKER_CORES: Final = 0.0145
 CLIENT_MASTER_CORES: Final = 0.03
 
 #: What the kernel spends outside of our processes where all cores are busy: CPU seconds of a request, and
@@ -59,6 +60,6 @@ KERNEL_WORKER_CORES: Final = 1.6e-3
 
 #: Share of the cores beyond which workers fetch events at intervals (app/moderation.py), which takes from
 #: what they cost beside their requests, and what is left of that at the longest interval.  400,000, 600,000,
-#: 1,000,000 and 1,600,000 connections took 0.84 to 0.95 of two cores.
+#: 1,000,000 and 1,600,000 connections took 0.88 to 0.92 of two cores.
 MODERATED_SHARE: Final = 0.92
 MODERATED_LEAST: Final = 0.15

@@ -28,7 +28,7 @@ MILLION = Plan(1_000_000)
 
 #: What is taken away, and the name under which it must be missed.
 LOWERED: dict[str, tuple[Machine, Plan]] = {
-    "descriptors": (replace(LARGE, nofile_hard=600), MILLION),
+    "descriptors": (replace(LARGE, nofile_hard=570), MILLION),
     "CPU": (replace(LARGE, cpu_count=1), MILLION),
     "memory": (replace(LARGE, memory_available_bytes=8 * GIB), MILLION),
     "open files": (replace(LARGE, file_max=1_500_000), MILLION),

@@ -156,23 +156,20 @@ def test_cpu_time_of_a_busy_child_is_counted_and_of_the_idle_client_is_not(
     assert sample.server_cores < 0.1  # what it used before it was known is no rate of this interval
 
 
-def test_rates_are_per_second_of_the_clock(server: Server, client: subprocess.Popen[bytes]) -> None:
-    clock = Clock()
-    monitor = Monitor(client.pid, server.port, clock)
+def test_rates_are_shares_of_the_time_that_the_kernel_has_counted(client: subprocess.Popen[bytes]) -> None:
+    monitor = Monitor(client.pid, None)
     busy = subprocess.Popen([sys.executable, "-c", "while True: pass"])
     try:
-        clock.now += 1
-        before = monitor.sample()
-        time.sleep(0.5)
-        clock.now += 0.25
+        time.sleep(0.3)
+        monitor.sample()
+        time.sleep(1)
         sample = monitor.sample()
     finally:
         busy.kill()
         busy.wait()
-    assert before.busy_cores is not None
     assert sample.busy_cores is not None
-    assert sample.busy_cores >= 1.2  # 0.5 s of one core in a quarter of the clock's second, less theft
     assert sample.kernel_cores is not None
+    assert 0.5 <= sample.busy_cores <= 1.05 * (os.cpu_count() or 1)  # what others do and take is in it
     assert 0 <= sample.kernel_cores <= sample.busy_cores
     assert monitor.peaks["busy_cores"] >= sample.busy_cores
 

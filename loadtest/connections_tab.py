@@ -151,7 +151,7 @@ class ConnectionsTab:
             style=_read("vendor/uplot/uPlot.min.css")
             + _read("assets/page.css")
             + _read("assets/connections.css"),
-            library=_read("vendor/uplot/uPlot.iife.min.js"),
+            library=_read("vendor/uplot/uPlot.iife.min.js") + _read("assets/axis.js"),
             script=_read("assets/connections.js"),
         )
         return Response(text, mimetype="text/html")

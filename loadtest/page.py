@@ -156,7 +156,7 @@ def assemble(title: str, body: str, shown: Sequence[Chart]) -> str:
         style=_read("vendor/uplot/uPlot.min.css") + _read("assets/page.css"),
         body=body,
         data=data,
-        library=_read("vendor/uplot/uPlot.iife.min.js"),
+        library=_read("vendor/uplot/uPlot.iife.min.js") + _read("assets/axis.js"),
         script=_read("assets/page.js"),
     )
 

@@ -27,24 +27,7 @@
 
   const text = (value, digits = 0) => (value == null ? "-" : value.toLocaleString("en", {maximumFractionDigits: digits}));
   const rate = (value) => text(value, value < 100 ? 1 : 0);
-  const color = (name) => getComputedStyle(root).getPropertyValue(`--${name}`).trim();
-
-  // As wide as the longest label needs: 1,000,000 would lie on the title beside it.
-  function widthOf(chart, labels, index, cycle) {
-    const {font, ticks, gap, _size} = chart.axes[index];
-    if (cycle > 1) return _size; // uPlot asks again until it settles
-    chart.ctx.font = font[0];
-    const longest = Math.max(0, ...(labels ?? []).map((label) => chart.ctx.measureText(label).width));
-    return Math.max(62, ticks.size + gap + Math.ceil(longest / devicePixelRatio));
-  }
-
-  function axis(label, size) {
-    const font = "12px system-ui, sans-serif";
-    const rule = {stroke: color("rule"), width: 1};
-    const values = (_, splits) => splits.map((value) => text(value, 2));
-    return {stroke: color("faint"), font, labelFont: font, label, labelSize: 18, labelGap: 2, size, grid: rule, ticks: {...rule, size: 4}, values};
-  }
-
+  const values = (_, splits) => splits.map((value) => text(value, 2));
   const columns = (spec) => [history.time_s, ...spec.lines.map((name) => history[name] ?? [])];
 
   function draw(spec, place) {
@@ -55,7 +38,10 @@
       height: HEIGHT,
       padding: [8, 14, 0, 0],
       scales: {x: {time: false}, y: {range: (_, least, most) => [0, 1.12 * (most || 1)]}},
-      axes: [{...axis("time since the start, s", 26), space: 60}, {...axis(spec.unit, widthOf), space: 36}],
+      axes: [
+        axis("time since the start, s", {values, space: 60}),
+        axis(spec.unit, {values, size: widthOfLabels, space: 36}),
+      ],
       cursor: {sync: {key: "time"}, drag: {x: true, y: false}, points: {size: 6}},
       legend: {markers: {width: 3, dash: (_, i) => (i === 1 ? "dashed" : "solid")}},
       series: [

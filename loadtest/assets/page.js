@@ -8,9 +8,6 @@
   const dark = matchMedia("(prefers-color-scheme: dark)");
   let charts = [];
 
-  const color = (name) => getComputedStyle(document.documentElement).getPropertyValue(`--${name}`).trim();
-  const font = '12px system-ui, sans-serif';
-
   function text(value) {
     if (value == null) return "-";
     const size = Math.abs(value);
@@ -103,20 +100,6 @@
     ctx.restore();
   };
 
-  function axis(label, more) {
-    const rule = {stroke: color("rule"), width: 1};
-    return {stroke: color("faint"), font, labelFont: font, label, labelSize: 18, labelGap: 2, size: 26, grid: rule, ticks: {...rule, size: 4}, ...more};
-  }
-
-  // The vertical axis is as wide as its longest label needs: 1,000,000 would lie on the title beside it.
-  function widthOf(chart, labels, index, cycle) {
-    const {font, ticks, gap, _size} = chart.axes[index];
-    if (cycle > 1) return _size; // uPlot asks again until it settles
-    chart.ctx.font = font[0];
-    const longest = Math.max(0, ...(labels ?? []).map((label) => chart.ctx.measureText(label).width));
-    return Math.max(62, ticks.size + gap + Math.ceil(longest / devicePixelRatio));
-  }
-
   function draw(spec, place) {
     const values = spec.lines.map((line) => line.values);
     const ys = spec.stacked ? stacked(spec.lines) : values;
@@ -132,7 +115,7 @@
           values: shares,
         })
       : axis(spec.x_label || "time since the start, s", {values: (_, splits) => splits.map(text), space: 60});
-    const yAxis = axis(spec.unit, {size: widthOf, values: (_, splits) => splits.map(text)});
+    const yAxis = axis(spec.unit, {size: widthOfLabels, values: (_, splits) => splits.map(text)});
     if (spec.log) {
       yAxis.splits = (_, i, low, high) => logSteps(low, high);
       yAxis.filter = (_, splits) => splits;

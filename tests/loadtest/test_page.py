@@ -191,6 +191,23 @@ def test_no_label_of_an_axis_is_empty(shown: browser.Browser) -> None:
     assert shown.run("return charts.every(it => it.axes.every(axis => axis.label))")
 
 
+def test_labels_of_a_million_stay_clear_of_the_title_of_their_axis(
+    window: browser.Browser, tmp_path: Path
+) -> None:
+    run = write_run(tmp_path, target=1_600_000, open_=1_600_000, sockets=3_200_003)
+    (run / "index.html").write_text(made(run))
+    window.resize(1300)
+    window.open(run / "index.html")
+    room, longest = window.run("""
+        const axis = charts[0].axes[1], ctx = charts[0].ctx;
+        ctx.font = axis.font[0];
+        const widths = axis._values.map((label) => ctx.measureText(label).width / devicePixelRatio);
+        return [axis._size - axis.ticks.size - axis.gap, Math.max(...widths)];
+    """)
+    assert 0 < longest <= room
+    assert window.console() == []
+
+
 @pytest.mark.parametrize("width", [390, 800, 1300])
 def test_nothing_is_wider_than_the_window(shown: browser.Browser, width: int) -> None:
     shown.resize(width)

@@ -123,7 +123,7 @@
     const options = {
       width: place.clientWidth,
       height: HEIGHT,
-      padding: [8, 14, 0, 0],
+      padding: [8, spec.percentiles ? 34 : 14, 0, 0], // half of "99.9999 %" may stand at the end
       scales: {x: spec.percentiles ? {distr: 3, time: false, range: (_, low, high) => [low, high]} : {time: false}, y},
       axes: [xAxis, yAxis],
       cursor: {

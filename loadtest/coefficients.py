@@ -44,11 +44,11 @@ SERVER_CPU_S_PER_WAKE: Final = 100e-6
 CLIENT_CPU_S_PER_WAKE: Final = 70e-6
 
 #: Requests a second of one process at which half of them share a wake-up, however idle the cores are
-#: (benchmarks/client: 80 us a request at 1,000/s, 57 us at 5,000/s in one process).
+#: (benchmarks/client: 89 us a request at 1,000/s, 42 us at 5,000/s in one process).
 SHARED_WAKE_REQUESTS_PER_S: Final = 1_000
 
 #: Cores that a process takes beside its requests: it goes through its loop some hundred times a second and
-#: finds its caches cold each time.  400,000: 95 us a request on either side in 22 + 22 processes on 2 cores.
+#: finds its caches cold each time.  400,000: 98 and 94 us a request of server and client in 22 + 22 processes on 2 cores.
 SERVER_WORKER_CORES: Final = 0.020
 CLIENT_WORKER_CORES: Final = 0.0145
 CLIENT_MASTER_CORES: Final = 0.03
@@ -60,6 +60,6 @@ KERNEL_WORKER_CORES: Final = 1.6e-3
 
 #: Share of the cores beyond which workers fetch events at intervals (app/moderation.py), which takes from
 #: what they cost beside their requests, and what is left of that at the longest interval.  400,000, 600,000,
-#: 1,000,000 and 1,600,000 connections took 0.88 to 0.92 of two cores.
+#: 1,000,000 and 1,600,000 connections took 0.89 to 0.92 of two cores.
 MODERATED_SHARE: Final = 0.92
 MODERATED_LEAST: Final = 0.15

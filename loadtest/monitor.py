@@ -144,7 +144,8 @@ class _Cpu:
 
     busy: int
     system: int  #: in the kernel: system calls, hard and soft interrupts
-    seconds: float  #: that each core has seen, idle and stolen time with it
+    all: int  #: idle and stolen ones with them
+    cores: int
 
 
 @dataclass
@@ -189,7 +190,7 @@ class Monitor:
             self._followed_at = -float("inf")  # whoever replaces it is looked for next time
         earlier, self._cpu = self._cpu, self._read_cpu()
         self._read_pss(now)
-        interval_s = self._cpu.seconds - earlier.seconds
+        interval_s = (self._cpu.all - earlier.all) / self._cpu.cores / _TICKS_PER_S
         per_core = 1 / (interval_s * _TICKS_PER_S) if interval_s >= _RATE_INTERVAL_MIN_S else None
         server, client = used["server"], used["client"]
         busy = self._cpu.busy - earlier.busy
@@ -350,7 +351,7 @@ class Monitor:
         ticks = [int(value) for value in stat.partition(b"\n")[0].split()[1:9]]
         user, nice, system, _, _, irq, softirq, _ = ticks
         kernel = system + irq + softirq
-        return _Cpu(user + nice + kernel, kernel, sum(ticks) / stat.count(b"\ncpu") / _TICKS_PER_S)
+        return _Cpu(user + nice + kernel, kernel, sum(ticks), stat.count(b"\ncpu"))
 
     def _sockstat(self) -> dict[str, int | None]:
         """TCP sockets by state; TIME-WAIT, orphans and memory are counted for both IP versions together."""

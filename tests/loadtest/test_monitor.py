@@ -201,9 +201,15 @@ def test_a_sample_that_is_held_up_shows_no_more_cores_than_there_are(
     assert cores <= 1.2 * (os.cpu_count() or 1)  # ticks are of 10 ms
 
 
-def test_two_samples_at_once_have_no_rate(client: subprocess.Popen[bytes]) -> None:
-    monitor = Monitor(client.pid, None, Clock())
+def test_two_samples_at_once_have_no_rate(
+    client: subprocess.Popen[bytes], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(monitor_module, "_RATE_INTERVAL_MIN_S", 60.0)  # however slow this machine is just now
+    monitor = Monitor(client.pid, None)
     assert monitor.sample().busy_cores is None
+    monkeypatch.setattr(monitor_module, "_RATE_INTERVAL_MIN_S", 0.05)
+    time.sleep(0.1)
+    assert monitor.sample().busy_cores is not None
 
 
 def test_a_process_that_ends_is_lost_once_and_its_cpu_time_is_kept(

@@ -146,7 +146,7 @@ def test_the_parts_of_the_cpu_agree_with_the_busy_share_that_they_were_computed_
 
 
 def test_workers_that_wake_less_often_carry_more_on_the_same_cores() -> None:
-    """As measured: of two cores 1.75 were busy at 400,000, 1.85 at 600,000 for half as many requests more."""
+    """As measured: of two cores 1.78 were busy at 400,000, 1.85 at 600,000 for half as many requests more."""
     held, more, most = (
         sizing.estimate(Plan(connections), machine()) for connections in (400_000, 600_000, 2_000_000)
     )

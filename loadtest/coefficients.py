@@ -48,7 +48,8 @@ CLIENT_CPU_S_PER_WAKE: Final = 70e-6
 SHARED_WAKE_REQUESTS_PER_S: Final = 1_000
 
 #: Cores that a process takes beside its requests: it goes through its loop some hundred times a second and
-#: finds its caches cold each time.  400,000: 98 and 94 us a request of server and client in 22 + 22 processes on 2 cores.
+#: finds its caches cold each time.  400,000: 98 us a request of the server and 94 of the client, in 22 + 22
+#: processes on 2 cores.
 SERVER_WORKER_CORES: Final = 0.020
 CLIENT_WORKER_CORES: Final = 0.0145
 CLIENT_MASTER_CORES: Final = 0.03

@@ -213,8 +213,8 @@ def serve() -> None:
     monkey.patch_all()
     from gevent.fileobject import FileObject
 
-    from app.server import KeepAliveWSGIServer
     from app.wsgi import application
+    from parked.server import KeepAliveWSGIServer
 
     _raise_descriptor_limit()
     listening = KeepAliveWSGIServer(("127.0.0.1", 0), application, log=None, backlog=4096)
@@ -243,7 +243,7 @@ def measure(kind: str, chosen: argparse.Namespace) -> dict[str, float]:
     base: Any = FastHttpUser
     if kind == OURS:
         # Not before: it adjusts Locust, and the stock user is to run in one as it is installed.
-        from loadtest.user import KeepAliveUser
+        from parked.user import KeepAliveUser
 
         base = KeepAliveUser
     low, high = chosen.think

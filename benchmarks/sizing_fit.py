@@ -10,8 +10,8 @@ import argparse
 import sys
 from pathlib import Path
 
-from loadtest import coefficients
-from loadtest.measured_run import FIGURES, MeasuredRun
+from parked.loadtest.plan import coefficients
+from parked.loadtest.plan.measured_run import FIGURES, MeasuredRun
 
 #: The kernel's own CPU is a few ticks of 10 ms in a small run: it is fitted in the sum only.
 FITTED = tuple(name for name in FIGURES if name != "kernel CPU")

@@ -13,14 +13,16 @@ import sys
 from pathlib import Path
 from typing import Any, ClassVar
 
-# Locust puts the locustfile's folder on the path, not the project's.
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+# Locust puts this folder first on the path while it loads this file, not the project's, where `parked` is
+# unless it is installed. Second, since Locust takes the first entry away again when it has loaded this file.
+PROJECT = Path(__file__).resolve().parent.parent
+if (PROJECT / "parked").is_dir() and str(PROJECT) not in sys.path:
+    sys.path.insert(1, str(PROJECT))
 
 from locust import events, task
 
-from loadtest import options
-from loadtest.errors import WrongLength
-from loadtest.user import KeepAliveUser
+from parked.loadtest.plugin import options
+from parked.user import KeepAliveUser, WrongLength
 
 
 class KeepAliveConnection(KeepAliveUser):

@@ -1,4 +1,9 @@
-"""A keep-alive WSGI server on gevent: idle connections cost a socket and one small object each."""
+"""parked: very many keep-alive HTTP connections in Python, a server and a load test.
 
-#: Of the server and the load test together; pyproject.toml reads it here.
-__version__ = "0.1.0"
+A connection between two requests is *parked*: a socket and one small object, on either side. What users
+import is in the faces :mod:`parked.server` and :mod:`parked.user`; everything else may change from one
+version to the next.
+"""
+
+#: Of the whole distribution; pyproject.toml reads it here.
+__version__ = "1.0.0"

@@ -1,4 +1,4 @@
-"""Applications that the tests run in processes of their own: --app tests.app.apps:NAME."""
+"""Applications that the tests run in processes of their own: --app tests.apps:NAME."""
 
 from __future__ import annotations
 

@@ -13,7 +13,7 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from loadtest import sizing
+from parked.loadtest.plan import sizing
 from tests.network import BALANCER, FRONT, PROJECT
 
 if TYPE_CHECKING:

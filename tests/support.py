@@ -18,7 +18,7 @@ import gevent
 import gevent.socket
 import psutil
 
-from app.server import KeepAliveWSGIServer
+from parked.server.server import KeepAliveWSGIServer
 
 CHECKOUT = Path(__file__).parents[2]
 #: Seconds in which anything that should happen has happened, on a machine that does other things too.

@@ -5,7 +5,7 @@ import random
 from locust import task
 from locust.exception import StopUser
 
-from loadtest.user import KeepAliveUser
+from parked.user import KeepAliveUser
 
 
 class Customer(KeepAliveUser):

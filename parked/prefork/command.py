@@ -1,18 +1,24 @@
-"""`python -m app`: the command line of the server."""
+"""The command line of the server: `parked-server`, `./run_server`."""
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import sys
 
 
-def main() -> int:
-    """Read the settings and run the supervisor; returns the exit code."""
+def main(demo: str = "parked.demo.wsgi:application") -> int:
+    """Read the settings and run the supervisor; returns the exit code.
+
+    :param demo: served if the settings name no application.
+    """
     # Before gevent is imported: spawn trees cost a traceback and 1 KB for each greenlet.
     os.environ.setdefault("GEVENT_TRACK_GREENLET_TREE", "0")
-    from app import settings, supervisor
+    from parked.prefork import settings, supervisor
 
     chosen = settings.load(sys.argv[1:], os.environ)
+    if not chosen.app:
+        chosen = dataclasses.replace(chosen, app=demo)
     try:
         if os.environ.get("KEEPALIVE_TRIAL"):
             supervisor.load_application(chosen.app)
@@ -21,7 +27,3 @@ def main() -> int:
     except supervisor.StartError as error:
         print(f"{settings.PROGRAM}: {error}", file=sys.stderr)
         return error.code
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -7,11 +7,11 @@ from collections import defaultdict
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-from app.pauses import Collections, LoopLag
-from app.scoreboard import STATUSES, TIME_BUCKETS_S
+from parked.prefork.scoreboard import STATUSES, TIME_BUCKETS_S
+from parked.shared.pauses import Collections, LoopLag
 
 if TYPE_CHECKING:
-    from app.server import KeepAliveWSGIServer
+    from parked.server.server import KeepAliveWSGIServer
 
 _KNOWN = frozenset(STATUSES)
 

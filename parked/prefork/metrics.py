@@ -14,7 +14,7 @@ from pathlib import Path
 from time import monotonic
 from typing import Any, Final
 
-from app.scoreboard import STATUSES, TIME_BUCKETS_S, Scoreboard
+from parked.prefork.scoreboard import STATUSES, TIME_BUCKETS_S, Scoreboard
 
 _PSS = re.compile(r"^Pss:\s+(\d+) kB", re.MULTILINE)
 #: Seconds for which a worker's memory is not read again: the kernel walks its page tables for it, 0.1-2 ms.

@@ -13,7 +13,7 @@ from http import HTTPStatus
 from typing import Final
 from zlib import crc32
 
-from app import sizing
+from parked.prefork import sizing
 
 #: Upper bounds of the request time histogram, in seconds; what is beyond the last is counted as well.
 TIME_BUCKETS_S: Final = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)

@@ -14,8 +14,8 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
-from app import server
-from app.request import Limits
+from parked.server import server
+from parked.server.request import Limits
 
 #: What --help and messages call the program: the checkout's script, unless the installed command was called.
 PROGRAM: Final = "keepalive-server" if Path(sys.argv[0]).name == "keepalive-server" else "run_server"
@@ -93,6 +93,8 @@ def auto_or_positive(text: str) -> int | None:
 
 
 def application_name(text: str) -> str:
+    if not text:
+        return ""
     module, colon, name = text.partition(":")
     if not (module and colon and name) or not all(
         part.isidentifier() for part in f"{module}.{name}".split(".")
@@ -145,7 +147,7 @@ class Settings:
         "Listen on HOST:PORT, [IPV6]:PORT, :PORT or unix:PATH; port 0 picks one.",
     )
     app: str = _setting(
-        "app.wsgi:application", "MODULE:CALLABLE", application_name, "The WSGI application to serve."
+        "", "MODULE:CALLABLE", application_name, "The WSGI application to serve; empty: a demonstration."
     )
     workers: int | None = _setting(
         "auto",

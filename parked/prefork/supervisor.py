@@ -29,12 +29,12 @@ from typing import Any, Final
 
 from gevent import monkey
 
-from app import handover, metrics, sizing, worker
-from app.identity import IdentityError, PidFile, become
-from app.listening import ListenError, another, inherited, listen, place
-from app.notify import READY, STOPPING, notify, reloading
-from app.scoreboard import LAYOUT, Scoreboard
-from app.settings import (
+from parked.prefork import handover, metrics, sizing, worker
+from parked.prefork.identity import IdentityError, PidFile, become
+from parked.prefork.listening import ListenError, another, inherited, listen, place
+from parked.prefork.notify import READY, STOPPING, notify, reloading
+from parked.prefork.scoreboard import LAYOUT, Scoreboard
+from parked.prefork.settings import (
     EXIT_APP,
     EXIT_KILLED,
     EXIT_LISTEN,

@@ -15,12 +15,12 @@ from typing import Any, Final
 import gevent
 from gevent.event import Event
 
-from app import metrics, sizing
-from app.request import Limits
-from app.scoreboard import Scoreboard
-from app.server import KeepAliveWSGIServer
-from app.settings import EXIT_KILLED, Settings
-from app.statistics import Statistics
+from parked.prefork import metrics, sizing
+from parked.prefork.counts import Statistics
+from parked.prefork.scoreboard import Scoreboard
+from parked.prefork.settings import EXIT_KILLED, Settings
+from parked.server.request import Limits
+from parked.server.server import KeepAliveWSGIServer
 
 #: Allocations between two collections of young objects, and of these until an older generation's turn. A full
 #: collection visits every connection: 20,000 of them take 3 ms, in which no request is answered.

@@ -14,7 +14,7 @@ from typing import Final
 import gevent
 from gevent import pywsgi
 
-from app.stream import ConnectionReader
+from parked.server.stream import ConnectionReader
 
 #: Bytes of unread content thrown away to keep a connection; beyond that closing it is cheaper (and a client
 #: that waits for the answer before it sends 10 GB learns it sooner).

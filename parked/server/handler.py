@@ -28,11 +28,11 @@ import gevent
 from gevent import pywsgi
 from gevent.socket import socket as gevent_socket
 
-from app.body import NO_BODY, RequestBody
-from app.files import FileWrapper
-from app.idle import Connection
-from app.request import RequestHead
-from app.stream import (
+from parked.server.body import NO_BODY, RequestBody
+from parked.server.files import FileWrapper
+from parked.server.parking import Connection
+from parked.server.request import RequestHead
+from parked.server.stream import (
     BYTES_A_TURN,
     ClientTimeoutError,
     ConnectionReader,
@@ -40,10 +40,10 @@ from app.stream import (
     send_all,
     send_file,
 )
-from app.tls import TLSSocket
+from parked.server.tls import TLSSocket
 
 if TYPE_CHECKING:
-    from app.server import KeepAliveWSGIServer
+    from parked.server.server import KeepAliveWSGIServer
 
 #: Response header fields remembered in encoded form: how many, and the longest value worth it, in characters.
 #: 0.1 us instead of 0.7 us a field. Beyond the count all are forgotten at once.

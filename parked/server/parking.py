@@ -31,7 +31,7 @@ from typing import Any, Final, Protocol
 from gevent import monkey
 from gevent.hub import get_hub
 
-from app.moderation import Moderation
+from parked.shared.moderation import Moderation
 
 _select_epoll: Any = monkey.get_original("select", "epoll")  # patch_select() hides it
 
@@ -65,7 +65,7 @@ _LINGER_RECV_BYTES: Final = 65536
 
 
 class ClientSocket(Protocol):
-    """What is asked of a client's socket; a non-blocking `_socket.socket` or an `app.tls.TLSSocket`."""
+    """What is asked of a client's socket; a non-blocking `_socket.socket` or a `TLSSocket`."""
 
     def recv(self, size: int, /) -> bytes: ...
     def send(self, data: bytes | bytearray | memoryview, /) -> int: ...

@@ -1,17 +1,17 @@
 """A drop-in `pywsgi.WSGIServer` whose idle keep-alive connections cost next to nothing.
 
-    from app.server import KeepAliveWSGIServer as WSGIServer
+    from parked.server import KeepAliveWSGIServer as WSGIServer
 
 What is kept of pywsgi, what changes:
 
     constructor, start, stop, serve_forever, close, environ    kept; keyword options are added
-    handler hooks (get_environ, run_application, ...)          kept, see `app.handler`
-    wsgi.file_wrapper                                          added, see `app.files`
+    handler hooks (get_environ, run_application, ...)          kept, see `parked.server.handler`
+    wsgi.file_wrapper                                          added, see `parked.server.files`
     handlers that read requests themselves, stock handlers     kept: a greenlet a connection, as in pywsgi
     *spawn* as a pool or a number                              bounds requests in flight, not connections
     one greenlet, reader and handler a connection              only while a request is served
     stop()                                                     also closes the idle connections
-    lenient HTTP                                               refused, see `app.request`
+    lenient HTTP                                               refused, see `parked.server.request`
 """
 
 from __future__ import annotations
@@ -27,14 +27,14 @@ from gevent import pywsgi
 from gevent.event import Event
 from gevent.socket import socket as gevent_socket
 
-from app.dispatch import RequestGreenlets
-from app.files import FileWrapper
-from app.handler import KeepAliveWSGIHandler, error_response
-from app.idle import Connection, IdleConnections, shared_address
-from app.request import BadRequestError, Limits, parse_head
-from app.statistics import Statistics
-from app.stream import send_all
-from app.tls import TLSSocket
+from parked.prefork.counts import Statistics
+from parked.server.dispatch import RequestGreenlets
+from parked.server.files import FileWrapper
+from parked.server.handler import KeepAliveWSGIHandler, error_response
+from parked.server.parking import Connection, IdleConnections, shared_address
+from parked.server.request import BadRequestError, Limits, parse_head
+from parked.server.stream import send_all
+from parked.server.tls import TLSSocket
 
 #: Seconds that a parked connection is kept. Long, for it costs so little, and since a client that reuses a
 #: connection in the moment we close it sees an error: our patience has to outlast the other side's, be that a

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.app.support import CHECKOUT
+from tests.support import CHECKOUT
 
 pytestmark = pytest.mark.skipif(not shutil.which("wrk"), reason="needs wrk")
 

@@ -114,7 +114,7 @@ def test_a_load_test_starts_the_server_and_leaves_its_results_where_the_user_is(
     # matplotlib is an extra: nothing fails without it, and the output says what is missing and how to get it.
     assert not list(folder.glob("*.png"))
     (line,) = (line for line in output.splitlines() if line.startswith("plots "))
-    assert f"pip install matplotlib, then python -m loadtest.report {folder}" in line
+    assert f"pip install matplotlib, then python -m parked.loadtest.report.report {folder}" in line
 
 
 def test_the_server_serves_an_application_of_the_users_directory_and_reloads(

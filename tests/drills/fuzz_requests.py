@@ -1,6 +1,6 @@
-"""Mutated requests against the parser boundary (`app.request`, `app.body`), with h11 as the judge.
+"""Mutated requests against the parser boundary (`request`, `body` of parked.server), with h11 as the judge.
 
-Requests are made by mutating those of tests/app/test_torture.py, good and bad, and put through our parser
+Requests are made by mutating those of tests/server/test_torture.py, good and bad, and put through our parser
 whole and cut at random places. What must hold for each:
 
 - nothing but a refusal that has a status is ever raised;
@@ -27,11 +27,11 @@ from itertools import pairwise
 import h11
 from gevent import pywsgi
 
-from app.body import NO_BODY, RequestBody
-from app.idle import Connection
-from app.request import BadRequestError, Limits, RequestHead, parse_head
-from app.stream import ConnectionReader
-from tests.app import test_torture
+from parked.server.body import NO_BODY, RequestBody
+from parked.server.parking import Connection
+from parked.server.request import BadRequestError, Limits, RequestHead, parse_head
+from parked.server.stream import ConnectionReader
+from tests.server import test_torture
 
 LIMITS = Limits()
 #: Longer ones are about bounds, which have tests of their own.

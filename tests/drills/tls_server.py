@@ -7,8 +7,8 @@ monkey.patch_all()
 import resource  # noqa: E402 - monkey patching comes first
 import sys  # noqa: E402
 
-from app.server import KeepAliveWSGIServer  # noqa: E402
 from app.wsgi import application  # noqa: E402
+from parked.server import KeepAliveWSGIServer  # noqa: E402
 
 hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
 resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))

@@ -8,11 +8,11 @@ import gevent
 import pytest
 from locust.env import Environment
 
-from loadtest import readiness as readiness_module
-from loadtest.process import SAMPLE_MESSAGE, Process
-from loadtest.readiness import Readiness
-from loadtest.session import KeepAliveSession
-from loadtest.user import KeepAliveUser
+from parked.loadtest.client import readiness as readiness_module
+from parked.loadtest.client.process import SAMPLE_MESSAGE, Process
+from parked.loadtest.client.readiness import Readiness
+from parked.loadtest.client.session import KeepAliveSession
+from parked.user import KeepAliveUser
 from tests.loadtest import browser
 
 NewSession = Callable[..., KeepAliveSession]

@@ -16,10 +16,10 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from loadtest import console
-from loadtest.distribution import Distribution
-from loadtest.histogram import new_histogram
-from loadtest.recorder import COLUMNS
+from parked.loadtest.master.recorder import COLUMNS
+from parked.loadtest.terms import console
+from parked.loadtest.terms.distribution import Distribution
+from parked.loadtest.terms.histogram import new_histogram
 
 PROJECT = Path(__file__).resolve().parents[2]
 MIB = 1024 * 1024

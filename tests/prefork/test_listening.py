@@ -4,8 +4,8 @@ import socket
 
 import pytest
 
-from app.listening import ListenError, default_backlog, listen
-from app.settings import Address
+from parked.prefork.listening import ListenError, default_backlog, listen
+from parked.prefork.settings import Address
 
 ANY = Address("127.0.0.1", 0)
 

@@ -1,4 +1,4 @@
-"""What a service manager hears from a real server: app/notify.py."""
+"""What a service manager hears from a real server: parked/prefork/notify.py."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from pathlib import Path
 
 import pytest
 
-from app import notify
-from tests.app.support import CHECKOUT, PATIENCE_S
+from parked.prefork import notify
+from tests.support import CHECKOUT, PATIENCE_S
 
 
 @pytest.fixture

@@ -18,10 +18,10 @@ from pathlib import Path
 
 import pytest
 
-from app import settings
-from tests.app.support import CHECKOUT, GET, PATIENCE_S, Client, ServerProcess, eventually, run_app
+from parked.prefork import settings
+from tests.support import CHECKOUT, GET, PATIENCE_S, Client, ServerProcess, eventually, run_app
 
-PID_APP = ("--app", "tests.app.apps:pid")
+PID_APP = ("--app", "tests.apps:pid")
 
 
 def get(server: ServerProcess) -> bytes:
@@ -192,7 +192,7 @@ def test_the_pid_file_lives_as_long_as_the_server(tmp_path: Path) -> None:
 def test_the_server_becomes_the_user_and_group_once_it_listens() -> None:
     try:
         subprocess.run(
-            [sys.executable, "-c", "import app.server"],
+            [sys.executable, "-c", "import parked.server.server"],
             cwd=CHECKOUT,
             user="nobody",
             capture_output=True,

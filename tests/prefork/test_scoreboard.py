@@ -2,8 +2,8 @@ from __future__ import annotations
 
 import os
 
-from app import scoreboard
-from app.scoreboard import Scoreboard
+from parked.prefork import scoreboard
+from parked.prefork.scoreboard import Scoreboard
 
 
 def claimed(board: Scoreboard, pid: int) -> int:

@@ -5,9 +5,9 @@ import re
 
 import pytest
 
-from app import settings
-from app.settings import Address, Settings
-from tests.app.support import CHECKOUT
+from parked.prefork import settings
+from parked.prefork.settings import Address, Settings
+from tests.support import CHECKOUT
 
 FIELDS = dataclasses.fields(Settings)
 
@@ -85,6 +85,6 @@ def test_help_names_every_flag_variable_and_exit_code() -> None:
 
 
 def test_the_documented_table_is_the_one_in_the_code() -> None:
-    """To renew it: `python -m app.settings`."""
+    """To renew it: `python -m parked.prefork.settings`."""
     document = (CHECKOUT / "docs" / "server.md").read_text()
     assert settings.markdown_table() in document

@@ -4,7 +4,7 @@ import math
 
 import pytest
 
-from app import sizing
+from parked.prefork import sizing
 
 
 def test_400_000_connections_at_20_000_files_take_about_22_workers() -> None:

@@ -10,10 +10,10 @@ from pathlib import Path
 import psutil
 import pytest
 
-from app import settings
-from tests.app.support import GET, PATIENCE_S, Client, ServerProcess, eventually, run_app
+from parked.prefork import settings
+from tests.support import GET, PATIENCE_S, Client, ServerProcess, eventually, run_app
 
-PID_APP = ("--app", "tests.app.apps:pid")
+PID_APP = ("--app", "tests.apps:pid")
 
 
 def get(server: ServerProcess, path: str = "/") -> bytes:

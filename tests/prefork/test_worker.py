@@ -7,10 +7,10 @@ import sys
 import gevent
 import pytest
 
-from app import settings, worker
-from app.scoreboard import Scoreboard
-from app.settings import EXIT_KILLED
-from tests.app.support import Client, ServerProcess
+from parked.prefork import settings, worker
+from parked.prefork.scoreboard import Scoreboard
+from parked.prefork.settings import EXIT_KILLED
+from tests.support import Client, ServerProcess
 
 
 def duty(*arguments: str, nofile: int = 1000) -> worker.Duty:
@@ -52,7 +52,7 @@ def test_without_a_bound_a_worker_takes_what_its_descriptors_allow() -> None:
 
 
 def test_requests_beyond_those_in_flight_wait_their_turn_and_their_connections_are_kept() -> None:
-    flags = ("--app", "tests.app.apps:busiest", "--workers", "1", "--limit-requests", "2")
+    flags = ("--app", "tests.apps:busiest", "--workers", "1", "--limit-requests", "2")
     with ServerProcess(*flags) as server:
         clients = [Client(server.address) for _ in range(10)]
         for _ in range(2):
@@ -66,7 +66,7 @@ def test_requests_beyond_those_in_flight_wait_their_turn_and_their_connections_a
 
 def test_a_worker_without_memory_says_so_and_ends() -> None:
     code = (
-        "import gevent; from app import worker; worker._end_without_memory()\n"
+        "import gevent; from parked.prefork import worker; worker._end_without_memory()\n"
         "def fail(): raise MemoryError\n"
         "gevent.get_hub().loop.run_callback(fail); gevent.sleep(10)"
     )

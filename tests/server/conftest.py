@@ -2,10 +2,10 @@ from __future__ import annotations
 
 import pytest
 
-from app import idle
+from parked.server import parking
 
 
 @pytest.fixture(autouse=True)
 def _quick_ticks(monkeypatch: pytest.MonkeyPatch) -> None:
     """Timeouts are looked at fifty times a second, so that tests need not wait for the next look."""
-    monkeypatch.setattr(idle, "TICK_S", 0.02)
+    monkeypatch.setattr(parking, "TICK_S", 0.02)

@@ -44,8 +44,8 @@ def main() -> None:
     from gevent import pywsgi
 
     if sys.argv[1] == "ours":
-        from app.handler import KeepAliveWSGIHandler
-        from app.server import KeepAliveWSGIServer
+        from parked.server.handler import KeepAliveWSGIHandler
+        from parked.server.server import KeepAliveWSGIServer
 
         pywsgi.WSGIServer = KeepAliveWSGIServer
         pywsgi.WSGIHandler = KeepAliveWSGIHandler

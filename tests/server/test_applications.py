@@ -23,7 +23,7 @@ from django.http import FileResponse, HttpRequest, HttpResponse, JsonResponse, S
 from django.urls import path as django_path
 
 from app.wsgi import create_app
-from tests.app.support import GET, Client, ServerProcess, eventually, serving
+from tests.support import GET, Client, ServerProcess, eventually, serving
 
 MIB = 1 << 20
 
@@ -217,7 +217,7 @@ def test_a_large_upload_arrives_in_bounded_memory_and_keeps_the_connection(codin
     block = bytes(range(256)) * 4096
     count = 128
     expected = hashlib.md5(usedforsecurity=False)
-    with ServerProcess("--app", "tests.app.apps:digest", "--workers", "1") as server:
+    with ServerProcess("--app", "tests.apps:digest", "--workers", "1") as server:
         (worker,) = server.workers()
         before = worker.memory_info().rss
         with Client(server.address) as client:

@@ -8,9 +8,9 @@ from gevent.event import Event
 from gevent.pool import Pool
 from greenlet import getcurrent
 
-from app import dispatch
-from app.dispatch import RequestGreenlets
-from tests.app.support import eventually
+from parked.server import dispatch
+from parked.server.dispatch import RequestGreenlets
+from tests.support import eventually
 
 #: The queue does not look into its connections.
 Names = list[Any]

@@ -16,9 +16,9 @@ import gevent
 import pytest
 from gevent.fileobject import FileObject
 
-from app import stream
-from app.files import FileWrapper
-from tests.app.support import GET, Client, eventually, serving
+from parked.server import stream
+from parked.server.files import FileWrapper
+from tests.support import GET, Client, eventually, serving
 
 SIZES = [0, 1, 65_536, 65_537, 5_000_000]
 

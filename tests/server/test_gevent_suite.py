@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.app.support import CHECKOUT
+from tests.support import CHECKOUT
 
 NO_HOST = "sends HTTP/1.1 without Host, which a server must refuse (RFC 9112, 3.2)"
 BOTH_LENGTHS = "sends Transfer-Encoding beside Content-Length, which is refused (RFC 9112, 6.3)"

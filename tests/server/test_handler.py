@@ -10,10 +10,10 @@ from wsgiref.validate import validator
 import gevent
 import pytest
 
-from app import body, handler
-from app.handler import KeepAliveWSGIHandler
-from app.request import Limits
-from tests.app.support import GET, Answer, Client, eventually, hello, serving
+from parked.server import body, handler
+from parked.server.handler import KeepAliveWSGIHandler
+from parked.server.request import Limits
+from tests.support import GET, Answer, Client, eventually, hello, serving
 
 Start = Callable[..., Callable[[bytes], None]]
 HEAD = GET.replace(b"GET", b"HEAD")

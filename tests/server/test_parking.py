@@ -7,9 +7,9 @@ from collections.abc import Iterator
 import gevent
 import pytest
 
-from app import idle
-from app.idle import Connection, IdleConnections
-from tests.app.support import eventually
+from parked.server import parking
+from parked.server.parking import Connection, IdleConnections
+from tests.support import eventually
 
 
 class Clock:
@@ -108,9 +108,9 @@ def test_a_client_that_shuts_its_side_is_reported_as_hung_up(bench: Bench) -> No
 
 def test_an_idle_connection_is_closed_after_the_timeout_and_not_before(bench: Bench) -> None:
     connection, _ = bench.park()
-    bench.pass_time(59, idle.TICKS_A_ROUND)
+    bench.pass_time(59, parking.TICKS_A_ROUND)
     assert bench.idle.count == 1
-    bench.pass_time(2, idle.TICKS_A_ROUND)
+    bench.pass_time(2, parking.TICKS_A_ROUND)
     assert bench.idle.count == 0
     assert connection.sock.fileno() == -1
     assert bench.idle.idle_timed_out == 1
@@ -119,7 +119,7 @@ def test_an_idle_connection_is_closed_after_the_timeout_and_not_before(bench: Be
 def test_parking_anew_starts_the_idle_timeout_anew(bench: Bench) -> None:
     connection, _ = bench.park()
     for _ in range(3):
-        bench.pass_time(50, idle.TICKS_A_ROUND)
+        bench.pass_time(50, parking.TICKS_A_ROUND)
         connection.busy = True
         bench.idle.park(connection)
     assert bench.idle.count == 1
@@ -128,14 +128,14 @@ def test_parking_anew_starts_the_idle_timeout_anew(bench: Bench) -> None:
 def test_the_clock_hand_reaches_every_descriptor_in_one_round(bench: Bench) -> None:
     for _ in range(50):
         bench.park()
-    bench.pass_time(61, idle.TICKS_A_ROUND)
+    bench.pass_time(61, parking.TICKS_A_ROUND)
     assert bench.idle.count == 0
 
 
 def test_a_busy_connection_is_not_idle(bench: Bench) -> None:
     connection, _ = bench.park()
     connection.busy = True
-    bench.pass_time(1000, 2 * idle.TICKS_A_ROUND)
+    bench.pass_time(1000, 2 * parking.TICKS_A_ROUND)
     assert bench.idle.count == 1
 
 
@@ -166,7 +166,7 @@ def test_a_timeout_of_0_means_never() -> None:
     connection, _ = bench.park()
     connection.buffer = b"GET"
     bench.idle.park(connection)
-    bench.pass_time(1e6, 2 * idle.TICKS_A_ROUND)
+    bench.pass_time(1e6, 2 * parking.TICKS_A_ROUND)
     assert bench.idle.count == 1
     assert bench.late == []
     bench.close()
@@ -187,8 +187,8 @@ def test_a_lingering_connection_throws_input_away_until_the_client_closes(bench:
 def test_when_very_many_are_overdue_others_have_their_turn_between(
     bench: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(idle, "EXPIRY_PAUSE_S", 0.1)
-    count = 3 * idle.EXPIRIES_A_TURN
+    monkeypatch.setattr(parking, "EXPIRY_PAUSE_S", 0.1)
+    count = 3 * parking.EXPIRIES_A_TURN
     for _ in range(count):
         connection, _ = bench.park()
         connection.buffer = b"GET"
@@ -196,7 +196,7 @@ def test_when_very_many_are_overdue_others_have_their_turn_between(
     lively, peer = bench.park()
     peer.send(b"x")
     bench.pass_time(11)
-    assert len(bench.late) == idle.EXPIRIES_A_TURN
+    assert len(bench.late) == parking.EXPIRIES_A_TURN
     eventually(lambda: bench.ready == [lively])
     assert len(bench.late) < count
     eventually(lambda: len(bench.late) == count)
@@ -205,7 +205,7 @@ def test_when_very_many_are_overdue_others_have_their_turn_between(
 def test_lingering_ends_after_its_time_or_its_bytes(bench: Bench) -> None:
     connection, _ = bench.park()
     bench.idle.linger(connection)
-    bench.pass_time(idle.LINGER_S + 1)
+    bench.pass_time(parking.LINGER_S + 1)
     assert bench.idle.count == 0
     connection, peer = bench.park()
     bench.idle.linger(connection)
@@ -240,11 +240,11 @@ def test_draining_closes_the_idle_and_tells_when_the_busy_are_gone(bench: Bench)
 
 
 def test_addresses_share_their_host() -> None:
-    one = idle.shared_address(("10.0.0." + str(1), 5))
-    two = idle.shared_address(("10.0.0." + str(1), 6))
+    one = parking.shared_address(("10.0.0." + str(1), 5))
+    two = parking.shared_address(("10.0.0." + str(1), 6))
     assert one == ("10.0.0.1", 5)
     assert one[0] is two[0]
-    assert idle.shared_address("") == ""
+    assert parking.shared_address("") == ""
 
 
 def test_fetches_events_at_intervals_when_told_to_and_as_they_come_again_after(

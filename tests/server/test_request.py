@@ -4,8 +4,8 @@ from http import HTTPStatus
 
 import pytest
 
-from app import request
-from app.request import BadRequestError, Limits, RequestHead, parse_head
+from parked.server import request
+from parked.server.request import BadRequestError, Limits, RequestHead, parse_head
 
 LIMITS = Limits()
 

@@ -19,10 +19,10 @@ from gevent import pywsgi
 from gevent.event import Event
 from gevent.pool import Pool
 
-from app.handler import KeepAliveWSGIHandler
-from app.request import Limits
-from app.server import KeepAliveWSGIServer
-from tests.app.support import GET, Client, eventually, hello, serving
+from parked.server.handler import KeepAliveWSGIHandler
+from parked.server.request import Limits
+from parked.server.server import KeepAliveWSGIServer
+from tests.support import GET, Client, eventually, hello, serving
 
 
 class Blocking:

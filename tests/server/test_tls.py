@@ -11,9 +11,9 @@ import gevent
 import gevent.ssl
 import pytest
 
-from app.handler import KeepAliveWSGIHandler
-from app.server import KeepAliveWSGIServer
-from tests.app.support import GET, Client, eventually, serving
+from parked.server.handler import KeepAliveWSGIHandler
+from parked.server.server import KeepAliveWSGIServer
+from tests.support import GET, Client, eventually, serving
 
 
 @pytest.fixture(scope="module")

@@ -14,8 +14,8 @@ from typing import Any, NamedTuple
 import gevent
 import pytest
 
-from app.server import KeepAliveWSGIServer
-from tests.app.support import Client, eventually, serving
+from parked.server.server import KeepAliveWSGIServer
+from tests.support import Client, eventually, serving
 
 START = b"GET / HTTP/1.1\r\n"
 HOST = b"Host: test\r\n"

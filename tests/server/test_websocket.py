@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 from geventwebsocket.handler import WebSocketHandler
 
-from app.handler import KeepAliveWSGIHandler
-from tests.app.support import GET, Client, eventually, serving
+from parked.server.handler import KeepAliveWSGIHandler
+from tests.support import GET, Client, eventually, serving
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning:geventwebsocket")
 

@@ -7,10 +7,10 @@ from typing import Any
 
 import pytest
 
-import app.moderation
-import loadtest.moderation
+import parked.loadtest.client.moderation
+import parked.shared.moderation
 
-WINDOWS_S = app.moderation.WINDOWS_S
+WINDOWS_S = parked.shared.moderation.WINDOWS_S
 
 
 class Machine:
@@ -36,7 +36,9 @@ class Machine:
         return self.now
 
 
-@pytest.fixture(params=[app.moderation, loadtest.moderation], ids=["server", "load test"])
+@pytest.fixture(
+    params=[parked.shared.moderation, parked.loadtest.client.moderation], ids=["server", "load test"]
+)
 def moderating(request: pytest.FixtureRequest) -> Any:
     return request.param.Moderation
 

@@ -7,7 +7,7 @@ import time
 
 import gevent
 
-from app.pauses import Collections, LoopLag, Pauses
+from parked.shared.pauses import Collections, LoopLag, Pauses
 
 
 def test_the_longest_is_of_the_last_two_windows() -> None:

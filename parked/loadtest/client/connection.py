@@ -1,7 +1,8 @@
 """One TCP (or TLS) connection of a user.
 
 A raw non-blocking `_socket.socket`: gevent's socket object with its two watchers costs several times the
-memory, and its waiting starts and stops a watcher a request. Waiting is :mod:`loadtest.readiness`'s.
+memory, and its waiting starts and stops a watcher a request. Waiting is
+:mod:`parked.loadtest.client.readiness`'s.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ from _socket import (
 )
 from typing import TYPE_CHECKING, Any
 
-from loadtest.errors import (
+from parked.loadtest.client.errors import (
     BadResponse,
     ClosedByPeer,
     ConnectFailed,
@@ -36,8 +37,8 @@ from loadtest.errors import (
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from loadtest.readiness import Readiness
-    from loadtest.source_address import SourceAddresses
+    from parked.loadtest.client.readiness import Readiness
+    from parked.loadtest.client.source_address import SourceAddresses
 
 #: linux/in.h; not in Python's socket module before 3.12. Leaves the choice of the port to connect(), which
 #: knows the destination and so can use a port again that is taken towards another one. ip(7), Linux 4.2.

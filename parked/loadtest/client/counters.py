@@ -10,13 +10,13 @@ import os
 import time
 from typing import TYPE_CHECKING, Any
 
-from loadtest.clock import unix_time_s
-from loadtest.distribution import Distribution
-from loadtest.errors import KINDS, kind_of
-from loadtest.histogram import RANGE_US, new_histogram
+from parked.loadtest.client.errors import KINDS, kind_of
+from parked.loadtest.terms.clock import unix_time_s
+from parked.loadtest.terms.distribution import Distribution
+from parked.loadtest.terms.histogram import RANGE_US, new_histogram
 
 if TYPE_CHECKING:
-    from loadtest.think import ThinkTimer
+    from parked.loadtest.client.think import ThinkTimer
 
 #: A request that leaves this much after it was due is counted as late: the client, not the server, was slow.
 LATE_SEND_S = 0.1

@@ -6,8 +6,8 @@ think times, as network drivers do with interrupts (Linux, Documentation/network
 coalescing"). 31 workers, and 31 processes of a server, on two cores, 12,000 requests/s offered: 11,912 were
 reached, p50 32 and p99 92 ms. That cores are short shows in how long the process waits for one each time it
 has something to do (Documentation/scheduler/sched-stats.rst, /proc/PID/schedstat). Where it gets one as soon
-as it wants it, this never begins. The server decides in the same way for itself (`app/moderation.py`): they
-share no code.
+as it wants it, this never begins. The server decides in the same way for itself
+(`parked/shared/moderation.py`): they share no code.
 """
 
 from __future__ import annotations

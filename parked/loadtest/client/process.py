@@ -18,23 +18,23 @@ from urllib.parse import unquote, urlsplit
 import gevent
 from locust.runners import WorkerRunner
 
-from loadtest import locust_scale, options
-from loadtest.counters import Counters
-from loadtest.moderation import Moderation
-from loadtest.pauses import CollectorPauses
-from loadtest.readiness import Readiness
-from loadtest.source_address import SourceAddresses
-from loadtest.statistics import FOLD_S, BatchedStatistics
-from loadtest.think import SLOT_S, ThinkTimer
-from loadtest.turns import TurnPool
+from parked.loadtest.client.counters import Counters
+from parked.loadtest.client.locust_stats import FOLD_S, BatchedStatistics
+from parked.loadtest.client.moderation import Moderation
+from parked.loadtest.client.pauses import CollectorPauses
+from parked.loadtest.client.readiness import Readiness
+from parked.loadtest.client.source_address import SourceAddresses
+from parked.loadtest.client.think import SLOT_S, ThinkTimer
+from parked.loadtest.client.turns import TurnPool
+from parked.loadtest.plugin import adjustments, options
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping
 
     from locust.env import Environment
 
-    from loadtest.response import KeepAliveResponse
-    from loadtest.user import KeepAliveUser
+    from parked.loadtest.client.response import KeepAliveResponse
+    from parked.loadtest.client.user import KeepAliveUser
 
 #: Seconds between two samples for the master.
 SAMPLE_S = 1.0
@@ -80,7 +80,7 @@ class Origin:
             "Accept-Encoding": "gzip, deflate",
         }
         if parts.username is not None:
-            from loadtest.session import basic_authorization
+            from parked.loadtest.client.session import basic_authorization
 
             credentials = unquote(parts.username), unquote(parts.password or "")
             self._fields["Authorization"] = basic_authorization(*credentials)
@@ -219,7 +219,7 @@ class Process:
         runner = self._environment.runner
         if self.users.total() > self._frozen:
             self._frozen = self.users.total()
-            locust_scale.freeze_users()
+            adjustments.freeze_users()
         if runner is not None:
             source = next((origin.sources.used for origin in self._origins.values() if origin.sources), "")
             sample = self.counters.sample(self.timer, source, self.users.total())

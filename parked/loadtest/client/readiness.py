@@ -18,10 +18,10 @@ from typing import TYPE_CHECKING, Any
 import gevent
 from gevent import monkey
 
-from loadtest.errors import TimedOut
+from parked.loadtest.client.errors import TimedOut
 
 if TYPE_CHECKING:
-    from loadtest.connection import Connection
+    from parked.loadtest.client.connection import Connection
 
 #: monkey-patching takes `epoll` out of `select`, since it would block the loop; here it is never asked to
 #: block.

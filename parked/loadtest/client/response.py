@@ -18,13 +18,13 @@ from geventhttpclient.header import Headers
 from locust.exception import CatchResponseError, LocustError, ResponseError
 from requests.utils import get_encoding_from_headers
 
-from loadtest.errors import BadResponse, BadStatus, ClosedByPeer, CutOff
+from parked.loadtest.client.errors import BadResponse, BadStatus, ClosedByPeer, CutOff
 
 if TYPE_CHECKING:
     from types import TracebackType
 
-    from loadtest.connection import Connection
-    from loadtest.session import KeepAliveSession
+    from parked.loadtest.client.connection import Connection
+    from parked.loadtest.client.session import KeepAliveSession
 
 #: A header section beyond this is not a server's mistake in size any more. nginx and Apache send at most a
 #: few KB.

@@ -21,15 +21,15 @@ from urllib.request import Request
 import requests
 from gevent import Timeout
 
-from loadtest.connection import Connection
-from loadtest.errors import BadResponse, ClosedByPeer, ConnectFailed, RequestFailure, TimedOut
-from loadtest.response import KeepAliveResponse, RawResponse, failure_of, read_response
+from parked.loadtest.client.connection import Connection
+from parked.loadtest.client.errors import BadResponse, ClosedByPeer, ConnectFailed, RequestFailure, TimedOut
+from parked.loadtest.client.response import KeepAliveResponse, RawResponse, failure_of, read_response
 
 if TYPE_CHECKING:
     from collections.abc import Generator, Mapping
 
-    from loadtest.process import Origin, Process
-    from loadtest.user import KeepAliveUser
+    from parked.loadtest.client.process import Origin, Process
+    from parked.loadtest.client.user import KeepAliveUser
 
 #: Statuses that send a client elsewhere, and those of them after which a GET follows (RFC 9110, 15.4).
 REDIRECTS = frozenset((301, 302, 303, 307, 308))

@@ -20,7 +20,7 @@ from greenlet import getcurrent, greenlet
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from loadtest.user import KeepAliveUser
+    from parked.loadtest.client.user import KeepAliveUser
 
 
 #: Greenlets kept for later turns. A worker has tens of turns under way at once; after a server's stall it may

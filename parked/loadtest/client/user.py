@@ -2,7 +2,7 @@
 
 Write tasks for it as for `FastHttpUser`. What differs inside is what makes hundreds of thousands of them fit
 on a machine: one connection instead of a pool, and no greenlet while the user thinks (see
-:mod:`loadtest.turns`).
+:mod:`parked.loadtest.client.turns`).
 
 A *turn* is what a user does between two think times: it runs Locust's own `TaskSet.run`, which ends the turn
 where it would go to sleep. A nested TaskSet, `self.wait()` and `gevent.sleep()` inside a task keep their
@@ -28,11 +28,10 @@ from locust.user.task import (
     DefaultTaskSet,
 )
 
-from loadtest import plugin
-from loadtest.errors import RequestFailure
-from loadtest.process import Process
-from loadtest.session import KeepAliveSession
-from loadtest.turns import UserHandle
+from parked.loadtest.client.errors import RequestFailure
+from parked.loadtest.client.process import Process
+from parked.loadtest.client.session import KeepAliveSession
+from parked.loadtest.client.turns import UserHandle
 
 if TYPE_CHECKING:
     from gevent.pool import Group
@@ -269,6 +268,3 @@ class KeepAliveUser(FastHttpUser):
         self.client.close()
         self.process.user_ended(type(self).__name__)
         self._greenlet.finish()
-
-
-plugin.install(KeepAliveUser)

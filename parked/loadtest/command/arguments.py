@@ -2,12 +2,6 @@
 
 from __future__ import annotations
 
-import signal
-
-if __name__ == "__main__":
-    # Until the run counts interrupts, one just ends this process: no traceback out of the imports below.
-    signal.signal(signal.SIGINT, signal.SIG_DFL)
-
 import argparse
 import os
 import shlex
@@ -16,10 +10,12 @@ import time
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from loadtest import options, planning, run
-from loadtest.checkout import PROGRAM
-from loadtest.machine import Machine
-from loadtest.source_address import RANGE_VARIABLE
+from parked.loadtest.client.source_address import RANGE_VARIABLE
+from parked.loadtest.command import run
+from parked.loadtest.machine.machine import Machine
+from parked.loadtest.plan import planning
+from parked.loadtest.plugin import options
+from parked.loadtest.terms.checkout import PROGRAM
 
 DEFAULT_HOST = "http://127.0.0.1:8000"
 
@@ -270,7 +266,7 @@ def main(arguments: list[str] | None = None) -> int:
         options_of_ours.error("--machine and --json are for --plan")
     _settle(options_of_ours, chosen)
     if chosen.join:
-        from loadtest import join  # with it comes Locust, which patches the process
+        from parked.loadtest.command import join
 
         master, port = chosen.join
         joining = join.Joining(
@@ -286,7 +282,3 @@ def main(arguments: list[str] | None = None) -> int:
     command = shlex.join(["./run_test" if PROGRAM == "run_test" else PROGRAM, *words])
     settings = run.Settings.of(chosen, chosen.machine or Machine.read(), command, time.time())
     return _plan(settings, chosen.json) if chosen.plan else run.run(settings)
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -1,8 +1,8 @@
 """`./run_test --join MASTER`: this host's part in a run that another host leads.
 
-The agent speaks with the master (:mod:`loadtest.hosts` has what they say), looks whether this machine can do
-its part, starts Locust's workers and watches them. It is a process of its own, so that it is heard when the
-workers are busy, and knows when one of them is gone.
+The agent speaks with the master (:mod:`parked.loadtest.master.hosts` has what they say), looks whether this
+machine can do its part, starts Locust's workers and watches them. It is a process of its own, so that it is
+heard when the workers are busy, and knows when one of them is gone.
 """
 
 from __future__ import annotations
@@ -25,11 +25,8 @@ import psutil
 from locust.rpc import zmqrpc
 from locust.rpc.protocol import Message
 
-from loadtest import checkout, options, preflight, sizing, source_address
-from loadtest.clock import Clock, unix_time_s
-from loadtest.hosts import ANSWER, PROTOCOL, REPORT
-from loadtest.monitor import Monitor
-from loadtest.run import (
+from parked.loadtest.client import source_address
+from parked.loadtest.command.run import (
     HOST,
     INTERRUPTED,
     LIMIT,
@@ -44,11 +41,17 @@ from loadtest.run import (
     start_process,
     tail,
 )
+from parked.loadtest.machine.monitor import Monitor
+from parked.loadtest.master.hosts import ANSWER, PROTOCOL, REPORT
+from parked.loadtest.plan import preflight, sizing
+from parked.loadtest.plugin import options
+from parked.loadtest.terms import checkout
+from parked.loadtest.terms.clock import Clock, unix_time_s
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from loadtest.machine import Machine
+    from parked.loadtest.machine.machine import Machine
 
 #: Seconds between two reports to the master.
 REPORT_S = 1.0

@@ -13,8 +13,8 @@ import re
 from collections import deque
 from typing import TYPE_CHECKING, Any
 
-from loadtest import limits, report
-from loadtest.record import number
+from parked.loadtest.report import limits, report
+from parked.loadtest.report.record import number
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -22,16 +22,19 @@ from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
-from loadtest import checkout, options, preflight, report, sizing
-from loadtest.machine import Machine
-from loadtest.record import NoRun
+from parked.loadtest.machine.machine import Machine
+from parked.loadtest.plan import preflight, sizing
+from parked.loadtest.plugin import options
+from parked.loadtest.report import report
+from parked.loadtest.report.record import NoRun
+from parked.loadtest.terms import checkout
 
 if TYPE_CHECKING:
     import argparse
     from collections.abc import Iterator
     from types import FrameType
 
-    from loadtest.screen import Screen
+    from parked.loadtest.command.screen import Screen
 
 PASS, FAIL, LIMIT, HOST, START, RESULTS, INTERRUPTED = 0, 1, 3, 4, 5, 6, 130
 
@@ -95,7 +98,7 @@ class Settings:
             think=chosen.think,
             length=chosen.length,
             host=",".join(options.hosts(chosen.host)),
-            locustfile=(chosen.locustfile or Path(__file__).with_name("keepalive.py")).resolve(),
+            locustfile=(chosen.locustfile or checkout.locustfile()).resolve(),
             processes=chosen.processes,
             web_port=chosen.web_port if chosen.web else None,
             master_port=chosen.master_port,
@@ -235,7 +238,18 @@ def _server(settings: Settings, plan: sizing.Plan) -> Iterator[subprocess.Popen[
     """run_server for the duration of the run."""
     host = urlsplit(settings.host).hostname or ""
     bind = f"[{host}]:{settings.port}" if ":" in host else f"{host}:{settings.port}"
-    command = [sys.executable, "-P", "-m", "app", "--bind", bind, "--connections", str(plan.connections)]
+    command = [
+        sys.executable,
+        "-P",
+        "-m",
+        "parked.prefork",
+        "--app",
+        checkout.demo(),
+        "--bind",
+        bind,
+        "--connections",
+        str(plan.connections),
+    ]
     command += ["--metrics", settings.server_metrics]
     with (settings.results / "server.log").open("wb") as log, start_process(command, log, log) as server:
         # It shares the cores with the client, so it too lets others finish.
@@ -324,7 +338,7 @@ def _screen(settings: Settings) -> Screen | None:
     """The live screen, where it is wanted and possible."""
     if settings.plain or settings.lead is not None or not sys.stdout.isatty():
         return None
-    from loadtest import live, screen  # what draws is loaded only where something is drawn
+    from parked.loadtest.command import live, screen
 
     asked = live.Asked(
         settings.host,

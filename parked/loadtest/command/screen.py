@@ -18,7 +18,7 @@ from rich.console import Console, Group
 from rich.live import Live
 from rich.text import Text
 
-from loadtest.live import CHARTS, Asked, Run, clock
+from parked.loadtest.command.live import CHARTS, Asked, Run, clock
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -30,7 +30,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal, NamedTuple
 
-from loadtest.machine import read_meminfo
+from parked.loadtest.machine.machine import read_meminfo
 
 #: Seconds between two looks at who was forked.
 TREE_EVERY_S = 3.0

@@ -8,10 +8,10 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from loadtest.clock import unix_time_s
-from loadtest.counters import PARTS_A_SECOND
-from loadtest.distribution import Distribution
-from loadtest.histogram import merge, new_histogram
+from parked.loadtest.client.counters import PARTS_A_SECOND
+from parked.loadtest.terms.clock import unix_time_s
+from parked.loadtest.terms.distribution import Distribution
+from parked.loadtest.terms.histogram import merge, new_histogram
 
 if TYPE_CHECKING:
     from collections.abc import Callable

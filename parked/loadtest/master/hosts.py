@@ -1,7 +1,7 @@
 """The hosts of a run, as its master sees them.
 
-Each host that joins has an agent (:mod:`loadtest.join`), which tells the master once a second how its host
-is, over Locust's own connection, and is answered. Who has missed a message has missed nothing:
+Each host that joins has an agent (:mod:`parked.loadtest.command.join`), which tells the master once a second
+how its host is, over Locust's own connection, and is answered. Who has missed a message has missed nothing:
 
     agent    I am c1, with 2 cores and 20,000 descriptors      master   wait: you are 1 of 3
     agent    the same                                          master   go: 2 workers for 6,667 connections
@@ -25,16 +25,18 @@ from typing import IO, TYPE_CHECKING, Any
 
 import gevent
 
-from loadtest import checkout, options, sizing
-from loadtest.clock import unix_time_s
-from loadtest.monitor import MachineSample
+from parked.loadtest.machine.monitor import MachineSample
+from parked.loadtest.plan import sizing
+from parked.loadtest.plugin import options
+from parked.loadtest.terms import checkout
+from parked.loadtest.terms.clock import unix_time_s
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
     from locust.env import Environment
 
-    from loadtest.fleet import Second, Worker
+    from parked.loadtest.master.fleet import Second, Worker
 
 #: Version of what agent and master say to each other; both come from the same release.
 PROTOCOL = 1

@@ -14,8 +14,8 @@ from locust.dispatch import UsersDispatcher
 if TYPE_CHECKING:
     from locust import User
 
-    from loadtest.fleet import Second
-    from loadtest.monitor import MachineSample
+    from parked.loadtest.machine.monitor import MachineSample
+    from parked.loadtest.master.fleet import Second
 
 #: Lateness of event loops and of the slowest percent of responses below which the pace rises, and above which
 #: it falls, seconds. Between them it rises slowly: without a core to spare nothing is on time any more, and a

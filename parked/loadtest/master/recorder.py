@@ -1,8 +1,8 @@
 """Follows a run from the Locust master (or from a Locust without workers) and writes it down as it happens.
 
-Once a second: what the workers counted (:mod:`loadtest.fleet`) and what outside witnesses saw
-(:mod:`loadtest.monitor`) become a row of `samples.csv` and a line of `logfile`. It also tells the phases
-apart
+Once a second: what the workers counted (:mod:`parked.loadtest.master.fleet`) and what outside witnesses saw
+(:mod:`parked.loadtest.machine.monitor`) become a row of `samples.csv` and a line of `logfile`. It also tells
+the phases apart
 
     ramp    from the start until all connections are established
     hold    from then on; ends after --hold, or when Locust ends the test
@@ -10,8 +10,8 @@ apart
 
 (back to the ramp if the number of users or their think time is changed, from Locust's web UI, say)
 
-and writes `run.json`, the facts from which :mod:`loadtest.report` makes the summary, every few seconds anew:
-whatever becomes of the master, what was measured stays.
+and writes `run.json`, the facts from which :mod:`parked.loadtest.report.report` makes the summary, every few
+seconds anew: whatever becomes of the master, what was measured stays.
 """
 
 from __future__ import annotations
@@ -37,17 +37,19 @@ from gevent.lock import RLock
 from locust.event import EventHook
 from locust.runners import STATE_MISSING, STATE_RUNNING, STATE_SPAWNING, MasterRunner, WorkerRunner
 
-from loadtest import clock, console, options, server_metrics
-from loadtest.distribution import Distribution
-from loadtest.fleet import CUMULATIVE, Fleet, Second
-from loadtest.histogram import new_histogram
-from loadtest.hosts import Hosts
-from loadtest.machine import Machine
-from loadtest.monitor import MachineSample, Monitor
-from loadtest.process import SAMPLE_MESSAGE
-from loadtest.ramp import Pace, PacedDispatcher
-from loadtest.reserve import Lines, Reserve
-from loadtest.server_metrics import NoMetrics, Reading, ServerMetrics
+from parked.loadtest.client.process import SAMPLE_MESSAGE
+from parked.loadtest.machine.machine import Machine
+from parked.loadtest.machine.monitor import MachineSample, Monitor
+from parked.loadtest.master import server_metrics
+from parked.loadtest.master.fleet import CUMULATIVE, Fleet, Second
+from parked.loadtest.master.hosts import Hosts
+from parked.loadtest.master.ramp import Pace, PacedDispatcher
+from parked.loadtest.master.reserve import Lines, Reserve
+from parked.loadtest.master.server_metrics import NoMetrics, Reading, ServerMetrics
+from parked.loadtest.plugin import options
+from parked.loadtest.terms import checkout, clock, console
+from parked.loadtest.terms.distribution import Distribution
+from parked.loadtest.terms.histogram import new_histogram
 
 if TYPE_CHECKING:
     from locust.env import Environment
@@ -58,7 +60,7 @@ logger = logging.getLogger(__name__)
 #: Columns of samples.csv that come from the workers; SERVER_COLUMNS come from the server's own metrics and
 #: are empty without them, MACHINE_COLUMNS come from the monitor. Units are in the names, *_total are since
 #: the start; `requests`, `failures`, `reconnects` and `received_bytes` are what was counted since the row
-#: before, until `counted_unix_s`: :func:`loadtest.record.per_second` makes rates of them.
+#: before, until `counted_unix_s`: :func:`parked.loadtest.report.record.per_second` makes rates of them.
 FLEET_COLUMNS = (
     "time_s",
     "unix_time_s",
@@ -208,7 +210,9 @@ class Recorder:
             if not os.environ.get(options.REPORT_VARIABLE):
                 # A process of its own: the plots' library is large, and this process is monkey-patched.
                 subprocess.run(
-                    [sys.executable, "-m", "loadtest.report", str(run.folder)], env=_with_path(), check=False
+                    [sys.executable, "-m", "parked.loadtest.report.report", str(run.folder)],
+                    env=checkout.environment(),
+                    check=False,
                 )
 
 
@@ -616,7 +620,7 @@ def _think_time_of(environment: Environment) -> tuple[float, float]:
     """Think time of all users, from which the offered rate follows; 0, 0 if they have no common one."""
     spans = {
         getattr(user_class, "think_time", (0.0, 0.0))
-        if getattr(user_class.wait_time, "__module__", "") == "loadtest.user"
+        if getattr(user_class.wait_time, "__module__", "") == "parked.loadtest.client.user"
         else (0.0, 0.0)
         for user_class in environment.user_classes
     }
@@ -627,8 +631,3 @@ def _versions() -> dict[str, str]:
     return {"python": platform.python_version()} | {
         name: importlib.metadata.version(name) for name in PACKAGES
     }
-
-
-def _with_path() -> dict[str, str]:
-    project = str(Path(__file__).resolve().parent.parent)
-    return os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, (project, os.environ.get("PYTHONPATH"))))}

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 
 import gevent
 
-from loadtest.clock import unix_time_s
+from parked.loadtest.terms.clock import unix_time_s
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

@@ -1,4 +1,4 @@
-"""What a connection, a process and a request cost: the figures behind `loadtest.sizing`, in one place.
+"""What a connection, a process and a request cost: the figures behind `plan.sizing`, in one place.
 
 Fitted on 2026-11-23 with `benchmarks/sizing` (CPU of the kernel, of wake-ups and processes, and moderation by
 hand, since a fit would bend them to the scheduler's choices at 1,000,000) to runs of
@@ -59,8 +59,8 @@ CLIENT_MASTER_CORES: Final = 0.03
 KERNEL_CPU_S_PER_REQUEST: Final = 20e-6
 KERNEL_WORKER_CORES: Final = 1.6e-3
 
-#: Share of the cores beyond which workers fetch events at intervals (app/moderation.py), which takes from
-#: what they cost beside their requests, and what is left of that at the longest interval.  400,000, 600,000,
-#: 1,000,000 and 1,600,000 connections took 0.89 to 0.92 of two cores.
+#: Share of the cores beyond which workers fetch events at intervals (parked/shared/moderation.py), which
+#: takes from what they cost beside their requests, and what is left of that at the longest interval.
+#: 400,000, 600,000, 1,000,000 and 1,600,000 connections took 0.89 to 0.92 of two cores.
 MODERATED_SHARE: Final = 0.92
 MODERATED_LEAST: Final = 0.15

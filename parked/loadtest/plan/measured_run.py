@@ -13,9 +13,9 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-from loadtest import sizing
-from loadtest.machine import Machine
-from loadtest.sizing import Plan
+from parked.loadtest.machine.machine import Machine
+from parked.loadtest.plan import sizing
+from parked.loadtest.plan.sizing import Plan
 
 #: What is compared, by name: bytes at the peak, cores in the hold.
 FIGURES = (

@@ -1,7 +1,7 @@
 """`./run_test --plan`: what a machine can hold, what gives way first and next, and what to change.
 
-All figures are the sizing model's (`loadtest.sizing`).  Each resource is looked at alone: how many
-connections would there be if nothing else were short?  The least of these is the bottleneck, the second
+All figures are the sizing model's (`parked.loadtest.plan.sizing`).  Each resource is looked at alone: how
+many connections would there be if nothing else were short?  The least of these is the bottleneck, the second
 least the next one.
 """
 
@@ -12,9 +12,10 @@ import math
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
-from loadtest import checkout, sizing
-from loadtest.machine import Machine
-from loadtest.sizing import Estimate, Plan, Resource
+from parked.loadtest.machine.machine import Machine
+from parked.loadtest.plan import sizing
+from parked.loadtest.plan.sizing import Estimate, Plan, Resource
+from parked.loadtest.terms import checkout
 
 #: Sizes beyond this are not told apart.
 SIZE_MAX = 100_000_000

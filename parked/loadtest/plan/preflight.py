@@ -1,7 +1,8 @@
 """What stands in a run's way on this machine, said before the run and with the command that mends it.
 
-`check` compares a plan's needs (`loadtest.sizing`) with the machine's limits (`loadtest.machine`),
-`plan_lines` shows the plan, and `probe_host` finds out what answers at the host.
+`check` compares a plan's needs (`parked.loadtest.plan.sizing`) with the machine's limits
+(`parked.loadtest.machine.machine`), `plan_lines` shows the plan, and `probe_host` finds out what answers at
+the host.
 
 A finding that "blocks" is a run that cannot reach its connections; one that "warns" may still pass.
 What only looks like a limit is not reported: the default port range has 28,232 ports an address, but each
@@ -23,9 +24,10 @@ from pathlib import Path
 from typing import Literal
 from urllib.parse import urlsplit
 
-from loadtest import checkout, sizing
-from loadtest.machine import Machine, format_port_ranges
-from loadtest.sizing import Plan
+from parked.loadtest.machine.machine import Machine, format_port_ranges
+from parked.loadtest.plan import sizing
+from parked.loadtest.plan.sizing import Plan
+from parked.loadtest.terms import checkout
 
 #: Connections that wait in one listener's queue while its worker is busy for this long in the ramp.
 ACCEPT_STALL_S = 0.5

@@ -2,7 +2,7 @@
 
 Pure functions over a `Plan` (what is asked for) and a `Machine` (what there is).  The preflight, the
 printed plan, `--plan` and `-c auto` all ask this model, so they cannot contradict each other.  Its measured
-figures are in `loadtest.coefficients`, its arithmetic is explained in docs/sizing.md.
+figures are in `parked.loadtest.plan.coefficients`, its arithmetic is explained in docs/sizing.md.
 
 CPU is the part that is not a sum.  A request costs what it costs in a warm process, and on an idle core what
 it takes to wake that process.  Where the cores are busy, or the process has many requests, they are served
@@ -29,8 +29,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from loadtest import coefficients as measured
-from loadtest.machine import Machine
+from parked.loadtest.machine.machine import Machine
+from parked.loadtest.plan import coefficients as measured
 
 KIB = 1024
 MIB = 1024 * KIB

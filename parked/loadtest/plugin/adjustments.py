@@ -25,8 +25,8 @@ import locust
 from locust import argument_parser, runners
 from locust.runners import STATE_RUNNING, STATE_SPAWNING, MasterRunner, Runner, WorkerRunner
 
-from loadtest import options
-from loadtest.clock import unix_time_s
+from parked.loadtest.plugin import options
+from parked.loadtest.terms.clock import unix_time_s
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -82,14 +82,14 @@ def check_upstream() -> None:
     """Raise :class:`UpstreamChanged` unless Locust is as it was when this module was written."""
     if locust.__version__ != LOCUST_VERSION:
         raise UpstreamChanged(
-            f"loadtest/locust_scale.py was written for Locust {LOCUST_VERSION}, "
+            f"parked/loadtest/plugin/adjustments.py was written for Locust {LOCUST_VERSION}, "
             f"this is {locust.__version__}: install the version of requirements.txt"
         )
     changed = [name for name, (function, known) in UPSTREAM.items() if fingerprint(function) != known]
     if changed:
         raise UpstreamChanged(
             f"Locust {LOCUST_VERSION} is not as published: {', '.join(changed)}; "
-            "review loadtest/locust_scale.py"
+            "review parked/loadtest/plugin/adjustments.py"
         )
 
 
@@ -140,7 +140,7 @@ def count_users_without_walking() -> None:
     walk = Runner.user_classes_count.fget  # type: ignore[attr-defined]
 
     def user_classes_count(runner: Runner) -> dict[str, int]:
-        from loadtest.user import KeepAliveUser
+        from parked.loadtest.client.user import KeepAliveUser
 
         if not all(issubclass(user_class, KeepAliveUser) for user_class in runner.user_classes):
             return walk(runner)  # type: ignore[no-any-return]
@@ -163,7 +163,7 @@ def stop_users_without_greenlets() -> None:
     upstream = Runner.stop_users
 
     def stop_users(runner: Runner, user_classes_stop_count: dict[str, int]) -> None:
-        from loadtest.turns import UserHandle
+        from parked.loadtest.client.turns import UserHandle
 
         if not any(user_classes_stop_count.values()):
             return  # a ramp calls this with every spawn message: no walk over the users then

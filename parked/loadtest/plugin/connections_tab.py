@@ -28,17 +28,18 @@ from typing import TYPE_CHECKING, Any
 from flask import Blueprint, Response, jsonify, request
 from locust.runners import WorkerRunner
 
-from loadtest import options
-from loadtest.fleet import SILENT_S
+from parked.loadtest.master.fleet import SILENT_S
+from parked.loadtest.plugin import options
 
 if TYPE_CHECKING:
     from locust.env import Environment
     from locust.event import Events
     from locust.web import WebUI
 
-    from loadtest.recorder import Recorder, Run
+    from parked.loadtest.master.recorder import Recorder, Run
 
 _HERE = Path(__file__).resolve().parent
+_REPORT = _HERE.parent / "report"  # the page of a run has the same looks
 #: Seconds of a run that the charts keep: 120 KB of JSON when the page is opened, and more points than pixels.
 HISTORY_S = 3600
 #: A second of the charts. Connections and requests/s.
@@ -148,10 +149,10 @@ class ConnectionsTab:
     def page(self) -> Response:
         """The page with styles and scripts in it; its policy lets it ask its own server and nothing else."""
         text = Template((_HERE / "assets" / "connections.html").read_text()).substitute(
-            style=_read("vendor/uplot/uPlot.min.css")
-            + _read("assets/page.css")
+            style=_read("vendor/uplot/uPlot.min.css", _REPORT)
+            + _read("assets/page.css", _REPORT)
             + _read("assets/connections.css"),
-            library=_read("vendor/uplot/uPlot.iife.min.js") + _read("assets/axis.js"),
+            library=_read("vendor/uplot/uPlot.iife.min.js", _REPORT) + _read("assets/axis.js", _REPORT),
             script=_read("assets/connections.js"),
         )
         return Response(text, mimetype="text/html")
@@ -229,5 +230,5 @@ class ConnectionsTab:
         return Response(text.getvalue(), mimetype="text/csv", headers=headers)
 
 
-def _read(name: str) -> str:
-    return (_HERE / name).read_text()
+def _read(name: str, folder: Path = _HERE) -> str:
+    return (folder / name).read_text()

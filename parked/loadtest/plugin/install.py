@@ -1,4 +1,4 @@
-"""What every locustfile with KeepAliveUsers brings into Locust; importing :mod:`loadtest.user` installs it.
+"""What every locustfile with KeepAliveUsers brings into Locust; importing `parked.user` installs it.
 
 The adjustments for scale, the options (`--think`, `--hold`, `--results`, ...), the recorder on the master,
 and the tab in its web UI.
@@ -11,16 +11,17 @@ from typing import TYPE_CHECKING, Any
 
 from locust import events
 
-from loadtest import connections_tab, locust_scale, metrics, options, recorder
+from parked.loadtest.master import recorder
+from parked.loadtest.plugin import adjustments, connections_tab, metrics, options
 
 if TYPE_CHECKING:
-    from loadtest.user import KeepAliveUser
+    from parked.loadtest.client.user import KeepAliveUser
 
 
 @functools.cache
 def install(user_class: type[KeepAliveUser]) -> None:
     """Install everything, once a process; `--think` becomes the think time of `user_class` and its heirs."""
-    locust_scale.apply()
+    adjustments.apply()
 
     def on_init(environment: Any, **_: Any) -> None:
         options.limit_run_time(environment.parsed_options)

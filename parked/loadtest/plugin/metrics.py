@@ -20,9 +20,9 @@ from gevent.pywsgi import WSGIServer
 from prometheus_client import CollectorRegistry, make_wsgi_app
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily
 
-from loadtest import options
-from loadtest.errors import KINDS
-from loadtest.histogram import new_histogram
+from parked.loadtest.client.errors import KINDS
+from parked.loadtest.plugin import options
+from parked.loadtest.terms.histogram import new_histogram
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from locust.env import Environment
     from locust.event import Events
 
-    from loadtest.recorder import Run
+    from parked.loadtest.master.recorder import Run
 
 logger = logging.getLogger(__name__)
 

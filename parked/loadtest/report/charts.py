@@ -10,13 +10,13 @@ import bisect
 import dataclasses
 from typing import TYPE_CHECKING, Any
 
-from loadtest.distribution import even
-from loadtest.record import Record, number, per_second
+from parked.loadtest.report.record import Record, number, per_second
+from parked.loadtest.terms.distribution import even
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from loadtest.distribution import Distribution
+    from parked.loadtest.terms.distribution import Distribution
 
 MIB, GIB = 1 << 20, 1 << 30
 

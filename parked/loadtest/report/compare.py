@@ -1,6 +1,6 @@
 """Runs side by side, each against the first: two servers, two commits, two kernels.
 
-    python -m loadtest.compare RUN RUN... [--fail-if 'hold_rps<0.95'] [--page compare.html]
+    python -m parked.loadtest.report.compare RUN RUN... [--fail-if 'hold_rps<0.95'] [--page compare.html]
 
 A table for the terminal, a page with the same table and the runs' curves over each other, and thresholds on
 the ratios for continuous integration. Runs of different workloads are refused; other differences that may
@@ -19,8 +19,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
-from loadtest.record import NoRun, Record
-from loadtest.report import summarise
+from parked.loadtest.report.record import NoRun, Record
+from parked.loadtest.report.report import summarise
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -263,7 +263,7 @@ def lines(runs: Sequence[Run]) -> list[str]:
 
 def parser() -> argparse.ArgumentParser:
     made = argparse.ArgumentParser(
-        prog="python -m loadtest.compare",
+        prog="python -m parked.loadtest.report.compare",
         description="Lay runs side by side, with the ratio of each to the first.",
         epilog="Exit code: 0 done, 1 a threshold is crossed, 2 there is no run in a folder or an option is "
         "wrong, 3 the runs are of different workloads.",
@@ -319,7 +319,7 @@ def main(arguments: list[str] | None = None) -> int:
     for text in crossed:
         print(f"crossed: {text}")
     try:
-        from loadtest import compare_page
+        from parked.loadtest.report import compare_page
 
         chosen.page.write_text(compare_page.of_runs(runs, warnings, crossed))
     except OSError as error:

@@ -5,15 +5,15 @@ from __future__ import annotations
 import html
 from typing import TYPE_CHECKING
 
-from loadtest import charts, compare, page
-from loadtest.charts import Chart, Line
-from loadtest.record import number, per_second
-from loadtest.tables import Table
+from parked.loadtest.report import charts, compare, page
+from parked.loadtest.report.charts import Chart, Line
+from parked.loadtest.report.record import number, per_second
+from parked.loadtest.report.tables import Table
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from loadtest.compare import Run
+    from parked.loadtest.report.compare import Run
 
 #: A colour and a dash a run, so that either tells them apart.
 _COLORS = (charts.BLUE, charts.RED, charts.GREEN, charts.PURPLE, charts.ORANGE, charts.GREY)

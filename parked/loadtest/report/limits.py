@@ -8,10 +8,10 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING, Any
 
-from loadtest.record import numbers
+from parked.loadtest.report.record import numbers
 
 if TYPE_CHECKING:
-    from loadtest.record import Record
+    from parked.loadtest.report.record import Record
 
 #: Share of the machine's cores above which the CPU counts as saturated: queues grow long before 100 %.
 SATURATED = 0.9

@@ -14,14 +14,14 @@ from pathlib import Path
 from string import Template
 from typing import TYPE_CHECKING, Any
 
-from loadtest import charts, limits, tables
+from parked.loadtest.report import charts, limits, tables
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from loadtest.charts import Chart
-    from loadtest.record import Record
-    from loadtest.tables import Table
+    from parked.loadtest.report.charts import Chart
+    from parked.loadtest.report.record import Record
+    from parked.loadtest.report.tables import Table
 
 MIB = 1 << 20
 _HERE = Path(__file__).resolve().parent
@@ -47,7 +47,7 @@ def of_run(record: Record, summary: dict[str, Any], sentence: str) -> str:
         "</ul>",
         *map(table, tables.of_run(record, summary)),
         "<footer>Beside this page: summary.json, samples.csv (a row a second), latencies.hdr, logfile. "
-        "<code>python -m loadtest.verify</code> recomputes every figure."
+        "<code>python -m parked.loadtest.report.verify</code> recomputes every figure."
         f"{_not_told(record)}</footer>",
     ]
     title = f"{summary['target_connections']:,} connections: {summary['verdict']}"

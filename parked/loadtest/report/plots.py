@@ -23,7 +23,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator
 from PIL import Image  # matplotlib's own requirement
 
-from loadtest.record import per_second
+from parked.loadtest.report.record import per_second
 
 Series = np.ndarray[tuple[int], np.dtype[np.float64]]
 

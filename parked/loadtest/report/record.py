@@ -1,6 +1,7 @@
 """What a run left behind, read back: `run.json`, the rows of `samples.csv`, the histogram of the hold.
 
-:mod:`loadtest.recorder` writes it; the report, its page, the comparison and the verification read it here.
+:mod:`parked.loadtest.master.recorder` writes it; the report, its page, the comparison and the verification
+read it here.
 """
 
 from __future__ import annotations
@@ -11,8 +12,8 @@ import json
 import math
 from typing import TYPE_CHECKING, Any
 
-from loadtest.distribution import Distribution
-from loadtest.histogram import merge, new_histogram
+from parked.loadtest.terms.distribution import Distribution
+from parked.loadtest.terms.histogram import merge, new_histogram
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

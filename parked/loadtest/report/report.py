@@ -1,9 +1,9 @@
 """From a run's folder to its verdict: `summary.json`, the page `index.html` and the plots.
 
-    python -m loadtest.report results/20261123T010000Z-20000
+    python -m parked.loadtest.report.report results/20261123T010000Z-20000
 
-Reads what :mod:`loadtest.recorder` wrote, `run.json` and `samples.csv`, and nothing else, so it can be made
-again at any time, also for a run whose master was killed.
+Reads what :mod:`parked.loadtest.master.recorder` wrote, `run.json` and `samples.csv`, and nothing else, so it
+can be made again at any time, also for a run whose master was killed.
 """
 
 from __future__ import annotations
@@ -16,13 +16,13 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from loadtest import witnesses
-from loadtest.record import NoRun, Record, numbers
+from parked.loadtest.report import witnesses
+from parked.loadtest.report.record import NoRun, Record, numbers
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from loadtest.distribution import Distribution
+    from parked.loadtest.terms.distribution import Distribution
 
 #: The share of the offered request rate that a passing run reaches, at least. Offered are (connections / mean
 #: think time); a rate below means that the machine did not keep up.
@@ -36,7 +36,7 @@ THINK_GRAIN_S = 0.03
 #: Percentiles of the hold's latency, by their names in summary.json.
 PERCENTILES = {"p50": 50.0, "p90": 90.0, "p99": 99.0, "p999": 99.9, "max": 100.0}
 #: What a run says that could not be plotted, as any can be later.
-PLOTS_SKIPPED = "skipped; pip install matplotlib, then python -m loadtest.report {folder}"
+PLOTS_SKIPPED = "skipped; pip install matplotlib, then python -m parked.loadtest.report.report {folder}"
 
 MIB = 1024 * 1024
 
@@ -151,7 +151,7 @@ def _host(host: dict[str, Any], hold_s: float) -> dict[str, Any]:
 
 
 def reasons(summary: dict[str, Any], disagreements: Sequence[str]) -> list[str]:
-    """Why the run has failed; empty if it has passed. `disagreements`: of :mod:`loadtest.witnesses`."""
+    """Why the run has failed; empty if it has passed. `disagreements`: of `report.witnesses`."""
     found = []
     target = summary["target_connections"]
     if not summary["hold_seconds"]:
@@ -318,7 +318,7 @@ def make(folder: Path, notes: Sequence[str] = ()) -> dict[str, Any]:
     :param notes: what the recorder could not know, such as how Locust ended; each is a reason for a failed
         run. They are added to `run.json`, so that a report that is made again knows them too.
     """
-    from loadtest import page
+    from parked.loadtest.report import page
 
     record = Record.read(folder)
     news = [note for note in notes if note not in record.facts["notes"]]
@@ -330,7 +330,7 @@ def make(folder: Path, notes: Sequence[str] = ()) -> dict[str, Any]:
     _write(folder / "latencies.hdr", record.facts["hold_latencies"] + "\n")
     _write(folder / "index.html", page.of_run(record, summary, sentence(summary)))
     if can_plot():
-        from loadtest import plots
+        from parked.loadtest.report import plots
 
         plots.draw(folder / "samples.csv", folder, summary)
     return summary
@@ -350,7 +350,7 @@ def _write(path: Path, text: str) -> None:
 
 def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
-        prog="python -m loadtest.report",
+        prog="python -m parked.loadtest.report.report",
         description="Make summary.json, index.html and the plots of a run's folder.",
         epilog="Exit code: 0 the run has passed, 1 it has failed, 2 there is no run in the folder.",
     )

@@ -7,13 +7,13 @@ import dataclasses
 import time
 from typing import TYPE_CHECKING, Any
 
-from loadtest.errors import RequestFailure
-from loadtest.record import number, numbers
+from parked.loadtest.client.errors import RequestFailure
+from parked.loadtest.report.record import number, numbers
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from loadtest.record import Record
+    from parked.loadtest.report.record import Record
 
 MIB, GIB = 1 << 20, 1 << 30
 

@@ -1,10 +1,10 @@
 """Is what `summary.json` says true?
 
-    python -m loadtest.verify results/20261123T010000Z-20000 [RUN...]
+    python -m parked.loadtest.report.verify results/20261123T010000Z-20000 [RUN...]
 
 Recomputes every figure of it from `run.json`, `samples.csv` and the latencies, compares them one by one,
-reads `latencies.hdr` back, and asks the witnesses (:mod:`loadtest.witnesses`). Each disagreement is a line.
-A failed run can be true as well: this is about its figures, not about its verdict.
+reads `latencies.hdr` back, and asks the witnesses (:mod:`parked.loadtest.report.witnesses`). Each
+disagreement is a line. A failed run can be true as well: this is about its figures, not about its verdict.
 """
 
 from __future__ import annotations
@@ -15,9 +15,9 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from loadtest import witnesses
-from loadtest.record import NoRun, Record, decode
-from loadtest.report import PERCENTILES, summarise
+from parked.loadtest.report import witnesses
+from parked.loadtest.report.record import NoRun, Record, decode
+from parked.loadtest.report.report import PERCENTILES, summarise
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -72,7 +72,7 @@ def _histogram_file(record: Record, said: dict[str, Any], hearing: witnesses.Hea
 
 def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
-        prog="python -m loadtest.verify",
+        prog="python -m parked.loadtest.report.verify",
         description="Recompute every figure of a run's summary.json and cross-check its witnesses.",
         epilog="Exit code: 0 all agree, 1 something disagrees, 2 there is no run in a folder.",
     )

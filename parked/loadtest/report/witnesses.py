@@ -16,12 +16,12 @@ import math
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
-from loadtest import console
-from loadtest.fleet import CUMULATIVE
-from loadtest.record import number, numbers
+from parked.loadtest.master.fleet import CUMULATIVE
+from parked.loadtest.report.record import number, numbers
+from parked.loadtest.terms import console
 
 if TYPE_CHECKING:
-    from loadtest.record import Record
+    from parked.loadtest.report.record import Record
 
 #: Of the connections that the clients count, the share of sockets that the kernel must have seen.
 SOCKET_SHARE = 0.999

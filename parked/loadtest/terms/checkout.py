@@ -6,8 +6,8 @@ import os
 import sys
 from pathlib import Path
 
-#: What holds the packages `app` and `loadtest`.
-PROJECT = Path(__file__).resolve().parent.parent
+#: What holds the package `parked`.
+PROJECT = Path(__file__).resolve().parents[3]
 IS_CHECKOUT = (PROJECT / "pyproject.toml").is_file()
 
 #: What --help and messages call the program: the checkout's script, unless the installed command was called.
@@ -17,6 +17,16 @@ PROGRAM = "keepalive-loadtest" if Path(sys.argv[0]).name == "keepalive-loadtest"
 def results() -> Path:
     """Where runs are kept by default: beside the code in a checkout; installed, where the user is."""
     return PROJECT / "results" if IS_CHECKOUT else Path("results")
+
+
+def locustfile() -> Path:
+    """The built-in locustfile; pyproject.toml says where it is installed."""
+    return PROJECT / "loadtest/keepalive.py" if IS_CHECKOUT else PROJECT / "parked/demo/keepalive.py"
+
+
+def demo() -> str:
+    """The built-in application, as `parked-server --app` takes it."""
+    return "app.wsgi:application" if IS_CHECKOUT else "parked.demo.wsgi:application"
 
 
 def sysconfig(script: str) -> str:

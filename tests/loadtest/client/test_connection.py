@@ -16,10 +16,17 @@ import gevent
 import gevent.socket
 import pytest
 
-from loadtest.connection import RECEIVE_BYTES, Connection
-from loadtest.errors import BadResponse, ClosedByPeer, ConnectFailed, CutOff, SendFailed, TimedOut
-from loadtest.readiness import Readiness
-from loadtest.source_address import SourceAddresses
+from parked.loadtest.client.connection import RECEIVE_BYTES, Connection
+from parked.loadtest.client.errors import (
+    BadResponse,
+    ClosedByPeer,
+    ConnectFailed,
+    CutOff,
+    SendFailed,
+    TimedOut,
+)
+from parked.loadtest.client.readiness import Readiness
+from parked.loadtest.client.source_address import SourceAddresses
 from tests.loadtest.peers import Peer, Served, eventually, server_tls
 
 MIB = 1 << 20

@@ -8,11 +8,11 @@ from typing import Any
 
 import pytest
 
-from loadtest import counters as counters_module
-from loadtest.counters import LATE_SEND_S, PARTS_A_SECOND, Counters
-from loadtest.distribution import Distribution
-from loadtest.errors import KINDS, ClosedByPeer, RequestFailure
-from loadtest.histogram import RANGE_US, merge, new_histogram
+from parked.loadtest.client import counters as counters_module
+from parked.loadtest.client.counters import LATE_SEND_S, PARTS_A_SECOND, Counters
+from parked.loadtest.client.errors import KINDS, ClosedByPeer, RequestFailure
+from parked.loadtest.terms.distribution import Distribution
+from parked.loadtest.terms.histogram import RANGE_US, merge, new_histogram
 
 
 def sample(counters: Counters, lag_s: float = 0.0) -> dict[str, Any]:

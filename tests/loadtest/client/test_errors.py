@@ -7,8 +7,8 @@ from pathlib import Path
 
 from locust.stats import StatsError
 
-from loadtest import errors
-from loadtest.errors import KINDS, RequestFailure, kind_of
+from parked.loadtest.client import errors
+from parked.loadtest.client.errors import KINDS, RequestFailure, kind_of
 
 PAGE = Path(__file__).parents[2] / "docs" / "errors.md"
 

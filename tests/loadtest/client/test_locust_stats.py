@@ -10,8 +10,8 @@ from locust import stats as locust_stats
 from locust.env import Environment
 from locust.stats import PERCENTILES_TO_REPORT, RequestStats
 
-from loadtest.errors import BadStatus, ClosedByPeer
-from loadtest.statistics import BatchedStatistics
+from parked.loadtest.client.errors import BadStatus, ClosedByPeer
+from parked.loadtest.client.locust_stats import BatchedStatistics
 
 #: (method, name, response time in ms, content length in bytes, failure)
 Request = tuple[str, str, float, int, Exception | str | None]

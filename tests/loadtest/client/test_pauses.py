@@ -5,7 +5,7 @@ from __future__ import annotations
 import gc
 import time
 
-from loadtest.pauses import CollectorPauses
+from parked.loadtest.client.pauses import CollectorPauses
 
 
 def test_collections_are_timed_until_closed() -> None:

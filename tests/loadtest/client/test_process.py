@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 from locust.env import Environment
 
-from loadtest.errors import BadStatus
-from loadtest.process import Origin, Process, _tls_context
-from loadtest.user import KeepAliveUser
+from parked.loadtest.client.errors import BadStatus
+from parked.loadtest.client.process import Origin, Process, _tls_context
+from parked.user import KeepAliveUser
 from tests.loadtest.conftest import NewSession
 from tests.loadtest.peers import Peer, answering, eventually, response
 

@@ -12,10 +12,10 @@ import gevent
 import pytest
 from gevent import GreenletExit
 
-from loadtest import readiness as readiness_module
-from loadtest.connection import Connection
-from loadtest.errors import TimedOut
-from loadtest.readiness import Readiness
+from parked.loadtest.client import readiness as readiness_module
+from parked.loadtest.client.connection import Connection
+from parked.loadtest.client.errors import TimedOut
+from parked.loadtest.client.readiness import Readiness
 from tests.loadtest.peers import eventually
 
 

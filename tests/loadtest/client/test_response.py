@@ -12,8 +12,8 @@ from typing import Any
 import pytest
 from locust.exception import CatchResponseError, LocustError, RescheduleTask, ResponseError
 
-from loadtest.errors import BadResponse, BadStatus, ClosedByPeer, CutOff
-from loadtest.response import (
+from parked.loadtest.client.errors import BadResponse, BadStatus, ClosedByPeer, CutOff
+from parked.loadtest.client.response import (
     MAX_HEAD_BYTES,
     MAX_INTERIM,
     KeepAliveResponse,

@@ -17,9 +17,9 @@ from gevent import GreenletExit
 from locust.env import Environment
 from locust.exception import RescheduleTask
 
-from loadtest.errors import BadResponse, BadStatus, ClosedByPeer, ConnectFailed, TimedOut
-from loadtest.process import Process
-from loadtest.session import KeepAliveSession, basic_authorization
+from parked.loadtest.client.errors import BadResponse, BadStatus, ClosedByPeer, ConnectFailed, TimedOut
+from parked.loadtest.client.process import Process
+from parked.loadtest.client.session import KeepAliveSession, basic_authorization
 from tests.loadtest.conftest import NewSession
 from tests.loadtest.peers import Peer, Served, answering, by_path, eventually, response, server_tls
 

@@ -9,8 +9,8 @@ from types import SimpleNamespace
 import psutil
 import pytest
 
-from loadtest import source_address
-from loadtest.source_address import (
+from parked.loadtest.client import source_address
+from parked.loadtest.client.source_address import (
     ADDRESSES_A_WORKER,
     LOOPBACK_RANGE,
     PORT_SHARE,

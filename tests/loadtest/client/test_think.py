@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 import gevent
 import pytest
 
-from loadtest.think import SLEEPERS_A_SLOT, SLOT_S, STRIDE_MOST, STRIDE_SLEEP_S, ThinkTimer
+from parked.loadtest.client.think import SLEEPERS_A_SLOT, SLOT_S, STRIDE_MOST, STRIDE_SLEEP_S, ThinkTimer
 from tests.loadtest.peers import eventually
 
 

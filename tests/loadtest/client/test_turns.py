@@ -10,8 +10,8 @@ from gevent import GreenletExit
 from gevent.pool import Group
 from greenlet import getcurrent, greenlet
 
-from loadtest import turns
-from loadtest.turns import TurnPool, UserHandle
+from parked.loadtest.client import turns
+from parked.loadtest.client.turns import TurnPool, UserHandle
 from tests.loadtest.peers import eventually
 
 

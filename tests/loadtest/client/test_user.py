@@ -14,9 +14,9 @@ from locust import TaskSet, constant, tag, task
 from locust.env import Environment
 from locust.exception import RescheduleTask, RescheduleTaskImmediately, StopTest, StopUser
 
-from loadtest import user as user_module
-from loadtest.process import Process
-from loadtest.user import KeepAliveUser
+from parked.loadtest.client import user as user_module
+from parked.loadtest.client.process import Process
+from parked.user import KeepAliveUser
 from tests.loadtest.peers import Peer, answering, by_path, eventually, response
 
 OK = response()

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from loadtest import live
+from parked.loadtest.command import live
 from tests.loadtest.runs import write_run
 
 if TYPE_CHECKING:

@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING
 import psutil
 import pytest
 from rich.console import Console
+from tests.loadtest.test_run import free_ports
 
-from loadtest import live, screen
+from parked.loadtest.command import live, screen
 from tests.loadtest.runs import write_run
 from tests.loadtest.terminal import ENTER, HIDE_CURSOR, LEAVE, SHOW_CURSOR, Terminal
-from tests.loadtest.test_run import free_ports
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -25,7 +25,7 @@ ASKED = live.Asked("http://127.0.0.1:8000", 1000, 10, (1.0, 3.0), 2, 8 << 30)
 PROGRAM = """
 import sys, time
 from pathlib import Path
-from loadtest import live, screen
+from parked.loadtest.command import live, screen
 asked = live.Asked("http://127.0.0.1:8000", 1000, 10, (1.0, 3.0), 2, 8 << 30)
 with screen.Screen(Path(sys.argv[1]), asked) as shown:
     while True:
@@ -110,14 +110,20 @@ def test_no_color_has_no_colors(tmp_path: Path) -> None:
     [({}, "True"), ({"TERM": "dumb"}, "False"), ({"PYTHONIOENCODING": "latin-1"}, "False")],
 )
 def test_only_a_terminal_that_can_show_it_gets_a_screen(environment: dict[str, str], possible: str) -> None:
-    command = [sys.executable, "-c", "from loadtest import screen; print(screen.is_possible())"]
+    command = [
+        sys.executable,
+        "-c",
+        "from parked.loadtest.command import screen; print(screen.is_possible())",
+    ]
     with Terminal(command, **environment) as terminal:
         assert terminal.end() == 0
     assert terminal.scrollback() == possible
 
 
 def test_a_background_job_gets_lines() -> None:
-    code = "import os; os.setpgid(0, 0); from loadtest import screen; print(screen.is_possible())"
+    code = (
+        "import os; os.setpgid(0, 0); from parked.loadtest.command import screen; print(screen.is_possible())"
+    )
     with Terminal(["/bin/sh", "-c", '"$0" -c "$1"; exit', sys.executable, code]) as terminal:
         assert terminal.end() == 0
     assert terminal.scrollback() == "False"

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from loadtest.machine import Machine, format_port_ranges, parse_port_ranges
+from parked.loadtest.machine.machine import Machine, format_port_ranges, parse_port_ranges
 
 GIB = 1 << 30
 

@@ -16,8 +16,8 @@ from typing import Any
 import pytest
 from gevent import monkey
 
-from loadtest import monitor as monitor_module
-from loadtest.monitor import LostProcess, Monitor
+from parked.loadtest.machine import monitor as monitor_module
+from parked.loadtest.machine.monitor import LostProcess, Monitor
 
 MIB = 1 << 20
 

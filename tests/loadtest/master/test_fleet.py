@@ -12,9 +12,9 @@ from typing import Any
 
 import pytest
 
-from loadtest import fleet as fleet_module
-from loadtest.counters import Counters
-from loadtest.fleet import LOST_S, SILENT_S, Fleet
+from parked.loadtest.client.counters import Counters
+from parked.loadtest.master import fleet as fleet_module
+from parked.loadtest.master.fleet import LOST_S, SILENT_S, Fleet
 
 
 class WorkerProcess:
@@ -72,7 +72,7 @@ def test_latencies_bursts_and_minima_are_of_one_second_only(fleet: Fleet) -> Non
 
 
 def test_two_seconds_of_one_worker_are_no_larger_burst(fleet: Fleet, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("loadtest.counters.time.time", lambda: 1000.5)  # all in the same 10 ms
+    monkeypatch.setattr("parked.loadtest.client.counters.time.time", lambda: 1000.5)  # all in the same 10 ms
     workers = [WorkerProcess("host_1"), WorkerProcess("host_2")]
     for worker in (*workers, *workers):
         worker.work(20)

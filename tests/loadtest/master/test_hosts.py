@@ -12,10 +12,10 @@ from typing import Any
 import gevent
 import pytest
 
-from loadtest import hosts as hosts_module
-from loadtest.fleet import CUMULATIVE, Fleet
-from loadtest.hosts import PROTOCOL, SILENT_S, Hosts, shares
-from loadtest.monitor import Monitor
+from parked.loadtest.machine.monitor import Monitor
+from parked.loadtest.master import hosts as hosts_module
+from parked.loadtest.master.fleet import CUMULATIVE, Fleet
+from parked.loadtest.master.hosts import PROTOCOL, SILENT_S, Hosts, shares
 
 
 class Runner:

@@ -10,8 +10,17 @@ import pytest
 from locust import User
 from locust.runners import WorkerNode
 
-from loadtest.histogram import new_histogram
-from loadtest.ramp import FASTER, LATE_S, MOST, ON_TIME_S, PATIENCE_S, SAMPLE_S, Pace, PacedDispatcher
+from parked.loadtest.master.ramp import (
+    FASTER,
+    LATE_S,
+    MOST,
+    ON_TIME_S,
+    PATIENCE_S,
+    SAMPLE_S,
+    Pace,
+    PacedDispatcher,
+)
+from parked.loadtest.terms.histogram import new_histogram
 
 
 def second(

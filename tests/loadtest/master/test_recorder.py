@@ -16,13 +16,14 @@ import pytest
 from locust.event import Events
 from locust.runners import STATE_RUNNING, STATE_SPAWNING
 
-from loadtest import recorder, report, witnesses
-from loadtest.counters import PARTS_A_SECOND
-from loadtest.fleet import Fleet
-from loadtest.histogram import new_histogram
-from loadtest.record import Record
-from loadtest.recorder import Run
-from loadtest.user import KeepAliveUser
+from parked.loadtest.client.counters import PARTS_A_SECOND
+from parked.loadtest.master import recorder
+from parked.loadtest.master.fleet import Fleet
+from parked.loadtest.master.recorder import Run
+from parked.loadtest.report import report, witnesses
+from parked.loadtest.report.record import Record
+from parked.loadtest.terms.histogram import new_histogram
+from parked.user import KeepAliveUser
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -227,8 +228,8 @@ def test_a_worker_that_ended_is_named_and_its_counts_stay(
 ) -> None:
     scene.runner.state = STATE_RUNNING
     scene.second(requests=30)
-    monkeypatch.setattr("loadtest.fleet.time.monotonic", lambda: scene.now + 10)
-    monkeypatch.setattr("loadtest.fleet._may_be_alive", lambda worker, silent_s: False)
+    monkeypatch.setattr("parked.loadtest.master.fleet.time.monotonic", lambda: scene.now + 10)
+    monkeypatch.setattr("parked.loadtest.master.fleet._may_be_alive", lambda worker, silent_s: False)
     scene.now += 1
     scene.run.second()
     row = scene.rows()[-1]

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from loadtest.reserve import Reserve
+from parked.loadtest.master.reserve import Reserve
 
 FULL = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 

@@ -12,8 +12,8 @@ from pathlib import Path
 import gevent
 import pytest
 
-from loadtest import server_metrics
-from loadtest.server_metrics import COLUMNS, NoMetrics, ServerMetrics, parse
+from parked.loadtest.master import server_metrics
+from parked.loadtest.master.server_metrics import COLUMNS, NoMetrics, ServerMetrics, parse
 from tests.loadtest.runs import PROJECT
 
 TEXT = """\

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from loadtest.coefficients import MODERATED_SHARE
-from loadtest.measured_run import FIGURES, MeasuredRun
+from parked.loadtest.plan.coefficients import MODERATED_SHARE
+from parked.loadtest.plan.measured_run import FIGURES, MeasuredRun
 
 REFERENCE = Path(__file__).resolve().parents[2] / "results/reference"
 RUNS = sorted(REFERENCE.glob("*/summary.json"))

@@ -11,10 +11,10 @@ from dataclasses import replace
 
 import pytest
 
-from loadtest import planning, sizing
-from loadtest.machine import Machine
-from loadtest.planning import SIZE_MAX, Report, report
-from loadtest.sizing import GIB, Plan
+from parked.loadtest.machine.machine import Machine
+from parked.loadtest.plan import planning, sizing
+from parked.loadtest.plan.planning import SIZE_MAX, Report, report
+from parked.loadtest.plan.sizing import GIB, Plan
 
 USAGE, TOO_SMALL = 2, 3
 

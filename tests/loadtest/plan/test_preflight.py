@@ -16,10 +16,10 @@ from pathlib import Path
 
 import pytest
 
-from loadtest import preflight
-from loadtest.machine import Machine
-from loadtest.preflight import Finding, check, plan_lines, probe_host
-from loadtest.sizing import Plan, estimate
+from parked.loadtest.machine.machine import Machine
+from parked.loadtest.plan import preflight
+from parked.loadtest.plan.preflight import Finding, check, plan_lines, probe_host
+from parked.loadtest.plan.sizing import Plan, estimate
 
 #: As many ports as the kernel's default range has, below those that these tests listen on.
 CLIENT_PORTS = (1024, 29255)

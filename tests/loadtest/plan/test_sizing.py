@@ -8,9 +8,9 @@ from dataclasses import replace
 
 import pytest
 
-from loadtest import coefficients, sizing
-from loadtest.machine import Machine
-from loadtest.sizing import Plan
+from parked.loadtest.machine.machine import Machine
+from parked.loadtest.plan import coefficients, sizing
+from parked.loadtest.plan.sizing import Plan
 
 GB = 10**9
 

@@ -23,48 +23,48 @@ from locust import User, argument_parser, constant, runners, task
 from locust.env import Environment
 from locust.runners import Runner
 
-from loadtest import locust_scale
-from loadtest.process import Process
-from loadtest.turns import UserHandle
-from loadtest.user import KeepAliveUser
+from parked.loadtest.client.process import Process
+from parked.loadtest.client.turns import UserHandle
+from parked.loadtest.plugin import adjustments
+from parked.user import KeepAliveUser
 from tests.loadtest.peers import DEADLINE_S, Peer, answering, eventually, response
 
 CHECKOUT = Path(__file__).parents[2]
 
 
 def test_a_locust_of_another_version_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(locust_scale.locust, "__version__", "2.99.0")
-    with pytest.raises(locust_scale.UpstreamChanged, match=r"2\.99\.0.*requirements\.txt"):
-        locust_scale.check_upstream()
+    monkeypatch.setattr(adjustments.locust, "__version__", "2.99.0")
+    with pytest.raises(adjustments.UpstreamChanged, match=r"2\.99\.0.*requirements\.txt"):
+        adjustments.check_upstream()
 
 
 def test_a_changed_upstream_function_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     changed = {
-        **locust_scale.UPSTREAM,
+        **adjustments.UPSTREAM,
         "Runner.stop_users": (test_a_changed_upstream_function_is_named, "0" * 12),
     }
-    monkeypatch.setattr(locust_scale, "UPSTREAM", changed)
-    with pytest.raises(locust_scale.UpstreamChanged, match=r"Runner\.stop_users"):
-        locust_scale.check_upstream()
+    monkeypatch.setattr(adjustments, "UPSTREAM", changed)
+    with pytest.raises(adjustments.UpstreamChanged, match=r"Runner\.stop_users"):
+        adjustments.check_upstream()
 
 
 def test_the_installed_locust_is_the_one_that_was_written_for() -> None:
     # In a process of its own: here the functions are replaced already.
-    code = "from loadtest import locust_scale; locust_scale.check_upstream()"
+    code = "from parked.loadtest.plugin import adjustments; adjustments.check_upstream()"
     subprocess.run([sys.executable, "-c", code], cwd=CHECKOUT, check=True, timeout=60)
 
 
 def test_applying_twice_is_applying_once() -> None:
     before = Runner.stop_users
-    locust_scale.apply()
+    adjustments.apply()
     assert Runner.stop_users is before
 
 
 def test_the_descriptor_limit_is_raised_and_heartbeats_may_be_late() -> None:
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     assert soft == hard
-    assert runners.HEARTBEAT_LIVENESS == locust_scale.HEARTBEAT_LIVENESS > 3
-    assert runners.HEARTBEAT_DEAD_INTERNAL == locust_scale.HEARTBEAT_DEAD < -(10**9)
+    assert runners.HEARTBEAT_LIVENESS == adjustments.HEARTBEAT_LIVENESS > 3
+    assert runners.HEARTBEAT_DEAD_INTERNAL == adjustments.HEARTBEAT_DEAD < -(10**9)
 
 
 def test_default_arguments_are_built_once() -> None:
@@ -128,7 +128,7 @@ def test_a_handle_has_all_that_upstream_uses_of_a_greenlet() -> None:
         Group: ("add", "discard", "_discard", "join", "kill", "killone"),
         Runner: ("stop", "user_classes_count"),
     }
-    sources = [inspect.getsource(locust_scale.UPSTREAM["Runner.stop_users"][0])]  # type: ignore[arg-type]
+    sources = [inspect.getsource(adjustments.UPSTREAM["Runner.stop_users"][0])]  # type: ignore[arg-type]
     for owner, names in met.items():
         for name in names:
             member = getattr(owner, name)
@@ -147,9 +147,9 @@ def test_a_handle_has_all_that_upstream_uses_of_a_greenlet() -> None:
 GREEDY = """
 import sys, time
 import gevent
-from loadtest import locust_scale
+from parked.loadtest.plugin import adjustments
 
-locust_scale.hear_interrupts()
+adjustments.hear_interrupts()
 
 def greedy():
     while True:
@@ -191,7 +191,7 @@ def test_users_are_frozen_without_a_collection_that_would_stop_all_workers_at_on
     gc.callbacks.append(note)
     try:
         before = gc.get_freeze_count()
-        locust_scale.freeze_users()
+        adjustments.freeze_users()
         assert gc.get_freeze_count() > before
     finally:
         gc.callbacks.remove(note)
@@ -223,7 +223,7 @@ def test_a_run_from_outside_counts_the_same_everywhere_and_ends_with_its_master(
     with Peer(answering(response())) as peer:
         locustfile.write_text(
             "from locust import constant, task\n"
-            "from loadtest.user import KeepAliveUser\n"
+            "from parked.user import KeepAliveUser\n"
             "class Mine(KeepAliveUser):\n"
             f"    host = {peer.url!r}\n"
             "    wait_time = constant(0.2)\n"
@@ -319,19 +319,19 @@ def is_running(pid: int) -> bool:
 
 def test_a_process_without_memory_says_so_and_ends() -> None:
     code = (
-        "from loadtest import locust_scale; locust_scale.apply(); import gevent\n"
+        "from parked.loadtest.plugin import adjustments; adjustments.apply(); import gevent\n"
         "def fail(): raise MemoryError\n"
         "gevent.get_hub().loop.run_callback(fail); gevent.sleep(10)"
     )
     done = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=False
     )
-    assert done.returncode == locust_scale.NO_MEMORY_EXIT
-    assert done.stderr.splitlines() == [locust_scale.NO_MEMORY.decode().strip()]
+    assert done.returncode == adjustments.NO_MEMORY_EXIT
+    assert done.stderr.splitlines() == [adjustments.NO_MEMORY.decode().strip()]
 
 
 def test_heartbeats_do_not_see_that_the_wall_clock_is_set(monkeypatch: pytest.MonkeyPatch) -> None:
-    locust_scale.apply()
+    adjustments.apply()
     before_s = runners.time.time()
     monkeypatch.setattr("time.time", lambda: before_s + 3600)
     assert before_s <= runners.time.time() < before_s + 60

@@ -11,11 +11,11 @@ from pathlib import Path
 from typing import Any
 
 from prometheus_client import CollectorRegistry, generate_latest
-
-from app.metrics import WorkersCollector
-from app.scoreboard import STATUSES, Scoreboard
-from loadtest import metrics
 from tests.loadtest.test_metrics import run_of, sample, scraped
+
+from parked.loadtest.plugin import metrics
+from parked.prefork.metrics import WorkersCollector
+from parked.prefork.scoreboard import STATUSES, Scoreboard
 
 DEPLOY = Path(__file__).resolve().parents[2] / "deploy"
 DASHBOARD: dict[str, Any] = json.loads((DEPLOY / "grafana" / "keepalive.json").read_text())

@@ -13,19 +13,20 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
-
-from loadtest import metrics, recorder
-from loadtest.fleet import CUMULATIVE, Fleet
-from loadtest.histogram import new_histogram
-from loadtest.monitor import MachineSample
-from tests.loadtest.runs import PROJECT
 from tests.loadtest.test_run import free_ports, run_test
+
+from parked.loadtest.machine.monitor import MachineSample
+from parked.loadtest.master import recorder
+from parked.loadtest.master.fleet import CUMULATIVE, Fleet
+from parked.loadtest.plugin import metrics
+from parked.loadtest.terms.histogram import new_histogram
+from tests.loadtest.runs import PROJECT
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-    from loadtest.recorder import Run
+    from parked.loadtest.master.recorder import Run
 
 Series = dict[tuple[str, tuple[tuple[str, str], ...]], float]
 #: A monitor's sample in which everything is known, and 3.

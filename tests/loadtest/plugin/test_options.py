@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from loadtest import options
+from parked.loadtest.plugin import options
 
 
 @pytest.mark.parametrize(

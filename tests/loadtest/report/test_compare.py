@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from loadtest import compare
-from loadtest.compare import Run, Threshold, ratio
+from parked.loadtest.report import compare
+from parked.loadtest.report.compare import Run, Threshold, ratio
 from tests.loadtest import browser
 from tests.loadtest.runs import write_run
 

@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from loadtest import limits, report
-from loadtest.record import Record
+from parked.loadtest.report import limits, report
+from parked.loadtest.report.record import Record
 from tests.loadtest.runs import write_run
 
 

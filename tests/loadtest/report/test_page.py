@@ -12,8 +12,8 @@ from typing import Any
 
 import pytest
 
-from loadtest import charts, page, report
-from loadtest.record import Record
+from parked.loadtest.report import charts, page, report
+from parked.loadtest.report.record import Record
 from tests.loadtest import browser
 from tests.loadtest.runs import a_real_run, write_run
 

@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 from matplotlib.figure import Figure
 
-from loadtest import plots
+from parked.loadtest.report import plots
 
 NAMES = ["connections.png", "throughput.png", "latency.png", "cpu.png", "memory.png"]
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from loadtest.record import NoRun, Record, number, per_second
+from parked.loadtest.report.record import NoRun, Record, number, per_second
 from tests.loadtest.runs import write_run
 
 

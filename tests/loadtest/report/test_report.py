@@ -9,11 +9,11 @@ from typing import Any
 
 import pytest
 
-from loadtest import report
-from loadtest.histogram import merge, new_histogram
-from loadtest.record import Record
-from loadtest.recorder import COLUMNS
-from loadtest.think import SLOT_S, STRIDE_MOST
+from parked.loadtest.client.think import SLOT_S, STRIDE_MOST
+from parked.loadtest.master.recorder import COLUMNS
+from parked.loadtest.report import report
+from parked.loadtest.report.record import Record
+from parked.loadtest.terms.histogram import merge, new_histogram
 from tests.loadtest.runs import PROJECT, write_run
 
 

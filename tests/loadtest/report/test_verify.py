@@ -11,9 +11,9 @@ from typing import Any
 
 import pytest
 
-from loadtest import report, verify, witnesses
-from loadtest.histogram import merge, new_histogram
-from loadtest.record import Record
+from parked.loadtest.report import report, verify, witnesses
+from parked.loadtest.report.record import Record
+from parked.loadtest.terms.histogram import merge, new_histogram
 from tests.loadtest.runs import PROJECT, STARTED_UNIX_S, a_real_run, write_run
 
 Rows = list[dict[str, str]]

@@ -6,8 +6,8 @@ import random
 
 import pytest
 
-from loadtest import clock as clock_module
-from loadtest.clock import EXCHANGES, Clock, step_s, unix_time_s
+from parked.loadtest.terms import clock as clock_module
+from parked.loadtest.terms.clock import EXCHANGES, Clock, step_s, unix_time_s
 
 
 def test_time_goes_on_when_the_wall_clock_is_set_back(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from loadtest import console
+from parked.loadtest.terms import console
 
 ROW: dict[str, Any] = {
     "time_s": 104.0,

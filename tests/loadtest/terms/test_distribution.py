@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from loadtest.distribution import Distribution
+from parked.loadtest.terms.distribution import Distribution
 
 DRAWN = random.Random(11)
 

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from loadtest.histogram import merge, new_histogram
+from parked.loadtest.terms.histogram import merge, new_histogram
 
 
 @pytest.fixture

@@ -1,5 +1,5 @@
 "use strict";
-// Asks the master once a second what changed (loadtest/connections_tab.py, ConnectionsTab.data) and shows it.
+// Asks the master once a second what changed (parked/loadtest/plugin/connections_tab.py, ConnectionsTab.data) and shows it.
 
 (() => {
   const EVERY_MS = 1000;

@@ -1,5 +1,5 @@
 "use strict";
-// Puts the page of loadtest/connections_tab.py into the Connections tab of Locust's web UI.
+// Puts the page of parked/loadtest/plugin/connections_tab.py into the Connections tab of Locust's web UI.
 //
 // Locust draws a tab that it knows nothing about with nothing in it; the frame goes there while it is shown.
 

@@ -1,5 +1,5 @@
 "use strict";
-// Draws the page's charts, data in the element #charts (loadtest/charts.py), with uPlot.
+// Draws the page's charts, data in the element #charts (parked/loadtest/report/charts.py), with uPlot.
 
 (() => {
   const HEIGHT = 250; // pixels, without the legend

@@ -1,0 +1,1 @@
+"""One Locust process' users: their connections, requests and think times."""

@@ -1,0 +1,1 @@
+"""`./run_test`, from its arguments to its exit code."""

@@ -1,0 +1,1 @@
+"""A run as its master sees it: rows, phases, hosts, and what is written."""

@@ -1,0 +1,1 @@
+"""What is put into Locust: options, adjustments, the Connections tab and /metrics."""

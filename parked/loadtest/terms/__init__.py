@@ -1,0 +1,1 @@
+"""Words that several of the folders beside it use."""

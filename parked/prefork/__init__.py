@@ -1,0 +1,1 @@
+"""Many server processes: the command line, the supervisor and its workers, and what they count."""

@@ -1,0 +1,14 @@
+"""A drop-in for `gevent.pywsgi.WSGIServer` whose idle keep-alive connections cost next to nothing.
+
+    from parked.server import KeepAliveWSGIServer
+    KeepAliveWSGIServer(("127.0.0.1", 8000), application).serve_forever()
+
+It needs gevent alone. The modules are what a request passes, in this order: server, parking, connection,
+dispatch, request, handler, body, stream, files, tls.
+"""
+
+from parked.server.handler import KeepAliveWSGIHandler
+from parked.server.request import Limits
+from parked.server.server import KeepAliveWSGIServer
+
+__all__ = ["KeepAliveWSGIHandler", "KeepAliveWSGIServer", "Limits"]

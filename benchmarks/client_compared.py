@@ -263,7 +263,7 @@ def measure(kind: str, chosen: argparse.Namespace) -> dict[str, float]:
 
     environment = Environment(user_classes=[Compared])
     runner = environment.create_local_runner()
-    runner.register_message("keepalive_sample", lambda environment, msg: None)
+    runner.register_message("parked_sample", lambda environment, msg: None)
     empty_bytes = pss_bytes()
     runner.start(chosen.users, spawn_rate=SPAWN_PER_S)
     while runner.user_count < chosen.users or runner.state != "running":
@@ -286,7 +286,7 @@ def measure(kind: str, chosen: argparse.Namespace) -> dict[str, float]:
 
 
 def _requests(environment: Any) -> int:
-    process = getattr(environment, "keepalive_process", None)
+    process = getattr(environment, "parked_process", None)
     count: int = environment.stats.total.num_requests if process is None else process.counters.requests
     return count
 

@@ -6,9 +6,9 @@
 
 MARK='# Written by sysconfig/apply --persist; sysconfig/revert takes it away.'
 
-SYSCTL_FILE=/etc/sysctl.d/90-keepalive.conf
-LIMITS_FILE=/etc/security/limits.d/90-keepalive.conf
-SYSTEMD_FILE=/etc/systemd/system.conf.d/90-keepalive.conf
+SYSCTL_FILE=/etc/sysctl.d/90-parked.conf
+LIMITS_FILE=/etc/security/limits.d/90-parked.conf
+SYSTEMD_FILE=/etc/systemd/system.conf.d/90-parked.conf
 
 # systemd's own DefaultLimitNOFILE is 1024:524288 since version 240: a lower hard limit would take from services,
 # a higher soft one breaks programs that use select().

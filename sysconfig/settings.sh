@@ -13,8 +13,8 @@ PROC_SYS=$ROOT/proc/sys
 
 # What apply remembers for revert: "saved" has the old values, "made" the files and directories that --persist
 # made. In /run it is gone after a reboot, as are the settings; what outlives it is remembered in /var/lib.
-STATE_UNTIL_REBOOT=$ROOT/run/keepalive-sysconfig
-STATE_LASTING=$ROOT/var/lib/keepalive-sysconfig
+STATE_UNTIL_REBOOT=$ROOT/run/parked-sysconfig
+STATE_LASTING=$ROOT/var/lib/parked-sysconfig
 if [ -d "$STATE_LASTING" ]; then STATE=$STATE_LASTING; else STATE=$STATE_UNTIL_REBOOT; fi
 
 DEFAULT_CONNECTIONS=400000

@@ -20,7 +20,7 @@ import psutil
 
 from parked.server.server import KeepAliveWSGIServer
 
-CHECKOUT = Path(__file__).parents[2]
+CHECKOUT = Path(__file__).parents[1]
 #: Seconds in which anything that should happen has happened, on a machine that does other things too.
 PATIENCE_S = 15.0
 

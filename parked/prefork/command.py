@@ -20,7 +20,7 @@ def main(demo: str = "parked.demo.wsgi:application") -> int:
     if not chosen.app:
         chosen = dataclasses.replace(chosen, app=demo)
     try:
-        if os.environ.get("KEEPALIVE_TRIAL"):
+        if os.environ.get("PARKED_TRIAL"):
             supervisor.load_application(chosen.app)
             return 0
         return supervisor.Supervisor(chosen).run()

@@ -20,7 +20,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Final, NoReturn
 
-_VARIABLE: Final = "KEEPALIVE_HANDOVER"
+_VARIABLE: Final = "PARKED_HANDOVER"
 
 
 @dataclass(frozen=True)

@@ -59,35 +59,35 @@ class WorkersCollector:
         core = importlib.import_module("prometheus_client.core")
         counter, gauge_family = core.CounterMetricFamily, core.GaugeMetricFamily
         connections, active = self._sum("connections"), self._sum("active")
-        gauge = gauge_family("keepalive_connections", "Client connections.", labels=["state"])
+        gauge = gauge_family("parked_connections", "Client connections.", labels=["state"])
         gauge.add_metric(["open"], connections)
         gauge.add_metric(["active"], active)
         gauge.add_metric(["idle"], max(0, connections - active))
         yield gauge
-        yield counter("keepalive_accepted", "Connections accepted.", self._sum("accepted"))
-        yield counter("keepalive_rejected", "Connections refused: 503.", self._sum("rejected"))
-        timeouts = counter("keepalive_timeouts", "Connections timed out.", labels=["kind"])
+        yield counter("parked_accepted", "Connections accepted.", self._sum("accepted"))
+        yield counter("parked_rejected", "Connections refused: 503.", self._sum("rejected"))
+        timeouts = counter("parked_timeouts", "Connections timed out.", labels=["kind"])
         for kind in ("idle", "header", "body", "write"):
             timeouts.add_metric([kind], self._sum(f"{kind}_timeouts"))
         yield timeouts
-        requests = counter("keepalive_requests", "Requests answered.", labels=["status"])
+        requests = counter("parked_requests", "Requests answered.", labels=["status"])
         for status in STATUSES:
             if count := self._sum(f"status_{status}"):
                 requests.add_metric([str(status) if status else "other"], count)
         yield requests
-        yield counter("keepalive_sent_bytes", "Bytes of responses.", self._sum("sent_bytes"))
+        yield counter("parked_sent_bytes", "Bytes of responses.", self._sum("sent_bytes"))
         total, buckets = 0, []
         for number, bound in enumerate((*TIME_BUCKETS_S, float("inf"))):
             total += self._sum(f"bucket_{number}")
             buckets.append(("+Inf" if bound == float("inf") else str(bound), total))
         yield core.HistogramMetricFamily(
-            "keepalive_request_seconds",
+            "parked_request_seconds",
             "Time from a complete request head to the end of its response.",
             buckets=buckets,
             sum_value=self._sum("request_us") / 1e6,
         )
-        memory = gauge_family("keepalive_worker_memory_bytes", "PSS of each.", labels=["worker"])
-        share = gauge_family("keepalive_worker_connections", "Client connections.", labels=["worker"])
+        memory = gauge_family("parked_worker_memory_bytes", "PSS of each.", labels=["worker"])
+        share = gauge_family("parked_worker_connections", "Client connections.", labels=["worker"])
         for row, pid in enumerate(self._column("ready")):
             if pid:
                 memory.add_metric([str(row)], self._memory_of(pid))
@@ -103,11 +103,11 @@ class WorkersCollector:
         core = importlib.import_module("prometheus_client.core")
         seconds = self._sum(f"{column}_us") / 1e6
         yield core.SummaryMetricFamily(
-            f"keepalive_{name}_seconds", f"{text}.", count_value=self._sum(number), sum_value=seconds
+            f"parked_{name}_seconds", f"{text}.", count_value=self._sum(number), sum_value=seconds
         )
         longest = max(self._column(f"{column}_longest_us"), default=0) / 1e6
         gauge = core.GaugeMetricFamily
-        yield gauge(f"keepalive_{name}_longest_seconds", f"{text}: longest of the last 1-2 s.", longest)
+        yield gauge(f"parked_{name}_longest_seconds", f"{text}: longest of the last 1-2 s.", longest)
 
 
 def application(scoreboard: Scoreboard) -> Callable[..., Any]:

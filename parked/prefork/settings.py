@@ -1,7 +1,7 @@
 """The settings of `python -m app`, as one table: what --help prints and docs/server.md lists comes from here.
 
 Each field of `Settings` is a flag (`idle_timeout` is --idle-timeout) and an environment variable
-(KEEPALIVE_IDLE_TIMEOUT); the flag wins.
+(PARKED_IDLE_TIMEOUT); the flag wins.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from parked.server import server
 from parked.server.request import Limits
 
 #: What --help and messages call the program: the checkout's script, unless the installed command was called.
-PROGRAM: Final = "keepalive-server" if Path(sys.argv[0]).name == "keepalive-server" else "run_server"
+PROGRAM: Final = "parked-server" if Path(sys.argv[0]).name == "parked-server" else "run_server"
 
 #: Exit codes; 0 is a stop in order.
 EXIT_USAGE: Final = 2
@@ -236,7 +236,7 @@ def flag(field: dataclasses.Field[Any]) -> str:
 
 def variables(field: dataclasses.Field[Any]) -> tuple[str, ...]:
     """Environment variables that are read, the first one that is set wins."""
-    return ("KEEPALIVE_" + field.name.upper(), *field.metadata["variables"])
+    return ("PARKED_" + field.name.upper(), *field.metadata["variables"])
 
 
 def parser() -> argparse.ArgumentParser:

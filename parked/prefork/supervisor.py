@@ -342,7 +342,7 @@ class Supervisor:
         trial = fork()
         if not trial:
             signal.pthread_sigmask(signal.SIG_UNBLOCK, _SIGNALS)
-            os.execve(sys.executable, sys.orig_argv, {**os.environ, "KEEPALIVE_TRIAL": "1"})
+            os.execve(sys.executable, sys.orig_argv, {**os.environ, "PARKED_TRIAL": "1"})
         deadline = time.monotonic() + _TRIAL_S
         while not (ended := waitpid(trial, WNOHANG))[0]:
             if time.monotonic() > deadline or signal.sigpending() & {signal.SIGTERM, signal.SIGINT}:

@@ -47,8 +47,8 @@ def test_the_manifests_expect_what_the_image_has() -> None:
     assert version
     for path in (CHECKOUT / "deploy/kubernetes").glob("*.yaml"):
         text = path.read_text()
-        assert set(re.findall(r"image: (\S+)", text)) == {f"keepalive:{version[1]}"}
-        assert set(re.findall(r"/opt/keepalive/lib/(python[\d.]+)/", text)) <= {f"python{python[1]}"}
+        assert set(re.findall(r"image: (\S+)", text)) == {f"parked:{version[1]}"}
+        assert set(re.findall(r"/opt/parked/lib/(python[\d.]+)/", text)) <= {f"python{python[1]}"}
         users = {
             thing["spec"]["template"]["spec"]["securityContext"]["runAsUser"]
             for thing in yaml.safe_load_all(text)

@@ -101,7 +101,7 @@ def test_a_load_test_starts_the_server_and_leaves_its_results_where_the_user_is(
     (tmp_path / "app/__init__.py").write_text("raise SystemExit('the wrong app')")
     ports = free_ports(2)
     output = run(
-        *(installed / "keepalive-loadtest", "-c", "200", "--hold", "2s", "--think", "1"),
+        *(installed / "parked-loadtest", "-c", "200", "--hold", "2s", "--think", "1"),
         *("--host", f"http://127.0.0.1:{ports[0]}", "--master-port", str(ports[1])),
         cwd=tmp_path,
     )
@@ -109,7 +109,7 @@ def test_a_load_test_starts_the_server_and_leaves_its_results_where_the_user_is(
     summary = json.loads((folder / "summary.json").read_text())
     assert summary["verdict"] == "pass", output
     assert summary["min_connections_in_hold"] == 200
-    assert summary["command"].startswith("keepalive-loadtest -c 200 ")
+    assert summary["command"].startswith("parked-loadtest -c 200 ")
     assert "uPlot" in (folder / "index.html").read_text()
     # matplotlib is an extra: nothing fails without it, and the output says what is missing and how to get it.
     assert not list(folder.glob("*.png"))
@@ -125,7 +125,7 @@ def test_the_server_serves_an_application_of_the_users_directory_and_reloads(
         "    start_response('200 OK', [('Content-Length', '5')])\n"
         "    return [b'hello']\n"
     )
-    command = [installed / "keepalive-server", "--app", "hello:application", "--bind", "127.0.0.1:0"]
+    command = [installed / "parked-server", "--app", "hello:application", "--bind", "127.0.0.1:0"]
     with subprocess.Popen(
         command, cwd=tmp_path, env=clean_environment(), stdout=subprocess.PIPE, text=True
     ) as server:
@@ -147,26 +147,24 @@ def test_the_server_serves_an_application_of_the_users_directory_and_reloads(
 
 
 def test_help_and_messages_name_the_installed_command(installed: Path, tmp_path: Path) -> None:
-    assert run(installed / "keepalive-loadtest", "--help", cwd=tmp_path).startswith(
-        "usage: keepalive-loadtest "
-    )
-    assert run(installed / "keepalive-server", "--help", cwd=tmp_path).startswith("usage: keepalive-server ")
+    assert run(installed / "parked-loadtest", "--help", cwd=tmp_path).startswith("usage: parked-loadtest ")
+    assert run(installed / "parked-server", "--help", cwd=tmp_path).startswith("usage: parked-server ")
     wrong = subprocess.run(
-        [installed / "keepalive-server", "--app", "app:application"],
+        [installed / "parked-server", "--app", "app:application"],
         cwd=tmp_path,
         env=clean_environment(),
         capture_output=True,
         text=True,
         check=False,
     )
-    assert wrong.stderr.startswith("keepalive-server: cannot import app:application: ")
+    assert wrong.stderr.startswith("parked-server: cannot import app:application: ")
     assert wrong.stderr.endswith("(app is the package of this server: give yours another name)\n")
 
 
 def test_the_scripts_for_the_kernel_come_along(installed: Path, tmp_path: Path) -> None:
-    check = installed.parent / "share/keepalive/sysconfig/check"
+    check = installed.parent / "share/parked/sysconfig/check"
     assert run(check, "--help", cwd=tmp_path).startswith("usage: sysconfig/check ")
-    assert (installed.parent / "share/keepalive/systemd/keepalive-server.service").is_file()
+    assert (installed.parent / "share/parked/systemd/parked-server.service").is_file()
 
 
 def free_ports(count: int) -> list[int]:

@@ -69,8 +69,8 @@ def test_kubectl_reads_them_as_we_do(objects: dict[tuple[str, str], dict[str, An
     (tmp_path / "kustomization.yaml").write_text(f"resources:\n{names}")
     done = subprocess.run(["kubectl", "kustomize", tmp_path], capture_output=True, text=True, check=True)
     read = {(it["kind"], it["metadata"]["name"]): it for it in yaml.safe_load_all(done.stdout)}
-    assert json.loads(json.dumps(read[("Deployment", "keepalive-server")])) == json.loads(
-        json.dumps(objects[("Deployment", "keepalive-server")])
+    assert json.loads(json.dumps(read[("Deployment", "parked-server")])) == json.loads(
+        json.dumps(objects[("Deployment", "parked-server")])
     )
     assert read.keys() == objects.keys()
 
@@ -78,8 +78,8 @@ def test_kubectl_reads_them_as_we_do(objects: dict[tuple[str, str], dict[str, An
 @pytest.mark.parametrize(
     ("service", "workload"),
     [
-        ("keepalive-server", ("Deployment", "keepalive-server")),
-        ("keepalive-loadtest", ("Job", "keepalive-loadtest")),
+        ("parked-server", ("Deployment", "parked-server")),
+        ("parked-loadtest", ("Job", "parked-loadtest")),
     ],
 )
 def test_a_service_finds_its_pods_and_their_ports(
@@ -95,17 +95,17 @@ def test_a_service_finds_its_pods_and_their_ports(
 def test_the_sums_of_connections_ports_and_workers_agree(
     objects: dict[tuple[str, str], dict[str, Any]],
 ) -> None:
-    server = objects[("Deployment", "keepalive-server")]
-    master = objects[("Job", "keepalive-loadtest")]
-    worker = objects[("Deployment", "keepalive-loadtest-worker")]
+    server = objects[("Deployment", "parked-server")]
+    master = objects[("Job", "parked-loadtest")]
+    worker = objects[("Deployment", "parked-loadtest-worker")]
     users, pods = int(option(master, "--users")), worker["spec"]["replicas"]
     assert users / pods <= PORTS
     assert users <= server["spec"]["replicas"] * int(option(server, "--connections"))
     assert int(option(master, "--expect-workers")) == pods * int(option(worker, "--processes"))
-    (service,) = objects[("Service", "keepalive-server")]["spec"]["ports"]
-    assert option(master, "--host") == f"http://keepalive-server:{service['port']}"
-    assert option(worker, "--master-host") == "keepalive-loadtest"
-    assert re.fullmatch(r".*/site-packages/loadtest/keepalive\.py", option(master, "--locustfile"))
+    (service,) = objects[("Service", "parked-server")]["spec"]["ports"]
+    assert option(master, "--host") == f"http://parked-server:{service['port']}"
+    assert option(worker, "--master-host") == "parked-loadtest"
+    assert re.fullmatch(r".*/site-packages/parked/demo/keepalive\.py", option(master, "--locustfile"))
 
 
 def test_every_pod_runs_without_rights_and_with_bounds(

@@ -13,7 +13,7 @@ import pytest
 
 CHECKOUT = Path(__file__).resolve().parents[2]
 UNITS = CHECKOUT / "deploy/systemd"
-INSTALLED = "/opt/keepalive/bin/keepalive-server"
+INSTALLED = "/opt/parked/bin/parked-server"
 #: Of systemd-analyze security: 0 is shut off from everything, 10 from nothing. Found with systemd 252: 1.5.
 EXPOSURE_MAX = 2.0
 
@@ -39,9 +39,7 @@ def verify(units: Path) -> str:
         ["systemd-analyze", "verify", "--man=no", *paths], capture_output=True, text=True, check=False
     )
     # Other units of this machine are read too, and are not ours to judge.
-    return "".join(
-        line for line in result.stderr.splitlines(True) if str(units) in line or "keepalive" in line
-    )
+    return "".join(line for line in result.stderr.splitlines(True) if str(units) in line or "parked" in line)
 
 
 @needs_systemd
@@ -51,7 +49,7 @@ def test_systemd_finds_nothing_wrong_in_the_units(units: Path) -> None:
 
 @needs_systemd
 def test_systemd_would_find_what_is_wrong(units: Path) -> None:
-    with (units / "keepalive-server.service").open("a") as unit:
+    with (units / "parked-server.service").open("a") as unit:
         unit.write("[Service]\nLimitNOFILES=1\n")
     assert "LimitNOFILES" in verify(units)
 
@@ -59,12 +57,12 @@ def test_systemd_would_find_what_is_wrong(units: Path) -> None:
 @needs_systemd
 def test_the_service_is_shut_off_from_what_it_does_not_need(units: Path) -> None:
     result = subprocess.run(
-        ["systemd-analyze", "security", "--offline=true", str(units / "keepalive-server.service")],
+        ["systemd-analyze", "security", "--offline=true", str(units / "parked-server.service")],
         capture_output=True,
         text=True,
         check=False,
     )
-    found = re.search(r"exposure level for keepalive-server\.service: ([\d.]+)", result.stdout)
+    found = re.search(r"exposure level for parked-server\.service: ([\d.]+)", result.stdout)
     assert found, result
     assert float(found[1]) <= EXPOSURE_MAX
 
@@ -74,7 +72,7 @@ def test_the_kernel_settings_are_those_that_check_asks_for() -> None:
         [CHECKOUT / "sysconfig/check", "-c", "400000", "--json"], capture_output=True, text=True, check=False
     )
     needed = {row["setting"]: row["needed"] for row in json.loads(check.stdout)["settings"]}
-    lines = (CHECKOUT / "deploy/sysctl.d/60-keepalive.conf").read_text().splitlines()
+    lines = (CHECKOUT / "deploy/sysctl.d/60-parked.conf").read_text().splitlines()
     ours = dict(line.removeprefix("-").split(" = ") for line in lines if line and not line.startswith("#"))
     assert ours
     if "net.netfilter.nf_conntrack_max" not in needed:  # its module is not loaded here

@@ -37,7 +37,7 @@ class LoadTest:
     def __init__(
         self, *flags: str, folder: Path | None = None, environment: dict[str, str] | None = None
     ) -> None:
-        self._scratch = Path(tempfile.mkdtemp(prefix="keepalive-drill-"))
+        self._scratch = Path(tempfile.mkdtemp(prefix="parked-drill-"))
         self.folder = folder or self._scratch / "run"
         server_port, master_port = free_ports(2)
         usual = {"--results": str(self.folder), "--master-port": str(master_port)}

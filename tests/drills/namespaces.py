@@ -12,7 +12,7 @@ from pathlib import Path
 from drill import NOT_HERE
 
 #: Set in the environment of a drill that is in its namespaces.
-_INSIDE = "KEEPALIVE_DRILL_INSIDE"
+_INSIDE = "PARKED_DRILL_INSIDE"
 #: The two hosts' addresses. They are in no other network: the wire between them has two ends.
 NEAR, FAR = "10.99.0.1", "10.99.0.2"
 

@@ -77,8 +77,8 @@ def test_a_server_is_ready_without_a_manager_that_listens(
 
 def test_an_abstract_address_begins_with_an_at_sign(monkeypatch: pytest.MonkeyPatch) -> None:
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager:
-        manager.bind(f"\0keepalive-test-{os.getpid()}")
+        manager.bind(f"\0parked-test-{os.getpid()}")
         manager.settimeout(PATIENCE_S)
-        monkeypatch.setenv("NOTIFY_SOCKET", f"@keepalive-test-{os.getpid()}")
+        monkeypatch.setenv("NOTIFY_SOCKET", f"@parked-test-{os.getpid()}")
         notify.notify(notify.STOPPING)
         assert heard(manager) == {"STOPPING": "1"}

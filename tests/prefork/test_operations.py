@@ -315,36 +315,36 @@ def test_metrics_add_up_over_all_workers_and_over_a_replacement() -> None:
             client.ask()
         with Client(server.address) as bad:
             bad.ask(b"nonsense\r\n\r\n")
-        eventually(lambda: metrics().get("keepalive_requests_total200") == 10)
+        eventually(lambda: metrics().get("parked_requests_total200") == 10)
         seen = metrics()
-        assert seen["keepalive_connectionsopen"] == 10
-        assert seen["keepalive_accepted_total"] == 11
-        assert seen["keepalive_requests_total400"] == 1
-        assert seen["keepalive_request_seconds_count"] == 10
-        assert seen["keepalive_sent_bytes_total"] > 10 * 50
-        assert seen["keepalive_worker_memory_bytes0"] > 1e6
-        eventually(lambda: metrics()["keepalive_loop_lag_seconds_count"] >= 8)
+        assert seen["parked_connectionsopen"] == 10
+        assert seen["parked_accepted_total"] == 11
+        assert seen["parked_requests_total400"] == 1
+        assert seen["parked_request_seconds_count"] == 10
+        assert seen["parked_sent_bytes_total"] > 10 * 50
+        assert seen["parked_worker_memory_bytes0"] > 1e6
+        eventually(lambda: metrics()["parked_loop_lag_seconds_count"] >= 8)
         lag = metrics()
-        assert 0 <= lag["keepalive_loop_lag_longest_seconds"] <= lag["keepalive_loop_lag_seconds_sum"] < 60
-        assert lag["keepalive_gc_pause_longest_seconds"] <= lag["keepalive_gc_pause_seconds_sum"]
+        assert 0 <= lag["parked_loop_lag_longest_seconds"] <= lag["parked_loop_lag_seconds_sum"] < 60
+        assert lag["parked_gc_pause_longest_seconds"] <= lag["parked_gc_pause_seconds_sum"]
         busy = int(clients[0].ask().body)
-        eventually(lambda: metrics()["keepalive_requests_total200"] == 11)
+        eventually(lambda: metrics()["parked_requests_total200"] == 11)
         time.sleep(1.1)  # what a worker has not yet reported dies with it
         os.kill(busy, signal.SIGKILL)
-        eventually(lambda: get(server) and metrics()["keepalive_connectionsopen"] < 10)
-        before = metrics()["keepalive_requests_total200"]
+        eventually(lambda: get(server) and metrics()["parked_connectionsopen"] < 10)
+        before = metrics()["parked_requests_total200"]
         assert before >= 11
         old = {worker.pid for worker in server.workers()}
         for client in clients:
             client.__exit__()
         server.signal(signal.SIGHUP)  # totals go on over a reload as well, and levels are of the living
         eventually(lambda: len(server.workers()) == 3 and not old & {w.pid for w in server.workers()})
-        eventually(lambda: metrics()["keepalive_connectionsopen"] == 0)
+        eventually(lambda: metrics()["parked_connectionsopen"] == 0)
         seen = metrics()
-        assert seen["keepalive_requests_total200"] >= before
-        assert sum(name.startswith("keepalive_worker_memory_bytes") for name in seen) == 2
+        assert seen["parked_requests_total200"] >= before
+        assert sum(name.startswith("parked_worker_memory_bytes") for name in seen) == 2
         get(server)
-        eventually(lambda: metrics()["keepalive_requests_total200"] > seen["keepalive_requests_total200"])
+        eventually(lambda: metrics()["parked_requests_total200"] > seen["parked_requests_total200"])
 
 
 def test_metrics_without_the_client_library_is_one_line(tmp_path: Path) -> None:

@@ -14,13 +14,13 @@ FIELDS = dataclasses.fields(Settings)
 
 def test_a_flag_wins_over_a_variable_and_that_over_the_default() -> None:
     assert settings.load([], {}).idle_timeout == 900
-    assert settings.load([], {"KEEPALIVE_IDLE_TIMEOUT": "5"}).idle_timeout == 5
-    assert settings.load(["--idle-timeout", "7"], {"KEEPALIVE_IDLE_TIMEOUT": "5"}).idle_timeout == 7
+    assert settings.load([], {"PARKED_IDLE_TIMEOUT": "5"}).idle_timeout == 5
+    assert settings.load(["--idle-timeout", "7"], {"PARKED_IDLE_TIMEOUT": "5"}).idle_timeout == 7
 
 
 def test_web_concurrency_sets_the_workers_unless_our_own_variable_does() -> None:
     assert settings.load([], {"WEB_CONCURRENCY": "3"}).workers == 3
-    assert settings.load([], {"WEB_CONCURRENCY": "3", "KEEPALIVE_WORKERS": "auto"}).workers is None
+    assert settings.load([], {"WEB_CONCURRENCY": "3", "PARKED_WORKERS": "auto"}).workers is None
 
 
 @pytest.mark.parametrize(
@@ -79,7 +79,7 @@ def test_help_names_every_flag_variable_and_exit_code() -> None:
     text = settings.parser().format_help()
     for field in FIELDS:
         assert settings.flag(field) in text
-        assert "KEEPALIVE_" + field.name.upper() in text
+        assert "PARKED_" + field.name.upper() in text
     for code in (0, 2, 3, 4, 5, 6):
         assert re.search(rf"^  {code}  ", text, re.MULTILINE)
 

@@ -131,7 +131,7 @@ def test_first_use_makes_it_and_says_so_in_one_line_and_the_second_says_nothing(
     first = copy.environment()
     assert_made(first, copy.venv)
     (line,) = first.stderr.splitlines()
-    assert line.startswith(f"keepalive: making {copy.venv} with uv ... done in ")
+    assert line.startswith(f"parked: making {copy.venv} with uv ... done in ")
 
     second = copy.environment()
     assert_made(second, copy.venv)
@@ -158,14 +158,14 @@ def test_changed_requirements_refresh_it_in_place(copy: Copy) -> None:
     (copy.path / "requirements.txt").write_text("# changed\n")
     result = copy.environment()
     assert_made(result, copy.venv)
-    assert result.stderr.startswith("keepalive: refreshing ")
+    assert result.stderr.startswith("parked: refreshing ")
     assert (copy.uv_calls("venv"), copy.uv_calls("pip")) == (1, 2)
     assert copy.environment().stderr == ""
 
 
 def test_the_tools_for_tests_share_it_and_running_the_server_does_not_undo_them(copy: Copy) -> None:
     copy.environment()
-    assert copy.environment("requirements-dev.txt").stderr.startswith("keepalive: refreshing ")
+    assert copy.environment("requirements-dev.txt").stderr.startswith("parked: refreshing ")
     assert copy.environment().stderr == ""
     assert copy.environment("requirements-dev.txt").stderr == ""
     assert copy.uv_calls("pip") == 2
@@ -174,7 +174,7 @@ def test_the_tools_for_tests_share_it_and_running_the_server_does_not_undo_them(
 def test_changed_requirements_are_seen_through_those_of_the_tests(copy: Copy) -> None:
     copy.environment("requirements-dev.txt")
     (copy.path / "requirements.txt").write_text("# changed\n")
-    assert copy.environment("requirements-dev.txt").stderr.startswith("keepalive: refreshing ")
+    assert copy.environment("requirements-dev.txt").stderr.startswith("parked: refreshing ")
     assert copy.environment().stderr == ""
 
 
@@ -246,13 +246,13 @@ def python_that_says(copy: Copy, name: str, lie: str) -> Path:
 def test_a_python_that_is_too_old_is_named_in_one_line(copy: Copy) -> None:
     python_that_says(copy, "python3", "sys.version_info = (3, 9, 2)")
     line = refusal(copy.environment())
-    assert line.startswith("keepalive: needs Python >= 3.11, found none (")
+    assert line.startswith("parked: needs Python >= 3.11, found none (")
     assert line.endswith(" is 3.9)")
 
 
 def test_no_python_at_all_is_one_line(copy: Copy) -> None:
     (copy.bin / "python3").unlink()
-    assert refusal(copy.environment()) == "keepalive: needs Python >= 3.11, found none"
+    assert refusal(copy.environment()) == "parked: needs Python >= 3.11, found none"
     assert "as PYTHON=nothing" in refusal(copy.environment(PYTHON="nothing"))
 
 
@@ -272,23 +272,23 @@ def test_a_python_with_venv_is_preferred_to_a_newer_one_without(copy: Copy) -> N
 
 def test_a_place_that_cannot_be_written_is_one_line_that_names_the_way_out(copy: Copy) -> None:
     (copy.path / "file").touch()  # works for root too, who may write to a read-only directory
-    line = refusal(copy.environment(KEEPALIVE_VENV=str(copy.path / "file/venv")))
+    line = refusal(copy.environment(PARKED_VENV=str(copy.path / "file/venv")))
     assert "can't write" in line
-    assert "KEEPALIVE_VENV" in line
+    assert "PARKED_VENV" in line
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may write to a read-only directory")
 def test_a_read_only_checkout_is_one_line_that_names_the_way_out(copy: Copy) -> None:
     copy.path.chmod(0o555)
     try:
-        assert "KEEPALIVE_VENV" in refusal(copy.environment())
+        assert "PARKED_VENV" in refusal(copy.environment())
     finally:
         copy.path.chmod(0o755)
 
 
 def test_it_can_be_kept_elsewhere_relative_to_the_caller(copy: Copy, tmp_path: Path) -> None:
     command = str(copy.path / "scripts/environment")
-    result = copy.run(command, "requirements.txt", cwd=tmp_path, KEEPALIVE_VENV="else/where")
+    result = copy.run(command, "requirements.txt", cwd=tmp_path, PARKED_VENV="else/where")
     assert_made(result, tmp_path / "else/where")
     assert not copy.venv.exists()
 
@@ -296,7 +296,7 @@ def test_it_can_be_kept_elsewhere_relative_to_the_caller(copy: Copy, tmp_path: P
 def test_a_directory_named_by_mistake_is_not_emptied(copy: Copy, tmp_path: Path) -> None:
     (tmp_path / "precious").mkdir()
     (tmp_path / "precious/file").touch()
-    line = refusal(copy.environment(KEEPALIVE_VENV=str(tmp_path / "precious")))
+    line = refusal(copy.environment(PARKED_VENV=str(tmp_path / "precious")))
     assert "is not a virtual environment" in line
     assert (tmp_path / "precious/file").exists()
 

@@ -31,7 +31,7 @@ class Machine:
     def __init__(self, folder: Path, uid: int = 0) -> None:
         self.root = folder / "a root"
         self.proc_sys = self.root / "proc/sys"
-        self.state = self.root / "run/keepalive-sysconfig/saved"
+        self.state = self.root / "run/parked-sysconfig/saved"
         self.shell: tuple[str, ...] = ()
         for name, value in SMALL.items():
             self.write(name, value)

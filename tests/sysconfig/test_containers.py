@@ -61,7 +61,7 @@ def test_where_proc_is_read_only_everything_is_refused_with_what_the_host_must_d
         ("unshare", "--mount", "--net"),
         low + READ_ONLY,
         "./check -c 1M; ./apply -c 1M 2>&1; echo code $?\n"
-        "ls /run | grep keepalive; cat /proc/sys/net/core/somaxconn",
+        "ls /run | grep parked; cat /proc/sys/net/core/somaxconn",
     )
     assert (
         "fix:     give it to the container as it is made (--sysctl net.core.somaxconn='4096', in Kubernetes"

@@ -12,10 +12,10 @@ from tests.sysconfig.fake_root import SMALL, Machine
 
 REFUSED, NOT_ROOT = 3, 4
 
-SYSCTL = "etc/sysctl.d/90-keepalive.conf"
-LIMITS = "etc/security/limits.d/90-keepalive.conf"
-SYSTEMD = "etc/systemd/system.conf.d/90-keepalive.conf"
-SAVED = "var/lib/keepalive-sysconfig/saved"
+SYSCTL = "etc/sysctl.d/90-parked.conf"
+LIMITS = "etc/security/limits.d/90-parked.conf"
+SYSTEMD = "etc/systemd/system.conf.d/90-parked.conf"
+SAVED = "var/lib/parked-sysconfig/saved"
 
 #: Directories, and files that end in a newline, as the distribution makes them.
 LAYOUTS = {
@@ -63,7 +63,7 @@ def test_revert_takes_away_what_persist_wrote_and_leaves_every_byte_as_it_was(
     assert "->" not in second.stdout
     assert "written" not in second.stdout
 
-    shutil.rmtree(machine.root / "run/keepalive-sysconfig", ignore_errors=True)  # as a reboot does
+    shutil.rmtree(machine.root / "run/parked-sysconfig", ignore_errors=True)  # as a reboot does
     reverted = machine.run("revert")
     assert (reverted.returncode, reverted.stderr) == (0, "")
     assert machine.files(*everything) == before
@@ -104,7 +104,7 @@ def test_a_limit_that_is_high_enough_is_not_persisted(machine: Machine) -> None:
 
 def test_where_nothing_is_too_low_nothing_is_written(machine: Machine) -> None:
     machine.run("apply", "-c", "1000")
-    (machine.root / "run/keepalive-sysconfig/saved").unlink()
+    (machine.root / "run/parked-sysconfig/saved").unlink()
     before = machine.files("etc", "var")
     result = machine.run("apply", "--persist", "-c", "1000")
     assert (result.returncode, result.stdout) == (0, "nothing to change for 1000 connections\n")

@@ -39,7 +39,7 @@ if TYPE_CHECKING:
 #: Seconds between two samples for the master.
 SAMPLE_S = 1.0
 #: Name of the message that carries a sample.
-SAMPLE_MESSAGE = "keepalive_sample"
+SAMPLE_MESSAGE = "parked_sample"
 
 #: Allocations between two collections of the youngest generation, and collections of one generation per
 #: collection of the next. Users at rest are live objects by the ten thousand that no collection will ever
@@ -76,7 +76,7 @@ class Origin:
         self.sources = SourceAddresses.of_worker(str(self.address[0]), worker_index)
         self._fields = {
             "Host": authority,
-            "User-Agent": "locust-keepalive",
+            "User-Agent": "locust-parked",
             "Accept-Encoding": "gzip, deflate",
         }
         if parts.username is not None:
@@ -153,9 +153,9 @@ class Process:
 
     @classmethod
     def of(cls, environment: Environment) -> Process:
-        process: Process | None = getattr(environment, "keepalive_process", None)
+        process: Process | None = getattr(environment, "parked_process", None)
         if process is None:
-            process = environment.keepalive_process = cls(environment)  # type: ignore[attr-defined]
+            process = environment.parked_process = cls(environment)  # type: ignore[attr-defined]
         return process
 
     def origin(self, url: str, user: KeepAliveUser) -> Origin:

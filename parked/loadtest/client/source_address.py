@@ -27,7 +27,7 @@ import psutil
 LOOPBACK_RANGE = "127.1.0.0/16"
 #: Environment variable with a host's own ranges, for example 10.0.0.16/28,10.0.0.40. Not an option of Locust:
 #: it overwrites a worker's options with the master's, and the addresses differ from host to host.
-RANGE_VARIABLE = "KEEPALIVE_SOURCE"
+RANGE_VARIABLE = "PARKED_SOURCE"
 #: What sysconfig/addresses puts behind the interface's name in the label of each address that it adds.
 LABEL = ":keep"
 #: Addresses that belong to one worker, where the range is large enough.
@@ -60,7 +60,7 @@ class SourceAddresses:
     def of_worker(cls, server_address: str, worker_index: int) -> SourceAddresses | None:
         """For connections to `server_address`; None if the kernel may choose the source.
 
-        It does so for servers that are not on this machine's loopback, unless KEEPALIVE_SOURCE names ranges
+        It does so for servers that are not on this machine's loopback, unless PARKED_SOURCE names ranges
         or the interface has addresses that sysconfig/addresses gave it.
         """
         address = ipaddress.ip_address(server_address)
@@ -92,7 +92,7 @@ class SourceAddresses:
 
 
 def parse(ranges: str) -> list[Network]:
-    """The networks in a text as KEEPALIVE_SOURCE has it. Raises ValueError with the variable's name."""
+    """The networks in a text as PARKED_SOURCE has it. Raises ValueError with the variable's name."""
     try:
         # strict=False: 10.0.0.5/24 means the range that the address is in.
         return [ipaddress.ip_network(part.strip(), strict=False) for part in ranges.split(",")]

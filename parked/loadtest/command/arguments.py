@@ -32,8 +32,8 @@ exit codes
   130  interrupted; what was measured is in the results folder
 
 environment
-  KEEPALIVE_SOURCE  as --source-addresses
-  KEEPALIVE_VENV    where the Python environment is kept (default: .venv)
+  PARKED_SOURCE  as --source-addresses
+  PARKED_VENV    where the Python environment is kept (default: .venv)
 """
 
 

@@ -196,7 +196,7 @@ def _run(settings: Settings, started: contextlib.ExitStack, interrupted: Interru
         ) from None
     if start_server:
         if not settings.server_metrics:
-            folder = started.enter_context(tempfile.TemporaryDirectory(prefix="keepalive-"))
+            folder = started.enter_context(tempfile.TemporaryDirectory(prefix="parked-"))
             settings = dataclasses.replace(settings, server_metrics=f"unix:{folder}/metrics")
         server = started.enter_context(_server(settings, plan))
         _await_server(settings, server, interrupted)

@@ -41,7 +41,7 @@ if TYPE_CHECKING:
 #: Version of what agent and master say to each other; both come from the same release.
 PROTOCOL = 1
 #: Names of Locust's custom messages: from an agent, and to it.
-REPORT, ANSWER = "keepalive_host", "keepalive_host_answer"
+REPORT, ANSWER = "parked_host", "parked_host_answer"
 
 #: Seconds without a word of a host after which it is lost. Its agent speaks once a second and has little else
 #: to do; a switch that reboots, or TCP's third repetition of a lost segment, stays below.

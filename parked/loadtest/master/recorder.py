@@ -139,7 +139,7 @@ class Recorder:
         assert environment.runner is not None
         self._environment = environment
         self._runner = environment.runner
-        environment.keepalive_recorder = self  # type: ignore[attr-defined]
+        environment.parked_recorder = self  # type: ignore[attr-defined]
         self.seconds = EventHook()
         self._fleet = Fleet()
         self._hosts = Hosts.of(environment)

@@ -33,7 +33,7 @@ SETTLED_S = 2.5
 #: Seconds to wait for that, at most: 400,000 connections are closed meanwhile.
 SETTLE_MOST_S = 15.0
 
-_SAMPLE = re.compile(r"^(keepalive_\w+)(\{[^}]*\})? (\S+)", re.MULTILINE)
+_SAMPLE = re.compile(r"^(parked_\w+)(\{[^}]*\})? (\S+)", re.MULTILINE)
 
 
 class NoMetrics(Exception):
@@ -95,16 +95,16 @@ def parse(text: str, unix_time_s: float) -> Reading:
             raise NoMetrics(f"{name} has the value {value!r}") from None
     if not samples:
         raise NoMetrics("no metrics of run_server there")
-    by_status = [value for name, value in samples.items() if name.startswith("keepalive_requests_total{")]
+    by_status = [value for name, value in samples.items() if name.startswith("parked_requests_total{")]
     return Reading(
         unix_time_s,
-        _count(samples, 'keepalive_connections{state="open"}'),
-        _count(samples, "keepalive_accepted_total"),
+        _count(samples, 'parked_connections{state="open"}'),
+        _count(samples, "parked_accepted_total"),
         round(sum(by_status)),
-        _count(samples, "keepalive_sent_bytes_total"),
-        samples.get("keepalive_loop_lag_longest_seconds"),
-        samples.get("keepalive_gc_pause_longest_seconds"),
-        samples.get("keepalive_gc_pause_seconds_sum"),
+        _count(samples, "parked_sent_bytes_total"),
+        samples.get("parked_loop_lag_longest_seconds"),
+        samples.get("parked_gc_pause_longest_seconds"),
+        samples.get("parked_gc_pause_seconds_sum"),
     )
 
 

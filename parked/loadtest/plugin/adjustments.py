@@ -144,7 +144,7 @@ def count_users_without_walking() -> None:
 
         if not all(issubclass(user_class, KeepAliveUser) for user_class in runner.user_classes):
             return walk(runner)  # type: ignore[no-any-return]
-        process = getattr(runner.environment, "keepalive_process", None)
+        process = getattr(runner.environment, "parked_process", None)
         return {
             user_class.__name__: process.users[user_class.__name__] if process else 0
             for user_class in runner.user_classes
@@ -208,14 +208,14 @@ def end_in_order() -> None:
     upstream_start, upstream_stop, upstream_quit = MasterRunner.start, MasterRunner.stop, MasterRunner.quit
 
     def start(runner: MasterRunner, *arguments: Any, **options: Any) -> None:
-        runner.keepalive_start = gevent.getcurrent()  # type: ignore[attr-defined]
+        runner.parked_start = gevent.getcurrent()  # type: ignore[attr-defined]
         try:
             upstream_start(runner, *arguments, **options)
         finally:
-            runner.keepalive_start = None  # type: ignore[attr-defined]
+            runner.parked_start = None  # type: ignore[attr-defined]
 
     def stop(runner: MasterRunner, send_stop_to_client: bool = True) -> None:
-        ramp = getattr(runner, "keepalive_start", None)
+        ramp = getattr(runner, "parked_start", None)
         if ramp is not None and ramp is not gevent.getcurrent():
             gevent.kill(ramp)
         upstream_stop(runner, send_stop_to_client)

@@ -99,12 +99,12 @@ class ConnectionsTab:
         self._web_ui = web_ui
         self._run: Run | None = None
         self._history = History()
-        recorder: Recorder = environment.keepalive_recorder  # type: ignore[attr-defined]
+        recorder: Recorder = environment.parked_recorder  # type: ignore[attr-defined]
         recorder.seconds.add_listener(self._second)
         app = web_ui.app
         assert app is not None
         base = (app.blueprints["locust"].url_prefix or "").rstrip("/")
-        pages = Blueprint("keepalive_connections", __name__, url_prefix=f"{base}/connections")
+        pages = Blueprint("parked_connections", __name__, url_prefix=f"{base}/connections")
         for path, view in (
             ("/", self.page),
             ("/data", self.data),

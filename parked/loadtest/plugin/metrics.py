@@ -117,7 +117,9 @@ class Metrics:
 
     def collect(self) -> Iterator[Any]:
         run, row = self._run, self._run.row if self._run else {}
-        phases = GaugeMetricFamily("loadtest_phase", "1 for the phase that the run is in.", labels=["phase"])
+        phases = GaugeMetricFamily(
+            "parked_loadtest_phase", "1 for the phase that the run is in.", labels=["phase"]
+        )
         current = "idle" if run is None or run.ended else row.get("phase", "ramp")
         for phase in PHASES:
             phases.add_metric([phase], int(phase == current))
@@ -125,20 +127,20 @@ class Metrics:
         if run is None or run.second_now is None:
             return
         for name, key, text in _COUNTERS:
-            yield CounterMetricFamily(f"loadtest_{name}", text, run.second_now.totals[key])
-        failures = CounterMetricFamily("loadtest_failures", "Requests that failed.", labels=["kind"])
+            yield CounterMetricFamily(f"parked_loadtest_{name}", text, run.second_now.totals[key])
+        failures = CounterMetricFamily("parked_loadtest_failures", "Requests that failed.", labels=["kind"])
         for kind in dict.fromkeys((*KINDS, *run.second_now.failures_by_kind)):
             failures.add_metric([kind], run.second_now.failures_by_kind.get(kind, 0))
         yield failures
         yield HistogramMetricFamily(
-            "loadtest_latency_seconds",
+            "parked_loadtest_latency_seconds",
             "Time from when a request was due to the end of its response.",
             buckets=self._latencies.cumulative(),
             sum_value=self._latencies.sum_s,
         )
         if run.hold_latencies.get_total_count():
             quantiles = GaugeMetricFamily(
-                "loadtest_hold_latency_seconds", "Percentiles of the hold so far.", labels=["quantile"]
+                "parked_loadtest_hold_latency_seconds", "Percentiles of the hold so far.", labels=["quantile"]
             )
             found_us = run.hold_latencies.get_percentile_to_value_dict(HOLD_PERCENTILES)
             for percent, value_us in found_us.items():
@@ -146,12 +148,12 @@ class Metrics:
             yield quantiles
         if run.offered_per_s is not None:
             text = "Requests a second that fall due, at the connections there are and their mean think time."
-            yield GaugeMetricFamily("loadtest_offered_requests_per_second", text, run.offered_per_s)
+            yield GaugeMetricFamily("parked_loadtest_offered_requests_per_second", text, run.offered_per_s)
         yield from _of_row(row)
         yield from _of_workers(run)
         if run.machine_now is not None:
             cpu = CounterMetricFamily(
-                "loadtest_cpu_seconds", "CPU time of a side's processes.", labels=["side"]
+                "parked_loadtest_cpu_seconds", "CPU time of a side's processes.", labels=["side"]
             )
             cpu.add_metric(["server"], run.machine_now.server_cpu_seconds)
             cpu.add_metric(["client"], run.machine_now.client_cpu_seconds)
@@ -162,24 +164,28 @@ def _of_row(row: dict[str, Any]) -> Iterator[Any]:
     """What the kernel does not show is left out."""
     for name, column, factor, text in _GAUGES:
         if (value := row.get(column)) is not None:
-            yield GaugeMetricFamily(f"loadtest_{name}", text, value * factor)
+            yield GaugeMetricFamily(f"parked_loadtest_{name}", text, value * factor)
     for name, label, columns, text in _LABELLED:
-        family = GaugeMetricFamily(f"loadtest_{name}", text, labels=[label])
+        family = GaugeMetricFamily(f"parked_loadtest_{name}", text, labels=[label])
         for side, column in columns.items():
             if (value := row.get(column)) is not None:
                 family.add_metric([side], value)
         yield family
     for name, column, text in _KERNEL_COUNTERS:
         if (value := row.get(column)) is not None:
-            yield CounterMetricFamily(f"loadtest_{name}", text, value)
+            yield CounterMetricFamily(f"parked_loadtest_{name}", text, value)
 
 
 def _of_workers(run: Run) -> Iterator[Any]:
     """Series a worker, which are as many as there are worker processes: some 50 for a million connections."""
     labels = ["worker", "source"]
-    connections = GaugeMetricFamily("loadtest_worker_connections", "Established, by worker.", labels=labels)
-    requests = CounterMetricFamily("loadtest_worker_requests", "Requests that have ended.", labels=labels)
-    cpu = CounterMetricFamily("loadtest_worker_cpu_seconds", "CPU time of a worker.", labels=labels)
+    connections = GaugeMetricFamily(
+        "parked_loadtest_worker_connections", "Established, by worker.", labels=labels
+    )
+    requests = CounterMetricFamily(
+        "parked_loadtest_worker_requests", "Requests that have ended.", labels=labels
+    )
+    cpu = CounterMetricFamily("parked_loadtest_worker_cpu_seconds", "CPU time of a worker.", labels=labels)
     alive = 0
     for number, worker in enumerate(run.fleet.workers.values()):
         alive += not worker.lost
@@ -188,7 +194,7 @@ def _of_workers(run: Run) -> Iterator[Any]:
         requests.add_metric(values, worker.sample["requests"])
         cpu.add_metric(values, worker.sample["cpu_s"])
     yield from (connections, requests, cpu)
-    workers = GaugeMetricFamily("loadtest_workers", "Locust workers.", labels=["state"])
+    workers = GaugeMetricFamily("parked_loadtest_workers", "Locust workers.", labels=["state"])
     workers.add_metric(["alive"], alive)
     workers.add_metric(["lost"], len(run.fleet.workers) - alive)
     yield workers
@@ -245,7 +251,7 @@ def attach(events: Events) -> None:
     """Serve them on the master, if --metrics says so. To be called after the recorder's."""
 
     def on_init(environment: Environment, **_: Any) -> None:
-        recorder, chosen = getattr(environment, "keepalive_recorder", None), environment.parsed_options
+        recorder, chosen = getattr(environment, "parked_recorder", None), environment.parsed_options
         if recorder is None or chosen is None or not chosen.metrics:
             return
         metrics = Metrics()

@@ -14,15 +14,15 @@ if TYPE_CHECKING:
 
 #: Environment variables by which run_test tells Locust's processes that it makes the report itself, and what
 #: command line the user gave.
-REPORT_VARIABLE = "KEEPALIVE_REPORT"
-COMMAND_VARIABLE = "KEEPALIVE_COMMAND"
-#: For --metrics; KEEPALIVE_METRICS is the server's, which run_test may start.
-METRICS_VARIABLE = "KEEPALIVE_LOADTEST_METRICS"
+REPORT_VARIABLE = "PARKED_REPORT"
+COMMAND_VARIABLE = "PARKED_COMMAND"
+#: For --metrics; PARKED_METRICS is the server's, which run_test may start.
+METRICS_VARIABLE = "PARKED_LOADTEST_METRICS"
 #: The same for a run of several hosts: how many Locust's master has to expect, and for how many seconds.
-EXPECT_HOSTS_VARIABLE = "KEEPALIVE_EXPECT_HOSTS"
-JOIN_TIMEOUT_VARIABLE = "KEEPALIVE_JOIN_TIMEOUT_S"
+EXPECT_HOSTS_VARIABLE = "PARKED_EXPECT_HOSTS"
+JOIN_TIMEOUT_VARIABLE = "PARKED_JOIN_TIMEOUT_S"
 #: ... and of the hosts that join: the id by which their workers name them in samples.
-HOST_VARIABLE = "KEEPALIVE_HOST_ID"
+HOST_VARIABLE = "PARKED_HOST_ID"
 #: Exit code where hosts did not come together: of Locust's master, of the run, and of the host that joins.
 EXIT_HOSTS = 7
 #: What Locust's master waits for until the hosts are known: more workers than there ever are.
@@ -147,7 +147,7 @@ def add_locust_options(parser: argparse.ArgumentParser) -> None:
         type=checked(think_time),
         default="10:90",
         metavar="MIN:MAX",
-        env_var="KEEPALIVE_THINK",
+        env_var="PARKED_THINK",
         help="seconds between a response and the next request of a connection, drawn evenly (default 10:90)",
     )
     parser.add_argument(
@@ -155,7 +155,7 @@ def add_locust_options(parser: argparse.ArgumentParser) -> None:
         type=checked(length),
         default="1024:10240",
         metavar="MIN:MAX",
-        env_var="KEEPALIVE_LENGTH",
+        env_var="PARKED_LENGTH",
         help="characters of a response, drawn evenly and checked (default 1024:10240)",
     )
     parser.add_argument(

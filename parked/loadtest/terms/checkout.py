@@ -11,7 +11,7 @@ PROJECT = Path(__file__).resolve().parents[3]
 IS_CHECKOUT = (PROJECT / "pyproject.toml").is_file()
 
 #: What --help and messages call the program: the checkout's script, unless the installed command was called.
-PROGRAM = "keepalive-loadtest" if Path(sys.argv[0]).name == "keepalive-loadtest" else "run_test"
+PROGRAM = "parked-loadtest" if Path(sys.argv[0]).name == "parked-loadtest" else "run_test"
 
 
 def results() -> Path:
@@ -31,7 +31,7 @@ def demo() -> str:
 
 def sysconfig(script: str) -> str:
     """The command that runs a script of `sysconfig/`; pyproject.toml says where it is installed."""
-    return f"sysconfig/{script}" if IS_CHECKOUT else f"{sys.prefix}/share/keepalive/sysconfig/{script}"
+    return f"sysconfig/{script}" if IS_CHECKOUT else f"{sys.prefix}/share/parked/sysconfig/{script}"
 
 
 def environment() -> dict[str, str]:

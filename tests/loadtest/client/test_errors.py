@@ -10,7 +10,7 @@ from locust.stats import StatsError
 from parked.loadtest.client import errors
 from parked.loadtest.client.errors import KINDS, RequestFailure, kind_of
 
-PAGE = Path(__file__).parents[2] / "docs" / "errors.md"
+PAGE = Path(__file__).parents[3] / "docs" / "errors.md"
 
 
 def failures() -> list[type[RequestFailure]]:

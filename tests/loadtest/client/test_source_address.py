@@ -90,27 +90,27 @@ def test_the_addresses_in_use_are_reported() -> None:
 def test_a_bad_range_is_named_with_its_variable(
     monkeypatch: pytest.MonkeyPatch, network: str, says: str
 ) -> None:
-    monkeypatch.setenv("KEEPALIVE_SOURCE", network)
-    with pytest.raises(ValueError, match="KEEPALIVE_SOURCE") as caught:
+    monkeypatch.setenv("PARKED_SOURCE", network)
+    with pytest.raises(ValueError, match="PARKED_SOURCE") as caught:
         SourceAddresses.of_worker("127.0.0.1", 0)
     assert says in str(caught.value)
 
 
 def test_only_a_server_on_ipv4_loopback_gets_sources_unasked(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delenv("KEEPALIVE_SOURCE", raising=False)
+    monkeypatch.delenv("PARKED_SOURCE", raising=False)
     on_loopback = SourceAddresses.of_worker("127.0.0.1", 0)
     assert on_loopback is not None
     assert on_loopback.next() == "127.1.0.1"
     assert SourceAddresses.of_worker("192.0.2.1", 0) is None
     assert SourceAddresses.of_worker("::1", 0) is None
-    monkeypatch.setenv("KEEPALIVE_SOURCE", "192.0.2.16/28")
+    monkeypatch.setenv("PARKED_SOURCE", "192.0.2.16/28")
     elsewhere = SourceAddresses.of_worker("192.0.2.1", 0)
     assert elsewhere is not None
     assert elsewhere.next() == "192.0.2.17"
 
 
 def test_an_address_is_left_when_a_quarter_of_its_ports_is_taken(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delenv("KEEPALIVE_SOURCE", raising=False)
+    monkeypatch.delenv("PARKED_SOURCE", raising=False)
     monkeypatch.setattr(source_address, "local_ports", lambda: 40)
     sources = SourceAddresses.of_worker("127.0.0.1", 0)
     assert sources is not None
@@ -127,7 +127,7 @@ def test_the_kernels_port_range_is_counted_with_both_ends() -> None:
 
 
 def test_named_ranges_are_gone_round_connection_by_connection(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("KEEPALIVE_SOURCE", "10.0.0.16/29, 10.0.1.1")
+    monkeypatch.setenv("PARKED_SOURCE", "10.0.0.16/29, 10.0.1.1")
     for worker in (0, 5):
         sources = SourceAddresses.of_worker("10.0.0.1", worker)
         assert sources is not None
@@ -146,7 +146,7 @@ def test_many_named_addresses_are_cut_into_blocks_of_which_each_worker_has_one()
 def test_what_sysconfig_gave_the_interface_is_used_towards_servers_behind_it(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.delenv("KEEPALIVE_SOURCE", raising=False)
+    monkeypatch.delenv("PARKED_SOURCE", raising=False)
     # On loopback the kernel sends from 127.0.0.1, so that the route is a real one.
     entries = {
         "lo": ["127.0.0.1", "127.9.9.9"],

@@ -22,7 +22,7 @@ import pytest
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-PROJECT = Path(__file__).resolve().parents[2]
+PROJECT = Path(__file__).resolve().parents[3]
 
 #: Seconds that a run of a few thousand connections may take here before a test calls it hung.
 RUN_S = 90
@@ -278,5 +278,5 @@ def test_help_names_units_defaults_and_exit_codes() -> None:
         timeout=30,
         check=True,
     )
-    for wanted in ("-c", "--hold", "(default: 10:90)", "exit codes", "KEEPALIVE_SOURCE"):
+    for wanted in ("-c", "--hold", "(default: 10:90)", "exit codes", "PARKED_SOURCE"):
         assert wanted in done.stdout

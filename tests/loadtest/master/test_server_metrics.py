@@ -17,18 +17,18 @@ from parked.loadtest.master.server_metrics import COLUMNS, NoMetrics, ServerMetr
 from tests.loadtest.runs import PROJECT
 
 TEXT = """\
-# HELP keepalive_connections Client connections.
-# TYPE keepalive_connections gauge
-keepalive_connections{state="open"} 2000.0
-keepalive_connections{state="idle"} 1990.0
-keepalive_accepted_total 2005.0
-keepalive_requests_total{status="200"} 1.5e+03
-keepalive_requests_total{status="400"} 2.0
-keepalive_request_seconds_bucket{le="+Inf"} 1502.0
-keepalive_sent_bytes_total 9e+06
-keepalive_gc_pause_seconds_sum 0.25
-keepalive_gc_pause_longest_seconds 0.003
-keepalive_loop_lag_longest_seconds 0.0204
+# HELP parked_connections Client connections.
+# TYPE parked_connections gauge
+parked_connections{state="open"} 2000.0
+parked_connections{state="idle"} 1990.0
+parked_accepted_total 2005.0
+parked_requests_total{status="200"} 1.5e+03
+parked_requests_total{status="400"} 2.0
+parked_request_seconds_bucket{le="+Inf"} 1502.0
+parked_sent_bytes_total 9e+06
+parked_gc_pause_seconds_sum 0.25
+parked_gc_pause_longest_seconds 0.003
+parked_loop_lag_longest_seconds 0.0204
 """
 
 
@@ -53,12 +53,12 @@ def test_counts_are_from_the_runs_begin_on_and_levels_are_as_they_are() -> None:
 
 
 def test_what_a_server_does_not_tell_is_unknown() -> None:
-    reading = parse('keepalive_requests_total{status="200"} 7\n', 1.0)
+    reading = parse('parked_requests_total{status="200"} 7\n', 1.0)
     assert (reading.requests, reading.connections, reading.loop_lag_max_s) == (7, None, None)
     assert reading.since(reading).columns["server_connections"] is None
 
 
-@pytest.mark.parametrize("text", ["", "<html>", "other_metric 1\n", "keepalive_accepted_total many\n"])
+@pytest.mark.parametrize("text", ["", "<html>", "other_metric 1\n", "parked_accepted_total many\n"])
 def test_another_page_is_refused(text: str) -> None:
     with pytest.raises(NoMetrics):
         parse(text, 1.0)

@@ -10,7 +10,7 @@ import pytest
 from parked.loadtest.plan.coefficients import MODERATED_SHARE
 from parked.loadtest.plan.measured_run import FIGURES, MeasuredRun
 
-REFERENCE = Path(__file__).resolve().parents[2] / "results/reference"
+REFERENCE = Path(__file__).resolve().parents[3] / "results/reference"
 RUNS = sorted(REFERENCE.glob("*/summary.json"))
 
 TOLERANCE = 0.15

@@ -29,7 +29,7 @@ from parked.loadtest.plugin import adjustments
 from parked.user import KeepAliveUser
 from tests.loadtest.peers import DEADLINE_S, Peer, answering, eventually, response
 
-CHECKOUT = Path(__file__).parents[2]
+CHECKOUT = Path(__file__).parents[3]
 
 
 def test_a_locust_of_another_version_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:

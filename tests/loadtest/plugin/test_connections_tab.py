@@ -30,7 +30,7 @@ from parked.loadtest.plugin.connections_tab import COLUMNS, HISTORY_S, TAB, Hist
 from tests.loadtest import browser
 from tests.support import ServerProcess
 
-PROJECT = Path(__file__).resolve().parents[2]
+PROJECT = Path(__file__).resolve().parents[3]
 #: Seconds that Locust may take here to do what a person waits for.
 PATIENCE_S = 30.0
 #: What an hour of a run with 44 workers may weigh when the page is opened, and each second from then on.
@@ -91,7 +91,7 @@ class Master:
         self.app = self.web_ui.app
 
     def second(self, run: Any) -> None:
-        self.environment.keepalive_recorder.seconds.fire(run=run)  # type: ignore[attr-defined]
+        self.environment.parked_recorder.seconds.fire(run=run)  # type: ignore[attr-defined]
 
 
 def a_run(workers: int = 1) -> Any:

@@ -17,8 +17,8 @@ from parked.loadtest.plugin import metrics
 from parked.prefork.metrics import WorkersCollector
 from parked.prefork.scoreboard import STATUSES, Scoreboard
 
-DEPLOY = Path(__file__).resolve().parents[2] / "deploy"
-DASHBOARD: dict[str, Any] = json.loads((DEPLOY / "grafana" / "keepalive.json").read_text())
+DEPLOY = Path(__file__).resolve().parents[3] / "deploy"
+DASHBOARD: dict[str, Any] = json.loads((DEPLOY / "grafana" / "parked.json").read_text())
 PANELS = [panel for panel in DASHBOARD["panels"] if panel["type"] != "row"]
 DOCUMENTED = (DEPLOY.parent / "docs" / "monitoring.md").read_text()
 
@@ -43,7 +43,7 @@ def test_every_query_asks_for_series_that_there_are() -> None:
     names = exported()
     for panel in PANELS:
         for target in panel["targets"]:
-            asked = set(re.findall(r"\b(?:loadtest|keepalive)_\w+", target["expr"]))
+            asked = set(re.findall(r"\bparked_(?:loadtest_)?\w+", target["expr"]))
             assert asked, panel["title"]
             assert asked <= names, panel["title"]
 
@@ -56,10 +56,10 @@ def test_every_query_chooses_its_job_by_a_variable() -> None:
         for target in (panel, *panel["targets"]):
             assert target["datasource"] == {"type": "prometheus", "uid": "${datasource}"}
         for target in panel["targets"]:
-            selectors = re.findall(r"\b(loadtest|keepalive)_\w+\{job=\"\$(\w+)\"", target["expr"])
-            jobs = {"loadtest": "loadtest", "keepalive": "server"}
+            selectors = re.findall(r"\bparked_(loadtest_)?\w+\{job=\"\$(\w+)\"", target["expr"])
+            jobs = {"loadtest_": "loadtest", "": "server"}
             assert all(jobs[side] == job for side, job in selectors)
-            assert len(selectors) == len(re.findall(r"\b(?:loadtest|keepalive)_\w+", target["expr"]))
+            assert len(selectors) == len(re.findall(r"\bparked_(?:loadtest_)?\w+", target["expr"]))
 
 
 def test_panels_have_units_and_titles_and_do_not_overlap() -> None:
@@ -82,7 +82,7 @@ def test_panels_have_units_and_titles_and_do_not_overlap() -> None:
 def test_every_series_is_documented_and_nothing_else() -> None:
     names = {re.sub(r"_(bucket|sum|count)$", "", name) for name in exported()}
     cells = [line.split(" | ")[0] for line in DOCUMENTED.splitlines() if line.startswith("| `")]
-    documented = {name for cell in cells for name in re.findall(r"`((?:loadtest|keepalive)_\w+)", cell)}
+    documented = {name for cell in cells for name in re.findall(r"`(parked_(?:loadtest_)?\w+)", cell)}
     assert documented == names
 
 

@@ -116,30 +116,32 @@ def test_percentiles_of_the_hold_are_as_exact_as_its_histogram() -> None:
     run = run_of(sample(1000, [latency_us / 1000 for latency_us in range(1, 1001)]))
     series = taken(run)
     for quantile, seconds in (("0.5", 500e-6), ("0.99", 990e-6), ("0.999", 999e-6), ("1", 1000e-6)):
-        assert series["loadtest_hold_latency_seconds", (("quantile", quantile),)] == pytest.approx(seconds)
+        assert series["parked_loadtest_hold_latency_seconds", (("quantile", quantile),)] == pytest.approx(
+            seconds
+        )
     run.hold_latencies = new_histogram()  # the hold has not begun
-    assert not any(name == "loadtest_hold_latency_seconds" for name, _ in taken(run))
+    assert not any(name == "parked_loadtest_hold_latency_seconds" for name, _ in taken(run))
 
 
 def test_all_workers_are_added_up_and_each_is_shown() -> None:
     series = taken(run_of(sample(10, [1.0, 2.0], opened=11), sample(20, [3.0], opened=20)))
-    assert series["loadtest_connections", ()] == 30
-    assert series["loadtest_requests_total", ()] == 3
-    assert series["loadtest_connections_opened_total", ()] == 31
-    assert series["loadtest_failures_total", (("kind", "timeout"),)] == 4
-    assert series["loadtest_failures_total", (("kind", "status"),)] == 0, (
+    assert series["parked_loadtest_connections", ()] == 30
+    assert series["parked_loadtest_requests_total", ()] == 3
+    assert series["parked_loadtest_connections_opened_total", ()] == 31
+    assert series["parked_loadtest_failures_total", (("kind", "timeout"),)] == 4
+    assert series["parked_loadtest_failures_total", (("kind", "status"),)] == 0, (
         "a rate needs the 0 before the first"
     )
     by_worker = {
         dict(labels)["worker"]: value
         for (name, labels), value in series.items()
-        if name == "loadtest_worker_connections"
+        if name == "parked_loadtest_worker_connections"
     }
     assert by_worker == {"0": 10, "1": 20}
-    assert series["loadtest_phase", (("phase", "hold"),)] == 1
-    assert sum(value for (name, _), value in series.items() if name == "loadtest_phase") == 1
-    assert series["loadtest_latency_max_seconds", ()] == 1.5
-    assert series["loadtest_cpu_seconds_total", (("side", "client"),)] == 3
+    assert series["parked_loadtest_phase", (("phase", "hold"),)] == 1
+    assert sum(value for (name, _), value in series.items() if name == "parked_loadtest_phase") == 1
+    assert series["parked_loadtest_latency_max_seconds", ()] == 1.5
+    assert series["parked_loadtest_cpu_seconds_total", (("side", "client"),)] == 3
 
 
 def test_latencies_are_in_the_buckets_that_they_belong_to_and_add_up_over_seconds() -> None:
@@ -152,7 +154,7 @@ def test_latencies_are_in_the_buckets_that_they_belong_to_and_add_up_over_second
     upto = {
         dict(labels)["le"]: value
         for (name, labels), value in series.items()
-        if name == "loadtest_latency_seconds_bucket"
+        if name == "parked_loadtest_latency_seconds_bucket"
     }
     assert [upto[bound] for bound in ("0.001", "0.0025", "0.00315", "0.04", "63.0", "+Inf")] == [
         1,
@@ -162,21 +164,21 @@ def test_latencies_are_in_the_buckets_that_they_belong_to_and_add_up_over_second
         5,
         6,
     ]
-    assert series["loadtest_latency_seconds_count", ()] == 6
-    assert series["loadtest_latency_seconds_sum", ()] == pytest.approx(70.0496, rel=1e-3)
+    assert series["parked_loadtest_latency_seconds_count", ()] == 6
+    assert series["parked_loadtest_latency_seconds_sum", ()] == pytest.approx(70.0496, rel=1e-3)
 
 
 def test_the_same_second_counts_once_and_the_next_run_begins_anew() -> None:
     first, second = run_of(sample(10, [1.0])), run_of(sample(10, [1.0, 1.0, 1.0]))
-    assert taken(first, first)["loadtest_latency_seconds_count", ()] == 1
-    assert taken(first, second)["loadtest_latency_seconds_count", ()] == 3
+    assert taken(first, first)["parked_loadtest_latency_seconds_count", ()] == 1
+    assert taken(first, second)["parked_loadtest_latency_seconds_count", ()] == 3
 
 
 def test_what_is_not_known_is_left_out() -> None:
     before = scraped(metrics.Metrics())
-    assert before["loadtest_phase", (("phase", "idle"),)] == 1
-    assert {name for name, _ in before} == {"loadtest_phase"}
-    assert ("loadtest_busy_cores", ()) not in taken(run_of(sample(1, []), machine=None))
+    assert before["parked_loadtest_phase", (("phase", "idle"),)] == 1
+    assert {name for name, _ in before} == {"parked_loadtest_phase"}
+    assert ("parked_loadtest_busy_cores", ()) not in taken(run_of(sample(1, []), machine=None))
 
 
 @pytest.fixture
@@ -229,6 +231,12 @@ def test_a_run_is_scraped_while_it_goes_on(tmp_path: Path) -> None:
         series = get(address)
         run.process.send_signal(signal.SIGINT)
         assert run.end() == 130
-    assert series["loadtest_connections", ()] == series["loadtest_connections_wanted", ()] == 200
-    assert series["loadtest_requests_total", ()] == series["loadtest_latency_seconds_count", ()] > 0
-    assert series["loadtest_memory_bytes", (("side", "server"),)] > 1 << 20
+    assert (
+        series["parked_loadtest_connections", ()] == series["parked_loadtest_connections_wanted", ()] == 200
+    )
+    assert (
+        series["parked_loadtest_requests_total", ()]
+        == series["parked_loadtest_latency_seconds_count", ()]
+        > 0
+    )
+    assert series["parked_loadtest_memory_bytes", (("side", "server"),)] > 1 << 20

@@ -48,12 +48,17 @@ def test_a_dead_link_is_found(tmp_path: Path) -> None:
     assert dead_links(document) == ["two.md", "#of-three"]
 
 
-@pytest.mark.parametrize(("package", "heading"), [("app", "The server"), ("loadtest", "The client")])
-def test_the_design_names_every_module(package: str, heading: str) -> None:
-    section = (CHECKOUT / "docs/design.md").read_text().split(f"\n## {heading}\n")[1].split("\n## ")[0]
-    named = set(re.findall(r"`(?:\w+/)?(\w+\.py)`", section))
-    there = {path.name for path in (CHECKOUT / package).glob("*.py")} - {"__init__.py"}
-    assert named == there
+FOLDERS = sorted(
+    path.parent for path in (CHECKOUT / "parked").glob("**/__init__.py") if path.parent.name != "loadtest"
+)
+
+
+@pytest.mark.parametrize("folder", FOLDERS[1:], ids=lambda path: str(path.relative_to(CHECKOUT)))
+def test_the_design_has_a_table_for_every_folder_with_every_module(folder: Path) -> None:
+    name = f"`{folder.relative_to(CHECKOUT)}/`: "
+    table = (CHECKOUT / "docs/design.md").read_text().split(f"\n{name}")[1].split("\n\n")[1]
+    named = re.findall(r"^\| `(\w+)` \|", table, re.MULTILINE)
+    assert sorted(named) == sorted(p.stem for p in folder.glob("*.py") if not p.stem.startswith("__"))
 
 
 def test_the_locustfile_that_is_shown_is_the_one_that_is_tried() -> None:

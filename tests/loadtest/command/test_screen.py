@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import psutil
 import pytest
 from rich.console import Console
-from tests.loadtest.test_run import free_ports
+from tests.loadtest.command.test_run import free_ports
 
 from parked.loadtest.command import live, screen
 from tests.loadtest.runs import write_run

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 
 import psutil
 import pytest
-from tests.loadtest.test_run import PROJECT, free_ports, run_test
+from tests.loadtest.command.test_run import PROJECT, free_ports, run_test
 
 from parked.loadtest.report import verify
 from tests.cluster import Cluster, cluster

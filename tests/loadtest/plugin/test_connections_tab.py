@@ -21,7 +21,7 @@ from typing import Any
 import pytest
 from flask_login import FlaskLoginClient, UserMixin
 from locust.env import Environment
-from tests.loadtest.test_recorder import sample
+from tests.loadtest.master.test_recorder import sample
 
 from parked.loadtest.master import recorder
 from parked.loadtest.master.fleet import Fleet

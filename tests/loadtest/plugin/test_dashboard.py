@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from prometheus_client import CollectorRegistry, generate_latest
-from tests.loadtest.test_metrics import run_of, sample, scraped
+from tests.loadtest.plugin.test_metrics import run_of, sample, scraped
 
 from parked.loadtest.plugin import metrics
 from parked.prefork.metrics import WorkersCollector

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
-from tests.loadtest.test_run import free_ports, run_test
+from tests.loadtest.command.test_run import free_ports, run_test
 
 from parked.loadtest.machine.monitor import MachineSample
 from parked.loadtest.master import recorder

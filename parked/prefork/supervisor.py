@@ -102,9 +102,7 @@ def load_application(name: str) -> Callable[..., Any]:
         for attribute in attributes.split("."):
             found = getattr(found, attribute)
     except Exception as error:
-        ours = module_name.partition(".")[0] == __package__
-        hint = f" ({__package__} is the package of this server: give yours another name)" if ours else ""
-        raise StartError(f"cannot import {name}: {type(error).__name__}: {error}{hint}", EXIT_APP) from error
+        raise StartError(f"cannot import {name}: {type(error).__name__}: {error}", EXIT_APP) from error
     except SystemExit as error:
         raise StartError(f"cannot import {name}: it exits ({error.code})", EXIT_APP) from error
     if not callable(found):

@@ -33,7 +33,7 @@ def test_hadolint_would_find_an_image_that_runs_as_root(tmp_path: Path) -> None:
 def test_what_is_copied_exists_and_is_not_ignored() -> None:
     sources = re.findall(r"^COPY (?!--)(.+) \S+$", CONTAINERFILE.read_text(), re.MULTILINE)
     copied = {word for line in sources for word in line.split()}
-    assert {"app", "loadtest"} <= copied
+    assert {"parked", "app", "loadtest"} <= copied
     ignored = (CHECKOUT / ".containerignore").read_text().splitlines()
     assert {line.removeprefix("!") for line in ignored if line.startswith("!")} == copied
     assert all((CHECKOUT / name).exists() for name in copied)
@@ -43,7 +43,7 @@ def test_the_manifests_expect_what_the_image_has() -> None:
     image = CONTAINERFILE.read_text()
     python = re.search(r"python:(3\.\d+)\.", image)
     assert python
-    version = re.search(r'"(.+)"', (CHECKOUT / "app/__init__.py").read_text().splitlines()[-1])
+    version = re.search(r'"(.+)"', (CHECKOUT / "parked/__init__.py").read_text().splitlines()[-1])
     assert version
     for path in (CHECKOUT / "deploy/kubernetes").glob("*.yaml"):
         text = path.read_text()

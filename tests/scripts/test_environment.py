@@ -354,7 +354,7 @@ def test_all_checks_run_and_pass(checks: Copy) -> None:
     for line in (
         "ruff format --check",
         "ruff check",
-        "mypy --strict app loadtest",
+        "mypy --strict parked app loadtest",
         "pytest ['--ignore'",
         "pytest ['tests/loadtest']",
     ):

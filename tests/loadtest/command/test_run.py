@@ -173,7 +173,7 @@ def test_a_killed_locust_worker_is_named_and_the_run_ends_by_itself(tmp_path: Pa
 def test_a_killed_server_worker_shows_as_lost_connections(tmp_path: Path) -> None:
     with run_test(tmp_path / "run", "-c", "400", "--think", "1:2", "--hold", "6s") as run:
         run.await_text("| hold")
-        supervisor = next(process for process in run.family() if "app" in process.cmdline())
+        supervisor = next(process for process in run.family() if "parked.prefork" in process.cmdline())
         supervisor.children()[0].kill()
         assert run.end() == 1
     summary = run.summary()

@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING
 import psutil
 import pytest
 from rich.console import Console
-from tests.loadtest.command.test_run import free_ports
 
 from parked.loadtest.command import live, screen
+from tests.loadtest.command.test_run import free_ports
 from tests.loadtest.runs import write_run
 from tests.loadtest.terminal import ENTER, HIDE_CURSOR, LEAVE, SHOW_CURSOR, Terminal
 

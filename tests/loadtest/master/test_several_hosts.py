@@ -16,10 +16,10 @@ from typing import TYPE_CHECKING
 
 import psutil
 import pytest
-from tests.loadtest.command.test_run import PROJECT, free_ports, run_test
 
 from parked.loadtest.report import verify
 from tests.cluster import Cluster, cluster
+from tests.loadtest.command.test_run import PROJECT, free_ports, run_test
 from tests.network import NotPermitted, network
 
 if TYPE_CHECKING:

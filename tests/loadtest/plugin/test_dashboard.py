@@ -11,11 +11,11 @@ from pathlib import Path
 from typing import Any
 
 from prometheus_client import CollectorRegistry, generate_latest
-from tests.loadtest.plugin.test_metrics import run_of, sample, scraped
 
 from parked.loadtest.plugin import metrics
 from parked.prefork.metrics import WorkersCollector
 from parked.prefork.scoreboard import STATUSES, Scoreboard
+from tests.loadtest.plugin.test_metrics import run_of, sample, scraped
 
 DEPLOY = Path(__file__).resolve().parents[3] / "deploy"
 DASHBOARD: dict[str, Any] = json.loads((DEPLOY / "grafana" / "parked.json").read_text())

@@ -13,13 +13,13 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
-from tests.loadtest.command.test_run import free_ports, run_test
 
 from parked.loadtest.machine.monitor import MachineSample
 from parked.loadtest.master import recorder
 from parked.loadtest.master.fleet import CUMULATIVE, Fleet
 from parked.loadtest.plugin import metrics
 from parked.loadtest.terms.histogram import new_histogram
+from tests.loadtest.command.test_run import free_ports, run_test
 from tests.loadtest.runs import PROJECT
 
 if TYPE_CHECKING:

@@ -1,11 +1,12 @@
 """Fewer wake-ups where many processes share too few cores.
 
-A worker that is woken for a single request finds the processor's caches full of other workers' data. When
-cores are short, events are therefore fetched at intervals, several at once, as network drivers do with
-interrupts (Linux, Documentation/networking/napi.rst, "Software IRQ coalescing"). 55 processes on two cores,
-300 to 350 requests/s a worker, CPU a request: 94-127 us at intervals of 10 ms, 73-90 at 20, 53-62 at 40,
-45-55 at 80. That cores are short shows in how long the process waits for one each time it has something to
-do (Documentation/scheduler/sched-stats.rst, /proc/PID/schedstat). Where a process gets a core as soon as it
+A worker that is woken for a single request or response finds the processor's caches full of other processes'
+data. When cores are short, events are therefore fetched at intervals, several at once, as network drivers do
+with interrupts (Linux, Documentation/networking/napi.rst, "Software IRQ coalescing"); a load test fetches its
+responses together with the end of think times. 55 processes on two cores, 300 to 350 requests/s per worker,
+CPU per request: 94-127 us at intervals of 10 ms, 73-90 at 20, 53-62 at 40, 45-55 at 80. That cores are short
+shows in how long the process waits for one each time it has something to do
+(Documentation/scheduler/sched-stats.rst, /proc/PID/schedstat). Where a process gets a core as soon as it
 wants one, this never begins, and all is answered at once.
 """
 

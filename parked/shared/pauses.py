@@ -1,7 +1,7 @@
-"""How long a worker stood still: garbage collections, and how late its event loop was.
+"""How long a process stood still: garbage collections, and how late its event loop was.
 
-Neither costs a request anything: the collector calls us only when it runs, and one timer a worker asks the
-loop four times a second how late it is.
+Neither costs a request anything: the collector calls us only when it runs, and one timer per process asks
+the loop four times a second how late it is.
 """
 
 from __future__ import annotations
@@ -20,7 +20,8 @@ LOOK_S: Final = 0.25
 class Pauses:
     """Number, sum and maximum of one kind of pause.
 
-    The maximum is of the last two windows (:meth:`begin_window`): whoever reads once a window misses none.
+    The maximum is of the last two windows (:meth:`begin_window`): whoever reads once a window misses none,
+    without having to begin it.
     """
 
     def __init__(self) -> None:
@@ -38,8 +39,10 @@ class Pauses:
         """Seconds."""
         return max(self._now, self._before)
 
-    def begin_window(self) -> None:
+    def begin_window(self) -> float:
+        """Returns the longest of the window that ends here, in seconds."""
         self._before, self._now = self._now, 0.0
+        return self._before
 
 
 class Collections(Pauses):

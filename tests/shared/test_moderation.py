@@ -3,14 +3,10 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import pytest
 
-import parked.loadtest.client.moderation
-import parked.shared.moderation
-
-WINDOWS_S = parked.shared.moderation.WINDOWS_S
+from parked.shared.moderation import WINDOWS_S, Moderation
 
 
 class Machine:
@@ -36,19 +32,12 @@ class Machine:
         return self.now
 
 
-@pytest.fixture(
-    params=[parked.shared.moderation, parked.loadtest.client.moderation], ids=["server", "load test"]
-)
-def moderating(request: pytest.FixtureRequest) -> Any:
-    return request.param.Moderation
-
-
 class Worker:
     """Looks at a machine, and remembers the windows."""
 
-    def __init__(self, machine: Machine, moderating: Any) -> None:
+    def __init__(self, machine: Machine) -> None:
         self._machine = machine
-        self._moderation = moderating(machine.schedstat, machine.stat, machine.clock)
+        self._moderation = Moderation(machine.schedstat, machine.stat, machine.clock)
         self._moderation.look(0, 0)
 
     def window(
@@ -64,8 +53,8 @@ class Worker:
 
 
 @pytest.fixture
-def worker(tmp_path: Path, moderating: Any) -> Worker:
-    return Worker(Machine(tmp_path), moderating)
+def worker(tmp_path: Path) -> Worker:
+    return Worker(Machine(tmp_path))
 
 
 def test_fetches_at_once_where_there_are_cores_to_spare(worker: Worker) -> None:
@@ -119,8 +108,8 @@ def test_knows_how_long_the_events_took(worker: Worker) -> None:
     assert worker.window(0.001, events_per_s=60, seconds=1.5) == WINDOWS_S[2]
 
 
-def test_does_without_a_kernel_that_counts(tmp_path: Path, moderating: Any) -> None:
+def test_does_without_a_kernel_that_counts(tmp_path: Path) -> None:
     odd = tmp_path / "odd"
-    assert moderating(tmp_path / "none").look(400, 10_000) == 0.0
+    assert Moderation(tmp_path / "none").look(400, 10_000) == 0.0
     odd.write_text("no numbers\n")
-    assert moderating(odd).look(400, 10_000) == 0.0
+    assert Moderation(odd).look(400, 10_000) == 0.0

@@ -20,13 +20,13 @@ from locust.runners import WorkerRunner
 
 from parked.loadtest.client.counters import Counters
 from parked.loadtest.client.locust_stats import FOLD_S, BatchedStatistics
-from parked.loadtest.client.moderation import Moderation
-from parked.loadtest.client.pauses import CollectorPauses
 from parked.loadtest.client.readiness import Readiness
 from parked.loadtest.client.source_address import SourceAddresses
 from parked.loadtest.client.think import SLOT_S, ThinkTimer
 from parked.loadtest.client.turns import TurnPool
 from parked.loadtest.plugin import adjustments, options
+from parked.shared.moderation import Moderation
+from parked.shared.pauses import Collections
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -131,7 +131,7 @@ class Process:
         self._environment = environment
         self.hub = gevent.get_hub()
         self.counters = Counters()
-        self.pauses = CollectorPauses()
+        self.pauses = Collections()
         self.readiness = Readiness()
         self.turns = TurnPool()
         number = max(getattr(environment.runner, "worker_index", 0), 0)
@@ -223,8 +223,7 @@ class Process:
         if runner is not None:
             source = next((origin.sources.used for origin in self._origins.values() if origin.sources), "")
             sample = self.counters.sample(self.timer, source, self.users.total())
-            sample |= {"gc_pause_s": self.pauses.total_s, "gc_pause_max_s": self.pauses.longest_s}
-            self.pauses.longest_s = 0.0
+            sample |= {"gc_pause_s": self.pauses.seconds, "gc_pause_max_s": self.pauses.begin_window()}
             said = {"server": self.server_software or "", "host": os.environ.get(options.HOST_VARIABLE, "")}
             runner.send_message(SAMPLE_MESSAGE, sample | said)
 

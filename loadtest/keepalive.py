@@ -21,7 +21,7 @@ if (PROJECT / "parked").is_dir() and str(PROJECT) not in sys.path:
 
 from locust import events, task
 
-from parked.loadtest.plugin import options
+from parked.loadtest.terms import values
 from parked.user import KeepAliveUser, WrongLength
 
 
@@ -41,7 +41,7 @@ class KeepAliveConnection(KeepAliveUser):
 @events.init.add_listener
 def _follow_length(environment: Any, **_: Any) -> None:
     def take_length(**_: Any) -> None:
-        KeepAliveConnection.length = options.length(environment.parsed_options.length)
+        KeepAliveConnection.length = values.length(environment.parsed_options.length)
 
     events.test_start.add_listener(take_length)
     events.spawning_complete.add_listener(take_length)  # the web UI's form has it also in a run

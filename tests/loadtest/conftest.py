@@ -9,9 +9,10 @@ import pytest
 from locust.env import Environment
 
 from parked.loadtest.client import readiness as readiness_module
-from parked.loadtest.client.process import SAMPLE_MESSAGE, Process
+from parked.loadtest.client.process import Process
 from parked.loadtest.client.readiness import Readiness
 from parked.loadtest.client.session import KeepAliveSession
+from parked.loadtest.terms.sample import MESSAGE
 from parked.user import KeepAliveUser
 from tests.loadtest import browser
 
@@ -25,7 +26,7 @@ def environment(monkeypatch: pytest.MonkeyPatch) -> Iterator[Environment]:
     thresholds = gc.get_threshold()
     environment = Environment()
     runner = environment.create_local_runner()
-    runner.register_message(SAMPLE_MESSAGE, lambda environment, msg: None)
+    runner.register_message(MESSAGE, lambda environment, msg: None)
     spawned: list[Any] = []
     spawn = gevent.spawn
     with monkeypatch.context() as patch:

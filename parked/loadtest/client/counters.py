@@ -1,8 +1,4 @@
-"""What one process has counted, and the samples it sends to the master.
-
-Everything in a sample is cumulative, except the gauges, the maxima, and latencies, think times and lengths
-since the sample before. A late or lost sample therefore costs resolution, never a count.
-"""
+"""What one process has counted, for the samples that it sends to the master (`terms.sample`)."""
 
 from __future__ import annotations
 
@@ -14,14 +10,13 @@ from parked.loadtest.client.errors import KINDS, kind_of
 from parked.loadtest.terms.clock import unix_time_s
 from parked.loadtest.terms.distribution import Distribution
 from parked.loadtest.terms.histogram import RANGE_US, new_histogram
+from parked.loadtest.terms.sample import PARTS_A_SECOND, Counted
 
 if TYPE_CHECKING:
     from parked.loadtest.client.think import ThinkTimer
 
 #: A request that leaves this much after it was due is counted as late: the client, not the server, was slow.
 LATE_SEND_S = 0.1
-#: Requests a second are counted in this many parts, so that bursts within a second show.
-PARTS_A_SECOND = 100
 
 
 class Counters:
@@ -78,8 +73,8 @@ class Counters:
             kind = kind_of(failure)
             self.failures_by_kind[kind] = self.failures_by_kind.get(kind, 0) + 1
 
-    def sample(self, timer: ThinkTimer[Any], source: str, users: int) -> dict[str, Any]:
-        """The state now, as a message (see the module's docstring)."""
+    def sample(self, timer: ThinkTimer[Any], source: str, users: int) -> Counted:
+        """The state now; what is told once, such as latencies, is forgotten."""
         histogram = new_histogram()
         least_us, most_us = RANGE_US
         for latency_ms in self.latencies_ms:
@@ -89,7 +84,7 @@ class Counters:
         lengths.add(self.lengths)
         self.requests_sent += sum(self._sends)
         cpu = os.times()
-        message = {
+        message: Counted = {
             "unix_time_s": unix_time_s(),
             "pid": os.getpid(),
             "source": source,

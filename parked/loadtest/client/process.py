@@ -24,7 +24,9 @@ from parked.loadtest.client.readiness import Readiness
 from parked.loadtest.client.source_address import SourceAddresses
 from parked.loadtest.client.think import SLOT_S, ThinkTimer
 from parked.loadtest.client.turns import TurnPool
-from parked.loadtest.plugin import adjustments, options
+from parked.loadtest.plugin import adjustments
+from parked.loadtest.terms import values, variables
+from parked.loadtest.terms.sample import MESSAGE, Sample
 from parked.shared.moderation import Moderation
 from parked.shared.pauses import Collections
 
@@ -38,8 +40,6 @@ if TYPE_CHECKING:
 
 #: Seconds between two samples for the master.
 SAMPLE_S = 1.0
-#: Name of the message that carries a sample.
-SAMPLE_MESSAGE = "parked_sample"
 
 #: Allocations between two collections of the youngest generation, and collections of one generation per
 #: collection of the next. Users at rest are live objects by the ten thousand that no collection will ever
@@ -172,7 +172,7 @@ class Process:
         what does not divide evenly falls on all of them."""
         turns = self._targets.get(hosts)
         if turns is None:
-            urls = options.hosts(hosts)
+            urls = values.hosts(hosts)
             begin = max(getattr(self._environment.runner, "worker_index", 0), 0) % len(urls)
             turns = self._targets[hosts] = itertools.cycle(urls[begin:] + urls[:begin])
         return next(turns)
@@ -222,10 +222,14 @@ class Process:
             adjustments.freeze_users()
         if runner is not None:
             source = next((origin.sources.used for origin in self._origins.values() if origin.sources), "")
-            sample = self.counters.sample(self.timer, source, self.users.total())
-            sample |= {"gc_pause_s": self.pauses.seconds, "gc_pause_max_s": self.pauses.begin_window()}
-            said = {"server": self.server_software or "", "host": os.environ.get(options.HOST_VARIABLE, "")}
-            runner.send_message(SAMPLE_MESSAGE, sample | said)
+            sample: Sample = {
+                **self.counters.sample(self.timer, source, self.users.total()),
+                "gc_pause_s": self.pauses.seconds,
+                "gc_pause_max_s": self.pauses.begin_window(),
+                "server": self.server_software or "",
+                "host": os.environ.get(variables.HOST, ""),
+            }
+            runner.send_message(MESSAGE, sample)
 
     def _report(self) -> None:
         """Fold the statistics and send samples, each second as near to its end as the loop allows."""

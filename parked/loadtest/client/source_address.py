@@ -22,12 +22,11 @@ from pathlib import Path
 
 import psutil
 
+from parked.loadtest.terms import variables
+
 #: What a worker binds from if nothing else is said and the server is on loopback: 127.0.0.0/8 is local as a
 #: whole, so no address need be added anywhere.
 LOOPBACK_RANGE = "127.1.0.0/16"
-#: Environment variable with a host's own ranges, for example 10.0.0.16/28,10.0.0.40. Not an option of Locust:
-#: it overwrites a worker's options with the master's, and the addresses differ from host to host.
-RANGE_VARIABLE = "PARKED_SOURCE"
 #: What sysconfig/addresses puts behind the interface's name in the label of each address that it adds.
 LABEL = ":keep"
 #: Addresses that belong to one worker, where the range is large enough.
@@ -64,12 +63,12 @@ class SourceAddresses:
         or the interface has addresses that sysconfig/addresses gave it.
         """
         address = ipaddress.ip_address(server_address)
-        named = os.environ.get(RANGE_VARIABLE, "")
+        named = os.environ.get(variables.SOURCE, "")
         if named:
             other = next((net for net in parse(named) if net.version != address.version), None)
             if other is not None:
                 raise ValueError(
-                    f"{RANGE_VARIABLE}={named} has IPv{other.version}, "
+                    f"{variables.SOURCE}={named} has IPv{other.version}, "
                     f"the server's address is IPv{address.version}"
                 )
         elif address.version == 4 and address.is_loopback:
@@ -97,7 +96,7 @@ def parse(ranges: str) -> list[Network]:
         # strict=False: 10.0.0.5/24 means the range that the address is in.
         return [ipaddress.ip_network(part.strip(), strict=False) for part in ranges.split(",")]
     except ValueError as error:
-        raise ValueError(f"{RANGE_VARIABLE}: {error}") from None
+        raise ValueError(f"{variables.SOURCE}: {error}") from None
 
 
 def usable_addresses(ranges: str) -> int:

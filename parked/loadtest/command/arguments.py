@@ -10,11 +10,10 @@ import time
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from parked.loadtest.client.source_address import RANGE_VARIABLE
 from parked.loadtest.command import run
 from parked.loadtest.machine.machine import Machine
 from parked.loadtest.plan import planning
-from parked.loadtest.plugin import options
+from parked.loadtest.terms import values, variables
 from parked.loadtest.terms.checkout import PROGRAM
 
 DEFAULT_HOST = "http://127.0.0.1:8000"
@@ -48,7 +47,7 @@ def parser() -> argparse.ArgumentParser:
         "-c",
         "--connections",
         default="auto",
-        type=lambda text: text if text == "auto" else options.count(text),
+        type=lambda text: text if text == "auto" else values.count(text),
         metavar="N|auto",
         help="connections to hold; auto: what this machine's limits allow, 400,000 at most (default: auto)",
     )
@@ -56,28 +55,28 @@ def parser() -> argparse.ArgumentParser:
         "-r",
         "--spawn-rate",
         default="auto",
-        type=lambda text: text if text == "auto" else options.count(text),
+        type=lambda text: text if text == "auto" else values.count(text),
         metavar="R|auto",
         help="connections opened a second; auto: as fast as requests stay on time (default: auto)",
     )
     made.add_argument(
         "--hold",
         default="60s",
-        type=options.checked(options.duration),
+        type=values.checked(values.duration),
         metavar="DURATION",
         help="how long to hold, counted from when all are established: 30s, 5m (default: 60s)",
     )
     made.add_argument(
         "--think",
         default="10:90",
-        type=options.checked(options.think_time),
+        type=values.checked(values.think_time),
         metavar="MIN:MAX",
         help="seconds between a response and the next request, drawn evenly (default: 10:90)",
     )
     made.add_argument(
         "--length",
         default="1024:10240",
-        type=options.checked(options.length),
+        type=values.checked(values.length),
         metavar="MIN:MAX",
         help="characters of a response, drawn evenly and checked (default: 1024:10240)",
     )
@@ -92,7 +91,7 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument(
         "--source-addresses",
         default=None,
-        type=options.checked(options.source_addresses),
+        type=values.checked(values.source_addresses),
         metavar="LIST",
         help="addresses that this host's connections start from, such as 10.0.0.16/28,10.0.0.40 (default: on "
         "loopback 127.1.0.0/16, elsewhere those that sysconfig/addresses gave the interface, or its own)",
@@ -100,7 +99,7 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument(
         "--server-metrics",
         default="",
-        type=options.checked(options.metrics_address),
+        type=values.checked(values.metrics_address),
         metavar="ADDRESS",
         help="HOST:PORT or unix:/PATH of a server's own counters, as run_server --metrics takes it "
         "(default: a socket of its own, if run_server is started here)",
@@ -116,7 +115,7 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument(
         "--processes",
         default=0,
-        type=options.count,
+        type=values.count,
         metavar="N",
         help="Locust workers (default: what -c asks for)",
     )
@@ -145,7 +144,7 @@ def parser() -> argparse.ArgumentParser:
     several.add_argument(
         "--expect-hosts",
         default=1,
-        type=options.count,
+        type=values.count,
         metavar="N",
         help="with --master: begin when so many hosts have joined (default: 1)",
     )
@@ -159,7 +158,7 @@ def parser() -> argparse.ArgumentParser:
     several.add_argument(
         "--join-timeout",
         default="2m",
-        type=options.checked(options.duration),
+        type=values.checked(values.duration),
         metavar="DURATION",
         help="how long a master waits for its hosts, and a host for its master (default: 2m)",
     )
@@ -172,11 +171,11 @@ def parser() -> argparse.ArgumentParser:
     )
     made.add_argument(
         "--metrics",
-        default=os.environ.get(options.METRICS_VARIABLE) or None,
-        type=options.checked(options.listen_address),
+        default=os.environ.get(variables.METRICS) or None,
+        type=values.checked(values.listen_address),
         metavar="ADDRESS",
         help="serve this load test's own /metrics for Prometheus at HOST:PORT "
-        f"(default: {options.METRICS_VARIABLE}, or not)",
+        f"(default: {variables.METRICS}, or not)",
     )
     made.add_argument(
         "--plain", action="store_true", help="print a line a second also to a terminal, no live screen"
@@ -249,11 +248,11 @@ def _settle(made: argparse.ArgumentParser, chosen: argparse.Namespace) -> None:
         made.error("--web-port goes with --web")
     chosen.host = ",".join(chosen.host or [DEFAULT_HOST])
     try:
-        options.hosts(chosen.host)
+        values.hosts(chosen.host)
     except argparse.ArgumentTypeError as error:
         made.error(f"argument --host: {error}")
     if chosen.source_addresses:
-        os.environ[RANGE_VARIABLE] = chosen.source_addresses
+        os.environ[variables.SOURCE] = chosen.source_addresses
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -272,7 +271,7 @@ def main(arguments: list[str] | None = None) -> int:
         joining = join.Joining(
             master=master,
             port=port,
-            patience_s=options.duration(chosen.join_timeout),
+            patience_s=values.duration(chosen.join_timeout),
             workers=chosen.processes,
             locustfile=chosen.locustfile,
             force=chosen.force,

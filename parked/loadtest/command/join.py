@@ -44,8 +44,7 @@ from parked.loadtest.command.run import (
 from parked.loadtest.machine.monitor import Monitor
 from parked.loadtest.master.hosts import ANSWER, PROTOCOL, REPORT
 from parked.loadtest.plan import preflight, sizing
-from parked.loadtest.plugin import options
-from parked.loadtest.terms import checkout
+from parked.loadtest.terms import checkout, values, variables
 from parked.loadtest.terms.clock import Clock, unix_time_s
 
 if TYPE_CHECKING:
@@ -178,7 +177,7 @@ class _Agent:
                 raise Stop(INTERRUPTED, "interrupted; this host leaves the run")
             answer = self._answer
             if answer.get("state") in ("refused", "over") and state != "over":
-                raise Stop(options.EXIT_HOSTS, f"the master does not want this host: {answer['why']}")
+                raise Stop(variables.EXIT_HOSTS, f"the master does not want this host: {answer['why']}")
             if answer.get("state") == "wait":
                 text = f"joined: {answer['joined']} of {answer['expected']} hosts are there"
                 if text != told:
@@ -191,11 +190,11 @@ class _Agent:
         where = f"{self._joining.master}:{self._joining.port}"
         if not self._answered and now - began > self._joining.patience_s:
             raise Stop(
-                options.EXIT_HOSTS, f"no master answered at {where} within {self._joining.patience_s:.0f} s"
+                variables.EXIT_HOSTS, f"no master answered at {where} within {self._joining.patience_s:.0f} s"
             )
         if self._answered and now - self._answered > MASTER_SILENT_S:
             raise Stop(
-                options.EXIT_HOSTS, f"the master at {where} has not answered for {MASTER_SILENT_S:.0f} s"
+                variables.EXIT_HOSTS, f"the master at {where} has not answered for {MASTER_SILENT_S:.0f} s"
             )
 
     def _workers_ended(self) -> None:
@@ -223,15 +222,15 @@ class _Agent:
         """Look whether this host can do its part: its limits, and the servers as it reaches them."""
         answer, joining = self._answer, self._joining
         say(f"{answer['workers']} workers for {answer['connections']:,} connections to {answer['host']}")
-        for url in options.hosts(answer["host"]):
+        for url in values.hosts(answer["host"]):
             probe = preflight.probe_host(url)
             if not probe.ok:
                 raise Stop(HOST, f"{url}: {probe.detail}")
             addresses = _source_addresses(probe.address[0] if probe.address else "")
             plan = sizing.Plan(
-                connections=-(-answer["connections"] // len(options.hosts(answer["host"]))),
-                think_s=options.think_time(answer["think"]),
-                body_bytes=options.length(answer["length"]),
+                connections=-(-answer["connections"] // len(values.hosts(answer["host"]))),
+                think_s=values.think_time(answer["think"]),
+                body_bytes=values.length(answer["length"]),
                 spawn_per_s=answer["spawn_per_s"],
                 local_server=False,
                 start_server=False,
@@ -275,7 +274,7 @@ class _Agent:
         ]
         with (
             tempfile.NamedTemporaryFile(prefix="run_test-", suffix=".log") as log,
-            start_process(command, log, log, {options.HOST_VARIABLE: self._id}) as locust,
+            start_process(command, log, log, {variables.HOST: self._id}) as locust,
         ):
             self._log = Path(log.name)
             try:
@@ -302,7 +301,7 @@ def _facts(joining: Joining) -> dict[str, Any]:
 
 def _source_addresses(server: str) -> int:
     """How many addresses this host's workers take for connections to a server."""
-    if named := os.environ.get(source_address.RANGE_VARIABLE):
+    if named := os.environ.get(variables.SOURCE):
         return source_address.usable_addresses(named)
     if server.startswith("127."):
         return sizing.LOOPBACK_ADDRESSES

@@ -24,10 +24,9 @@ from urllib.parse import urlsplit
 
 from parked.loadtest.machine.machine import Machine
 from parked.loadtest.plan import preflight, sizing
-from parked.loadtest.plugin import options
 from parked.loadtest.report import report
 from parked.loadtest.report.record import NoRun
-from parked.loadtest.terms import checkout
+from parked.loadtest.terms import checkout, values, variables
 
 if TYPE_CHECKING:
     import argparse
@@ -97,7 +96,7 @@ class Settings:
             hold=chosen.hold,
             think=chosen.think,
             length=chosen.length,
-            host=",".join(options.hosts(chosen.host)),
+            host=",".join(values.hosts(chosen.host)),
             locustfile=(chosen.locustfile or checkout.locustfile()).resolve(),
             processes=chosen.processes,
             web_port=chosen.web_port if chosen.web else None,
@@ -109,7 +108,7 @@ class Settings:
             command=command,
             machine=machine,
             server_metrics=chosen.server_metrics,
-            lead=Lead(chosen.expect_hosts, chosen.master, options.duration(chosen.join_timeout))
+            lead=Lead(chosen.expect_hosts, chosen.master, values.duration(chosen.join_timeout))
             if chosen.master
             else None,
         )
@@ -126,7 +125,7 @@ class Settings:
 
     @property
     def urls(self) -> list[str]:
-        return options.hosts(self.host)
+        return values.hosts(self.host)
 
     @property
     def is_local(self) -> bool:
@@ -142,9 +141,9 @@ class Settings:
         """The run as the sizing model sees it; process counts of 0 are the model's to fill in."""
         return sizing.Plan(
             connections=self.connections,
-            think_s=options.think_time(self.think),
-            body_bytes=options.length(self.length),
-            hold_s=options.duration(self.hold),
+            think_s=values.think_time(self.think),
+            body_bytes=values.length(self.length),
+            hold_s=values.duration(self.hold),
             spawn_per_s=self.spawn_per_s,
             local_server=local,
             start_server=start,
@@ -153,7 +152,7 @@ class Settings:
             client_workers=self.processes,
             master_port=self.master_port,
             web_port=self.web_port,
-            metrics=options.listen_address(self.metrics) if self.metrics else None,
+            metrics=values.listen_address(self.metrics) if self.metrics else None,
             results=self.results,
         )
 
@@ -201,7 +200,7 @@ def _run(settings: Settings, started: contextlib.ExitStack, interrupted: Interru
         server = started.enter_context(_server(settings, plan))
         _await_server(settings, server, interrupted)
     locust_code = _locust(settings, plan, interrupted)
-    if settings.lead is not None and locust_code == options.EXIT_HOSTS:
+    if settings.lead is not None and locust_code == variables.EXIT_HOSTS:
         return INTERRUPTED if interrupted.is_set else locust_code  # it has said why
     return _report(settings, locust_code, interrupted)
 
@@ -281,7 +280,7 @@ def _await_server(settings: Settings, server: subprocess.Popen[bytes], interrupt
 
 def _locust(settings: Settings, plan: sizing.Plan, interrupted: Interrupted) -> int:
     """Run Locust to its end and return its exit code."""
-    said = {options.REPORT_VARIABLE: "by run_test", options.COMMAND_VARIABLE: settings.command}
+    said = {variables.REPORT: "by run_test", variables.COMMAND: settings.command}
     prefix = settings.results / "locust"
     command = [
         *(sys.executable, "-P", "-m", "locust", "-f", str(settings.locustfile), "--host", settings.host),
@@ -294,10 +293,10 @@ def _locust(settings: Settings, plan: sizing.Plan, interrupted: Interrupted) -> 
     # In place of the locustfile's default: the hold counts from when all connections are established.
     command += ["--run-time", "168h"]
     if lead := settings.lead:
-        command += ["--master", "--expect-workers", str(options.EXPECT_MANY_WORKERS)]
+        command += ["--master", "--expect-workers", str(variables.EXPECT_MANY_WORKERS)]
         command += ["--master-bind-host", lead.address]
-        said[options.EXPECT_HOSTS_VARIABLE] = str(lead.hosts)
-        said[options.JOIN_TIMEOUT_VARIABLE] = str(lead.patience_s)
+        said[variables.EXPECT_HOSTS] = str(lead.hosts)
+        said[variables.JOIN_TIMEOUT] = str(lead.patience_s)
     else:
         command += ["--processes", str(plan.client_workers), "--master-bind-host", "127.0.0.1"]
     if settings.adaptive:
@@ -343,8 +342,8 @@ def _screen(settings: Settings) -> Screen | None:
     asked = live.Asked(
         settings.host,
         settings.connections,
-        options.duration(settings.hold),
-        options.think_time(settings.think),
+        values.duration(settings.hold),
+        values.think_time(settings.think),
         settings.machine.cpu_count,
         settings.machine.memory_total_bytes,
     )

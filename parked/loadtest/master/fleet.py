@@ -8,29 +8,14 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from parked.loadtest.client.counters import PARTS_A_SECOND
 from parked.loadtest.terms.clock import unix_time_s
 from parked.loadtest.terms.distribution import Distribution
 from parked.loadtest.terms.histogram import merge, new_histogram
+from parked.loadtest.terms.sample import CUMULATIVE, PARTS_A_SECOND, Sample
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-#: Counters of a sample that only grow.
-CUMULATIVE = (
-    "opened",
-    "reconnects",
-    "closed_by_peer",
-    "requests",
-    "failures",
-    "late_sends",
-    "send_delay_s",
-    "requests_sent",
-    "received_bytes",
-    "sent_bytes",
-    "cpu_s",
-    "gc_pause_s",
-)
 #: Seconds without a sample after which a worker on this machine is looked up in /proc, and after which one on
 #: another machine counts as lost.
 SILENT_S = 3.0
@@ -42,7 +27,7 @@ class Worker:
     """One worker: its last sample and when it came (monotonic)."""
 
     name: str
-    sample: dict[str, Any]
+    sample: Sample
     heard: float
     lost: bool = False
     #: The event loop's longest lag and the longest garbage collection of the whole run.
@@ -98,7 +83,7 @@ class Fleet:
         self._lag_max_s = self._pause_max_s = 0.0
         self._connections_min.clear()
 
-    def take(self, name: str, sample: dict[str, Any]) -> None:
+    def take(self, name: str, sample: Sample) -> None:
         """A worker's sample has come. One that comes twice, or behind a later one, is passed over."""
         known = self.workers.get(name)
         if known is not None and sample["unix_time_s"] <= known.sample["unix_time_s"]:
@@ -205,10 +190,16 @@ class Fleet:
 
     def table(self) -> list[dict[str, Any]]:
         """A row a worker, for the results."""
-        kept = ("pid", "source", "users", "connections", *CUMULATIVE)
+        kept = (
+            "pid",
+            "source",
+            "users",
+            "connections",
+            *CUMULATIVE,
+        )
         return [
             {"worker": number, "name": worker.name, "lost": worker.lost}
-            | {key: worker.sample[key] for key in kept}
+            | {key: value for key, value in worker.sample.items() if key in kept}
             | ({"host": host} if (host := worker.sample.get("host")) else {})
             | {
                 "loop_lag_max_s": worker.loop_lag_max_s,

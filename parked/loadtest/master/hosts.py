@@ -27,8 +27,7 @@ import gevent
 
 from parked.loadtest.machine.monitor import MachineSample
 from parked.loadtest.plan import sizing
-from parked.loadtest.plugin import options
-from parked.loadtest.terms import checkout
+from parked.loadtest.terms import checkout, variables
 from parked.loadtest.terms.clock import unix_time_s
 
 if TYPE_CHECKING:
@@ -152,8 +151,8 @@ class Hosts:
     @classmethod
     def of(cls, environment: Environment) -> Hosts | None:
         """None if this run is of one host."""
-        expected = int(os.environ.get(options.EXPECT_HOSTS_VARIABLE, "0"))
-        patience_s = float(os.environ.get(options.JOIN_TIMEOUT_VARIABLE, "120"))
+        expected = int(os.environ.get(variables.EXPECT_HOSTS, "0"))
+        patience_s = float(os.environ.get(variables.JOIN_TIMEOUT, "120"))
         return cls(environment, expected, patience_s) if expected else None
 
     # Before the run
@@ -271,7 +270,7 @@ class Hosts:
 
         def end() -> None:
             gevent.sleep(LAST_ANSWERS_S)
-            raise SystemExit(options.EXIT_HOSTS)  # gevent raises it in the main greenlet
+            raise SystemExit(variables.EXIT_HOSTS)  # gevent raises it in the main greenlet
 
         gevent.spawn(end)
 

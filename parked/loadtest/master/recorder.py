@@ -37,19 +37,18 @@ from gevent.lock import RLock
 from locust.event import EventHook
 from locust.runners import STATE_MISSING, STATE_RUNNING, STATE_SPAWNING, MasterRunner, WorkerRunner
 
-from parked.loadtest.client.process import SAMPLE_MESSAGE
 from parked.loadtest.machine.machine import Machine
 from parked.loadtest.machine.monitor import MachineSample, Monitor
 from parked.loadtest.master import server_metrics
-from parked.loadtest.master.fleet import CUMULATIVE, Fleet, Second
+from parked.loadtest.master.fleet import Fleet, Second
 from parked.loadtest.master.hosts import Hosts
 from parked.loadtest.master.ramp import Pace, PacedDispatcher
 from parked.loadtest.master.reserve import Lines, Reserve
 from parked.loadtest.master.server_metrics import NoMetrics, Reading, ServerMetrics
-from parked.loadtest.plugin import options
-from parked.loadtest.terms import checkout, clock, console
+from parked.loadtest.terms import checkout, clock, console, values, variables
 from parked.loadtest.terms.distribution import Distribution
 from parked.loadtest.terms.histogram import new_histogram
+from parked.loadtest.terms.sample import CUMULATIVE, MESSAGE, Sample
 
 if TYPE_CHECKING:
     from locust.env import Environment
@@ -146,10 +145,10 @@ class Recorder:
         self._run: Run | None = None
         #: The workers' last samples, now and when the run began: they count from the start of their process,
         #: and a web UI starts several runs.
-        self._latest: dict[str, dict[str, Any]] = {}
-        self._before: dict[str, dict[str, Any]] = {}
+        self._latest: dict[str, Sample] = {}
+        self._before: dict[str, Sample] = {}
         environment.dispatcher_class = PacedDispatcher
-        self._runner.register_message(SAMPLE_MESSAGE, self._take)
+        self._runner.register_message(MESSAGE, self._take)
         environment.events.test_start.add_listener(self._test_started)
         environment.events.test_stopping.add_listener(self._test_stopping)
         environment.events.test_stop.add_listener(self._test_stopped)
@@ -207,7 +206,7 @@ class Recorder:
         run = self._run
         if run is not None and run.folder is not None:
             run.end()
-            if not os.environ.get(options.REPORT_VARIABLE):
+            if not os.environ.get(variables.REPORT):
                 # A process of its own: the plots' library is large, and this process is monkey-patched.
                 subprocess.run(
                     [sys.executable, "-m", "parked.loadtest.report.report", str(run.folder)],
@@ -244,7 +243,7 @@ class Run:
         self._asked = self._target, self._think_s
         #: What was asked for anew while the run went on.
         self._changes: list[dict[str, Any]] = []
-        self._hold_s = options.duration(chosen.hold) if chosen.hold else None
+        self._hold_s = values.duration(chosen.hold) if chosen.hold else None
         self.pace = Pace(chosen.spawn_rate) if chosen.adaptive else None
         self.folder = Path(chosen.results) if chosen.results else None
         self.ended = False
@@ -284,7 +283,7 @@ class Run:
         self._server: ServerMetrics | None = None
         self._server_base: Reading | None = None
         if self.folder is not None or chosen.metrics:
-            target = urlsplit(options.hosts(self._host)[0])
+            target = urlsplit(values.hosts(self._host)[0])
             port = target.port or (443 if target.scheme == "https" else 80)
             # The servers of a run of several hosts are on none of them, as far as is known.
             monitor = Monitor(os.getpid(), port if hosts is None else None)
@@ -561,7 +560,7 @@ class Run:
             "started_unix_s": self.started_unix_s,
             "think_s": self._think_s,
             "changes": self._changes,
-            "length": options.length(self._chosen.length),
+            "length": values.length(self._chosen.length),
             "hold_asked_s": self._hold_s,
             "ramp_s": (self._hold_began or time.monotonic()) - self._started,
             "hold_s": hold_s,
@@ -585,7 +584,7 @@ class Run:
             "server_gc_pause_s": self._server_gc_pause_s,
             "machine": self._machine,
             "versions": _versions(),
-            "command": os.environ.get(options.COMMAND_VARIABLE) or " ".join(map(shlex.quote, sys.argv)),
+            "command": os.environ.get(variables.COMMAND) or " ".join(map(shlex.quote, sys.argv)),
             "notes": self._notes,
             # What these facts speak of: a master that is killed leaves later rows and no end.
             "rows": self._written,
@@ -599,17 +598,17 @@ class Run:
         partial.replace(self.folder / "run.json")
 
 
-def _since(before: dict[str, Any], sample: dict[str, Any]) -> dict[str, Any]:
+def _since(before: Sample, sample: Sample) -> Sample:
     """The sample with counters that began at the earlier one."""
     kinds = {
         kind: count - before["failures_by_kind"].get(kind, 0)
         for kind, count in sample["failures_by_kind"].items()
     }
-    return (
-        sample
-        | {name: sample[name] - before[name] for name in CUMULATIVE}
-        | {"failures_by_kind": {kind: count for kind, count in kinds.items() if count}}
-    )
+    since = sample.copy()
+    for name in CUMULATIVE:
+        since[name] = sample[name] - before[name]
+    since["failures_by_kind"] = {kind: count for kind, count in kinds.items() if count}
+    return since
 
 
 def _rounded(value: Any) -> Any:

@@ -25,7 +25,7 @@ import locust
 from locust import argument_parser, runners
 from locust.runners import STATE_RUNNING, STATE_SPAWNING, MasterRunner, Runner, WorkerRunner
 
-from parked.loadtest.plugin import options
+from parked.loadtest.terms import variables
 from parked.loadtest.terms.clock import unix_time_s
 
 if TYPE_CHECKING:
@@ -241,7 +241,7 @@ def end_with_master() -> None:
     def in_worker() -> None:
         # A worker that is asked to end says good-bye, whereupon a master that lives on elsewhere moves its
         # users to the other hosts' workers, all at once.
-        number = signal.SIGKILL if os.environ.get(options.HOST_VARIABLE) else signal.SIGTERM
+        number = signal.SIGKILL if os.environ.get(variables.HOST) else signal.SIGTERM
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, number)
         if os.getppid() != master:  # it has ended already
             os._exit(1)

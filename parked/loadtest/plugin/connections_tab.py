@@ -29,7 +29,7 @@ from flask import Blueprint, Response, jsonify, request
 from locust.runners import WorkerRunner
 
 from parked.loadtest.master.fleet import SILENT_S
-from parked.loadtest.plugin import options
+from parked.loadtest.terms import values
 
 if TYPE_CHECKING:
     from locust.env import Environment
@@ -47,7 +47,7 @@ COLUMNS = ("time_s", "wanted", "established", "offered_per_s", "answered_per_s")
 TAB = {"title": "Connections", "key": "connections"}
 DOWNLOAD = {"title": "Download connections CSV (a row a second)", "href": "./connections/csv"}
 #: Fields of Locust's form that are ours, and what they may say.
-FIELDS = {"think": options.think_time, "length": options.length}
+FIELDS = {"think": values.think_time, "length": values.length}
 
 
 def attach(events: Events) -> None:

@@ -13,6 +13,7 @@ from locust import events
 
 from parked.loadtest.master import recorder
 from parked.loadtest.plugin import adjustments, connections_tab, metrics, options
+from parked.loadtest.terms import values
 
 if TYPE_CHECKING:
     from parked.loadtest.client.user import KeepAliveUser
@@ -27,7 +28,7 @@ def install(user_class: type[KeepAliveUser]) -> None:
         options.limit_run_time(environment.parsed_options)
 
         def take_think_time(**_: Any) -> None:
-            user_class.think_time = options.think_time(environment.parsed_options.think)
+            user_class.think_time = values.think_time(environment.parsed_options.think)
 
         events.test_start.add_listener(take_think_time)
         events.spawning_complete.add_listener(take_think_time)  # the web UI's form has it also in a run

@@ -21,7 +21,7 @@ from prometheus_client import CollectorRegistry, make_wsgi_app
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily
 
 from parked.loadtest.client.errors import KINDS
-from parked.loadtest.plugin import options
+from parked.loadtest.terms import values
 from parked.loadtest.terms.histogram import new_histogram
 
 if TYPE_CHECKING:
@@ -256,7 +256,7 @@ def attach(events: Events) -> None:
             return
         metrics = Metrics()
         recorder.seconds.add_listener(metrics.take)
-        server = WSGIServer(options.listen_address(chosen.metrics), application(metrics), log=None)
+        server = WSGIServer(values.listen_address(chosen.metrics), application(metrics), log=None)
         try:
             server.start()
         except OSError as error:

@@ -1,135 +1,16 @@
-"""Values that options take, parsed and checked in one place, and the options that the locustfile adds to
-Locust's."""
+"""The options that the locustfile adds to Locust's, and defaults for Locust's own."""
 
 from __future__ import annotations
 
-import argparse
-import ipaddress
-import re
-from decimal import Decimal
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from parked.loadtest.terms import values, variables
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    import argparse
 
-#: Environment variables by which run_test tells Locust's processes that it makes the report itself, and what
-#: command line the user gave.
-REPORT_VARIABLE = "PARKED_REPORT"
-COMMAND_VARIABLE = "PARKED_COMMAND"
-#: For --metrics; PARKED_METRICS is the server's, which run_test may start.
-METRICS_VARIABLE = "PARKED_LOADTEST_METRICS"
-#: The same for a run of several hosts: how many Locust's master has to expect, and for how many seconds.
-EXPECT_HOSTS_VARIABLE = "PARKED_EXPECT_HOSTS"
-JOIN_TIMEOUT_VARIABLE = "PARKED_JOIN_TIMEOUT_S"
-#: ... and of the hosts that join: the id by which their workers name them in samples.
-HOST_VARIABLE = "PARKED_HOST_ID"
-#: Exit code where hosts did not come together: of Locust's master, of the run, and of the host that joins.
-EXIT_HOSTS = 7
-#: What Locust's master waits for until the hosts are known: more workers than there ever are.
-EXPECT_MANY_WORKERS = 1_000_000
-
-#: Longest body that the built-in server sends (characters); another server may send more.
-MAX_LENGTH = 1_000_000_000
-#: Longest think time, seconds: a day.
-MAX_THINK_S = 86_400.0
-MAX_DURATION_S = 7 * 86_400
 #: Seconds that Locust's test lasts if neither --run-time nor --hold says so.
 RUN_TIME_S = 120
-#: Most connections, connections a second or processes that can be asked for: far beyond any machine.
-MAX_COUNT = 1_000_000_000
-
-
-def think_time(text: str) -> tuple[float, float]:
-    """`MIN:MAX` or one number, in seconds."""
-    return _span(text, float, 0.0, MAX_THINK_S, "seconds, such as 10:90")
-
-
-def length(text: str) -> tuple[int, int]:
-    """`MIN:MAX` or one number, in characters."""
-    return _span(text, int, 1, MAX_LENGTH, "whole characters, such as 1024:10240")
-
-
-def _span(text: str, convert: Callable[[str], Any], least: Any, most: Any, wanted: str) -> tuple[Any, Any]:
-    first, colon, last = text.partition(":")
-    try:
-        low = convert(first)
-        high = convert(last) if colon else low
-    except ValueError:
-        raise argparse.ArgumentTypeError(f"{text!r} is not MIN:MAX in {wanted}") from None
-    if not least <= low <= high <= most:
-        raise argparse.ArgumentTypeError(f"{text!r}: needed is {least} <= MIN <= MAX <= {most}, in {wanted}")
-    return low, high
-
-
-def duration(text: str) -> int:
-    """Seconds in a duration such as 30, 30s, 5m or 1h30m (the form of Locust's --run-time)."""
-    matched = re.fullmatch(r"(?:(\d+)h)?(?:(\d+)m)?(?:(\d+)s?)?", text)
-    if not text or not matched:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a duration such as 30s, 5m or 1h30m")
-    hours, minutes, rest = (int(part or 0) for part in matched.groups())
-    seconds = 3600 * hours + 60 * minutes + rest
-    if not 1 <= seconds <= MAX_DURATION_S:
-        raise argparse.ArgumentTypeError(f"{text!r}: needed is 1 second to 7 days")
-    return seconds
-
-
-def count(text: str) -> int:
-    """A positive whole number; `400k` and `1M` are understood."""
-    matched = re.fullmatch(r"([0-9]+(?:\.[0-9]+)?)([kKmM]?)", text.strip().replace(",", "").replace("_", ""))
-    # Decimal: 2.3M is a whole number, in binary fractions it is not.
-    value = Decimal(matched[1]) * {"": 1, "k": 1_000, "m": 1_000_000}[matched[2].lower()] if matched else 0
-    if not 1 <= value <= MAX_COUNT or value != int(value):
-        raise argparse.ArgumentTypeError(f"{text!r} is not a positive whole number such as 20000, 400k or 1M")
-    return int(value)
-
-
-def hosts(text: str) -> list[str]:
-    """URLs with commas between, without the slash at their end."""
-    urls = [url.strip().rstrip("/") for url in text.split(",")]
-    if not all(urls) or len(set(urls)) < len(urls):
-        raise argparse.ArgumentTypeError(f"{text!r} is not one or more different URLs with commas between")
-    return urls
-
-
-def metrics_address(text: str) -> str:
-    """`HOST:PORT` or `unix:PATH`, as run_server's --metrics takes it; empty: none."""
-    host, _, port = text.rpartition(":")
-    if text and not text.startswith("unix:/") and not (host and port.isdigit() and int(port) < 65536):
-        raise argparse.ArgumentTypeError(f"{text!r} is not HOST:PORT or unix:/PATH")
-    return text
-
-
-def listen_address(text: str) -> tuple[str, int]:
-    """`HOST:PORT`, `[IPV6]:PORT` or `:PORT` (all IPv4 addresses), as run_server's --bind takes it."""
-    host, colon, port = text.rpartition(":")
-    bare = host[1:-1] if host.startswith("[") and host.endswith("]") else host
-    if not colon or (":" in host and bare == host) or not port.isascii() or not port.isdigit():
-        raise argparse.ArgumentTypeError(f"{text!r} is not an address such as 127.0.0.1:9102 or [::1]:9102")
-    if not 1 <= int(port) <= 65535:
-        raise argparse.ArgumentTypeError(f"{text!r}: {port} is not a port, 1-65535")
-    return bare or "0.0.0.0", int(port)
-
-
-def source_addresses(text: str) -> list[str]:
-    """Addresses and ranges with commas between."""
-    parts = [part.strip() for part in text.split(",")]
-    try:
-        for part in parts:
-            ipaddress.ip_network(part, strict=False)
-    except ValueError as error:
-        raise argparse.ArgumentTypeError(str(error)) from None
-    return parts
-
-
-def checked(parse: Callable[[str], Any]) -> Callable[[str], str]:
-    """Check a value but keep its text, which is what Locust's web form shows and what workers are sent."""
-
-    def check(text: str) -> str:
-        parse(text)
-        return text
-
-    check.__name__ = parse.__name__
-    return check
 
 
 def limit_run_time(chosen: argparse.Namespace) -> None:
@@ -144,7 +25,7 @@ def add_locust_options(parser: argparse.ArgumentParser) -> None:
     # Not in a group of their own: only the parser itself knows Locust's `include_in_web_ui`.
     parser.add_argument(
         "--think",
-        type=checked(think_time),
+        type=values.checked(values.think_time),
         default="10:90",
         metavar="MIN:MAX",
         env_var="PARKED_THINK",
@@ -152,7 +33,7 @@ def add_locust_options(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--length",
-        type=checked(length),
+        type=values.checked(values.length),
         default="1024:10240",
         metavar="MIN:MAX",
         env_var="PARKED_LENGTH",
@@ -160,7 +41,7 @@ def add_locust_options(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--hold",
-        type=checked(duration),
+        type=values.checked(values.duration),
         default=None,
         metavar="DURATION",
         include_in_web_ui=False,
@@ -175,7 +56,7 @@ def add_locust_options(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--server-metrics",
-        type=checked(metrics_address),
+        type=values.checked(values.metrics_address),
         default="",
         metavar="ADDRESS",
         include_in_web_ui=False,
@@ -184,10 +65,10 @@ def add_locust_options(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--metrics",
-        type=checked(listen_address),
+        type=values.checked(values.listen_address),
         default=None,
         metavar="ADDRESS",
-        env_var=METRICS_VARIABLE,
+        env_var=variables.METRICS,
         include_in_web_ui=False,
         help="serve this load test's own /metrics for Prometheus at HOST:PORT",
     )

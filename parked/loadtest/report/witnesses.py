@@ -16,9 +16,9 @@ import math
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
-from parked.loadtest.master.fleet import CUMULATIVE
 from parked.loadtest.report.record import number, numbers
 from parked.loadtest.terms import console
+from parked.loadtest.terms.sample import CUMULATIVE
 
 if TYPE_CHECKING:
     from parked.loadtest.report.record import Record

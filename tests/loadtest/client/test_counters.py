@@ -9,10 +9,11 @@ from typing import Any
 import pytest
 
 from parked.loadtest.client import counters as counters_module
-from parked.loadtest.client.counters import LATE_SEND_S, PARTS_A_SECOND, Counters
+from parked.loadtest.client.counters import LATE_SEND_S, Counters
 from parked.loadtest.client.errors import KINDS, ClosedByPeer, RequestFailure
 from parked.loadtest.terms.distribution import Distribution
 from parked.loadtest.terms.histogram import RANGE_US, merge, new_histogram
+from parked.loadtest.terms.sample import PARTS_A_SECOND
 
 
 def sample(counters: Counters, lag_s: float = 0.0) -> dict[str, Any]:

@@ -14,8 +14,9 @@ import pytest
 
 from parked.loadtest.machine.monitor import Monitor
 from parked.loadtest.master import hosts as hosts_module
-from parked.loadtest.master.fleet import CUMULATIVE, Fleet
+from parked.loadtest.master.fleet import Fleet
 from parked.loadtest.master.hosts import PROTOCOL, SILENT_S, Hosts, shares
+from parked.loadtest.terms.sample import CUMULATIVE
 
 
 class Runner:

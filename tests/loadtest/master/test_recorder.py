@@ -16,13 +16,13 @@ import pytest
 from locust.event import Events
 from locust.runners import STATE_RUNNING, STATE_SPAWNING
 
-from parked.loadtest.client.counters import PARTS_A_SECOND
 from parked.loadtest.master import recorder
 from parked.loadtest.master.fleet import Fleet
 from parked.loadtest.master.recorder import Run
 from parked.loadtest.report import report, witnesses
 from parked.loadtest.report.record import Record
 from parked.loadtest.terms.histogram import new_histogram
+from parked.loadtest.terms.sample import PARTS_A_SECOND
 from parked.user import KeepAliveUser
 
 if TYPE_CHECKING:

@@ -16,9 +16,10 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from parked.loadtest.machine.monitor import MachineSample
 from parked.loadtest.master import recorder
-from parked.loadtest.master.fleet import CUMULATIVE, Fleet
+from parked.loadtest.master.fleet import Fleet
 from parked.loadtest.plugin import metrics
 from parked.loadtest.terms.histogram import new_histogram
+from parked.loadtest.terms.sample import CUMULATIVE
 from tests.loadtest.command.test_run import free_ports, run_test
 from tests.loadtest.runs import PROJECT
 

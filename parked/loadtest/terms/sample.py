@@ -1,0 +1,67 @@
+"""A worker's sample: the message in which it tells the master once a second what it has counted.
+
+Everything in it is cumulative since the process started, except the gauges, the maxima, and latencies, think
+times and lengths since the sample before. A late or lost sample therefore costs resolution, never a count.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Literal, TypedDict, get_args
+
+#: Name of the message, one of Locust's custom ones.
+MESSAGE = "parked_sample"
+#: Requests a second are counted in this many parts, so that bursts within a second show.
+PARTS_A_SECOND = 100
+#: Counters that only grow.
+Counter = Literal[
+    "opened",
+    "reconnects",
+    "closed_by_peer",
+    "requests",
+    "failures",
+    "late_sends",
+    "send_delay_s",
+    "requests_sent",
+    "received_bytes",
+    "sent_bytes",
+    "cpu_s",
+    "gc_pause_s",
+]
+CUMULATIVE: tuple[Counter, ...] = get_args(Counter)
+
+
+class Counted(TypedDict):
+    """What :class:`parked.loadtest.client.counters.Counters` knows."""
+
+    unix_time_s: float
+    pid: int
+    source: str  #: the address that connections start from; "" if the kernel chooses it
+    users: int
+    connections: int
+    connections_min: int  #: since the sample before
+    opened: int
+    reconnects: int
+    closed_by_peer: int
+    requests: int
+    failures: int
+    failures_by_kind: dict[str, int]  #: only the kinds that there were
+    late_sends: int
+    send_delay_s: float  #: that requests left after they were due, all together
+    requests_sent: int
+    received_bytes: int
+    sent_bytes: int
+    cpu_s: float
+    loop_lag_max_s: float
+    sends: list[int]  #: requests sent in each part of a second
+    latencies: bytes  #: an encoded histogram of microseconds; empty if no request has ended
+    thinks_s: list[Any]  #: a distribution, as its `as_list` makes it; so is the next
+    lengths: list[Any]
+
+
+class Sample(Counted):
+    """The whole message."""
+
+    gc_pause_s: float
+    gc_pause_max_s: float
+    server: str  #: the Server field of the first response; "" before one came
+    host: str  #: id of the host that joined; "" for workers of the master's own

@@ -36,11 +36,11 @@ class Statistics:
 
     def counters(self, server: KeepAliveWSGIServer) -> Iterator[tuple[str, int]]:
         """All counters of the scoreboard but `ready`."""
-        yield "connections", server.idle.count
+        yield "connections", server.parking.count
         yield "active", server.active
         yield "accepted", server.accepted
         yield "rejected", server.rejected
-        yield "idle_timeouts", server.idle.idle_timed_out
+        yield "idle_timeouts", server.parking.idle_timed_out
         yield "header_timeouts", server.timed_out_heads
         yield "body_timeouts", server.timed_out_bodies
         yield "write_timeouts", server.timed_out_writes

@@ -14,7 +14,7 @@ from typing import Any, Final
 from gevent.hub import get_hub
 from greenlet import getcurrent
 
-from parked.server.parking import Connection
+from parked.server.connection import Connection
 
 #: Waiting greenlets kept for the next burst; each holds about 10 KB.
 MAX_WAITING: Final = 64

@@ -29,8 +29,8 @@ from gevent import pywsgi
 from gevent.socket import socket as gevent_socket
 
 from parked.server.body import NO_BODY, RequestBody
+from parked.server.connection import Connection
 from parked.server.files import FileWrapper
-from parked.server.parking import Connection
 from parked.server.request import RequestHead
 from parked.server.stream import (
     BYTES_A_TURN,

@@ -2,35 +2,35 @@
 
 A connection is in one of these phases, and this is who holds it:
 
-    accepted   the accept loop, until it calls `IdleConnections.add`
-    parked     `IdleConnections`: no greenlet, no watcher, no buffer; `busy` is false
+    accepted   the accept loop, until it calls `Parking.add`
+    parked     `Parking`: no greenlet, no watcher, no buffer; `busy` is false
     queued     the request queue: the kernel reported something; `busy` is true
     served     a request greenlet, until it calls `park` or `close`; `busy` is true
-    lingering  `IdleConnections` again: our side is shut, what the client still sends is thrown away
+    lingering  `Parking` again: our side is shut, what the client still sends is thrown away
 
     accepted -> parked -> queued -> served -> parked | lingering | closed
 
 Each descriptor is registered once, edge-triggered, for its whole life: parking and waking cost no
-`epoll_ctl`. An edge that comes while a connection is busy is remembered in `pending`, and `park` refuses
-a connection that has it set, so no edge is lost. That is safe without locks, because only the hub sets
+`epoll_ctl`. An edge that comes while a connection is busy is remembered in `pending`, and whoever parks a
+connection looks there first, so no edge is lost. That is safe without locks, because only the hub sets
 `pending` and no request greenlet switches to the hub between its last look and `park`.
 
 What is kept for an idle connection is a `Connection` and its place in a list by descriptor, since
-half a kilobyte a connection is 200 MB at 400,000.
+half a kilobyte per connection is 200 MB at 400,000.
 """
 
 from __future__ import annotations
 
-import _socket  # the C sockets: gevent's wrapper costs 1.5 KB and two watchers a connection
-import sys
+import _socket
 from collections.abc import Callable
 from itertools import islice
 from time import monotonic
-from typing import Any, Final, Protocol
+from typing import Any, Final
 
 from gevent import monkey
 from gevent.hub import get_hub
 
+from parked.server.connection import Connection
 from parked.shared.moderation import Moderation
 
 _select_epoll: Any = monkey.get_original("select", "epoll")  # patch_select() hides it
@@ -64,39 +64,7 @@ EXPIRY_PAUSE_S: Final = 0.002
 _LINGER_RECV_BYTES: Final = 65536
 
 
-class ClientSocket(Protocol):
-    """What is asked of a client's socket; a non-blocking `_socket.socket` or a `TLSSocket`."""
-
-    def recv(self, size: int, /) -> bytes: ...
-    def send(self, data: bytes | bytearray | memoryview, /) -> int: ...
-    def fileno(self) -> int: ...
-    def shutdown(self, how: int, /) -> None: ...
-    def close(self) -> None: ...
-
-
-class Connection:
-    """One client connection. Slots, because there are many."""
-
-    __slots__ = ("address", "buffer", "busy", "hung_up", "lingering", "pending", "since", "sock")
-
-    def __init__(self, sock: ClientSocket, address: Any) -> None:
-        self.sock = sock
-        #: The peer, as accept() gives it.
-        self.address = address
-        #: Received and not yet used: half a request head, or pipelined requests.
-        self.buffer = b""
-        #: Tick at which the connection was parked last.
-        self.since = 0
-        self.busy = False
-        #: An edge came while busy: look at the socket again before parking.
-        self.pending = False
-        #: The client has shut its side: after what it sent comes the end.
-        self.hung_up = False
-        #: Bytes still thrown away before closing; 0 if not lingering.
-        self.lingering = 0
-
-
-class IdleConnections:
+class Parking:
     """All connections of a process, and the waiting for the idle ones.
 
     :param on_ready: called in the hub with the connections that have become readable.
@@ -154,15 +122,12 @@ class IdleConnections:
         self.count += 1
         connection.since = self._now
 
-    def park(self, connection: Connection) -> bool:
-        """Wait for more from the client. False if more has come already: then the caller still holds it."""
-        if connection.pending:
-            return False
+    def park(self, connection: Connection) -> None:
+        """Wait for more from the client; the caller has just seen that nothing is `pending`."""
         connection.since = self._now
         connection.busy = False
         if connection.buffer and self.header_timeout and connection not in self._half_requests:
             self._half_requests[connection] = self._clock() + self.header_timeout
-        return True
 
     def head_complete(self, connection: Connection) -> None:
         """The request whose head was awaited is there."""
@@ -349,10 +314,3 @@ def _overdue(deadlines: dict[Connection, float], now: float) -> list[Connection]
     for connection in overdue:
         del deadlines[connection]
     return overdue
-
-
-def shared_address(address: Any) -> Any:
-    """*address* with its host string shared by all connections from there: 60 bytes less each."""
-    if isinstance(address, tuple):
-        return (sys.intern(address[0]), *address[1:])
-    return address

@@ -28,10 +28,11 @@ from gevent.event import Event
 from gevent.socket import socket as gevent_socket
 
 from parked.prefork.counts import Statistics
+from parked.server.connection import Connection, shared_address
 from parked.server.dispatch import RequestGreenlets
 from parked.server.files import FileWrapper
 from parked.server.handler import KeepAliveWSGIHandler, error_response
-from parked.server.parking import Connection, IdleConnections, shared_address
+from parked.server.parking import Parking
 from parked.server.request import BadRequestError, Limits, parse_head
 from parked.server.stream import send_all
 from parked.server.tls import TLSSocket
@@ -124,11 +125,11 @@ class KeepAliveWSGIServer(pywsgi.WSGIServer):  # type: ignore[misc]
         self.timed_out_heads = 0
         self.timed_out_bodies = 0
         self.timed_out_writes = 0
-        self.idle = IdleConnections(
+        self.parking = Parking(
             self._on_ready, self._on_header_timeout, self._check_drained, idle_timeout, header_timeout
         )
         self._evicting = False  # no connection is parked any more
-        # Connections that are not with `idle`: in their handshake, or with a handler that reads for itself.
+        # Connections that `parking` does not know: in their handshake, or with a handler that reads itself.
         self._outside = 0
         self._paused_since: float | None = None
         self._tells_pause = False
@@ -192,7 +193,7 @@ class KeepAliveWSGIServer(pywsgi.WSGIServer):  # type: ignore[misc]
                 break
         self.draining = True
         self.close()
-        self.idle.tell_when_empty()
+        self.parking.tell_when_empty()
 
     def _begin_drain(self) -> None:
         if self._evicting:
@@ -201,10 +202,10 @@ class KeepAliveWSGIServer(pywsgi.WSGIServer):  # type: ignore[misc]
         self.stop_accepting()
         if self._dispatch is not None:
             self._dispatch.stop()
-        self.idle.drain()
+        self.parking.drain()
 
     def _check_drained(self) -> None:
-        if self.draining and not self.idle.count and not self._outside:
+        if self.draining and not self.parking.count and not self._outside:
             self.drained.set()
 
     # -- accepting
@@ -244,7 +245,9 @@ class KeepAliveWSGIServer(pywsgi.WSGIServer):  # type: ignore[misc]
             self._tells_pause = now >= self._next_pause_line
             if self._tells_pause:
                 self._next_pause_line = now + PAUSE_LINES_S
-                self.error_log.write(f"accepting paused at {self.idle.count} connections: {error.strerror}\n")
+                self.error_log.write(
+                    f"accepting paused at {self.parking.count} connections: {error.strerror}\n"
+                )
                 if error.errno not in _OUT_OF_RESOURCES:
                     self.loop.handle_error(self, type(error), error, error.__traceback__)
         self.stop_accepting()
@@ -258,12 +261,12 @@ class KeepAliveWSGIServer(pywsgi.WSGIServer):  # type: ignore[misc]
             self._paused_since = None
             if self._tells_pause:
                 self.error_log.write(
-                    f"accepting again after {seconds:.1f} s at {self.idle.count} connections\n"
+                    f"accepting again after {seconds:.1f} s at {self.parking.count} connections\n"
                 )
 
     def _take(self, fd: int, address: Any) -> None:
         listener = self.socket
-        if self.max_connections and self.idle.count + self._outside >= self.max_connections:
+        if self.max_connections and self.parking.count + self._outside >= self.max_connections:
             self._refuse(_socket.socket(listener.family, listener.type, listener.proto, fileno=fd), address)
         elif self.ssl_enabled:
             client = gevent_socket(listener.family, listener.type, listener.proto, fileno=fd)
@@ -277,7 +280,7 @@ class KeepAliveWSGIServer(pywsgi.WSGIServer):  # type: ignore[misc]
     def _hold(self, connection: Connection) -> None:
         """:raises OSError: there is no room for it; it is closed."""
         try:
-            self.idle.add(connection)
+            self.parking.add(connection)
         except OSError:
             connection.sock.close()
             raise
@@ -293,14 +296,14 @@ class KeepAliveWSGIServer(pywsgi.WSGIServer):  # type: ignore[misc]
                 sock.send(_FULL_RESPONSE)
         except OSError:
             pass  # it has left
-        if self.idle.count < self.max_connections + MAX_REFUSED_LINGERING:
-            self.idle.linger(connection)
+        if self.parking.count < self.max_connections + MAX_REFUSED_LINGERING:
+            self.parking.linger(connection)
         else:
-            self.idle.close(connection)
+            self.parking.close(connection)
 
     def _shake_hands(self, client: Any, address: Any) -> None:
         try:
-            with gevent.Timeout(self.idle.header_timeout or None):
+            with gevent.Timeout(self.parking.header_timeout or None):
                 secured = self.wrap_socket(client, **self.ssl_args)
         except (OSError, gevent.Timeout):  # not TLS, or nothing at all; a line for each would fill the disk
             client.close()
@@ -346,11 +349,11 @@ class KeepAliveWSGIServer(pywsgi.WSGIServer):  # type: ignore[misc]
             self._serve_requests(connection)
         except BaseException as error:
             self.loop.handle_error(self, type(error), error, error.__traceback__)
-            self.idle.close(connection)
+            self.parking.close(connection)
 
     def _serve_requests(self, connection: Connection) -> None:
         """Read and answer requests until the client pauses; then park."""
-        idle = self.idle
+        parking = self.parking
         sock = connection.sock
         awaited = bool(connection.buffer)
         connection.pending = True  # the edge that has brought us here
@@ -364,7 +367,7 @@ class KeepAliveWSGIServer(pywsgi.WSGIServer):  # type: ignore[misc]
                     return
                 if head is not None:
                     if awaited:
-                        idle.head_complete(connection)
+                        parking.head_complete(connection)
                         awaited = False
                     self.requests += 1
                     handler = self.handler_class(connection, connection.address, self)
@@ -380,9 +383,9 @@ class KeepAliveWSGIServer(pywsgi.WSGIServer):  # type: ignore[misc]
                         return
             if not connection.pending and not connection.hung_up:
                 if self._evicting:
-                    idle.close(connection)
+                    parking.close(connection)
                     return
-                idle.park(connection)
+                parking.park(connection)
                 return
             connection.pending = False
             try:
@@ -393,7 +396,7 @@ class KeepAliveWSGIServer(pywsgi.WSGIServer):  # type: ignore[misc]
             except OSError:
                 data = b""  # reset by the client
             if not data:
-                self.idle.close(connection)
+                self.parking.close(connection)
                 return
             if len(data) == RECV_BYTES:
                 connection.pending = True  # there may be more, and no edge will tell
@@ -402,7 +405,7 @@ class KeepAliveWSGIServer(pywsgi.WSGIServer):  # type: ignore[misc]
     def _finish(self, connection: Connection) -> None:
         """After the last response: close, such that the client can read it."""
         if connection.sock.fileno() >= 0:
-            self.idle.linger(connection)
+            self.parking.linger(connection)
 
     def _answer_bad_request(self, connection: Connection, error: BadRequestError) -> None:
         self.bad_requests[error.status] = self.bad_requests.get(error.status, 0) + 1
@@ -411,7 +414,7 @@ class KeepAliveWSGIServer(pywsgi.WSGIServer):  # type: ignore[misc]
         try:
             send_all(connection, error_response(error.status), self.write_timeout)
         except OSError:
-            self.idle.close(connection)
+            self.parking.close(connection)
             return
         self._finish(connection)
 

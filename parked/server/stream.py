@@ -15,7 +15,7 @@ from typing import Final
 import gevent
 from gevent.socket import wait_read, wait_write
 
-from parked.server.parking import Connection
+from parked.server.connection import Connection
 
 #: Bytes of one request or response that pass before others get their turn: a client with a fast network
 #: never makes us wait, and so would keep the process for itself.

@@ -28,7 +28,7 @@ import h11
 from gevent import pywsgi
 
 from parked.server.body import NO_BODY, RequestBody
-from parked.server.parking import Connection
+from parked.server.connection import Connection
 from parked.server.request import BadRequestError, Limits, RequestHead, parse_head
 from parked.server.stream import ConnectionReader
 from tests.server import test_torture

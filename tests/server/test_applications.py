@@ -267,7 +267,7 @@ def test_a_large_upload_that_nobody_reads_ends_the_connection_and_is_no_request(
         sender = gevent.spawn(upload)
         assert client.answer().body == b"fine"
         sender.get()
-        eventually(lambda: server.idle.count == 0)
+        eventually(lambda: server.parking.count == 0)
     assert targets == ["/"]
 
 

@@ -164,7 +164,7 @@ def test_a_client_that_does_not_read_its_file_is_closed_and_so_is_the_file(path:
     with serving(app, write_timeout=0.3) as server, Client(server) as client:
         client.send(GET)
         eventually(lambda: server.timed_out_writes == 1)
-        eventually(lambda: server.idle.count == 0)
+        eventually(lambda: server.parking.count == 0)
         assert app.closed()
 
 
@@ -175,7 +175,7 @@ def test_a_client_that_leaves_amid_its_file_leaves_it_closed(path: Path) -> None
         with Client(server) as client:
             client.send(GET)
             client.sock.recv(1000)
-        eventually(lambda: server.idle.count == 0)
+        eventually(lambda: server.parking.count == 0)
         assert app.files
         assert app.closed()
 

@@ -470,7 +470,7 @@ def test_unread_content_that_drips_ends_the_connection_after_the_body_timeout() 
                 client.send(b"x")
             except OSError:
                 pass
-            return bool(server.idle.count == 0)
+            return bool(server.parking.count == 0)
 
         eventually(drip)
 
@@ -530,8 +530,8 @@ def test_a_client_that_leaves_amid_its_content_leaves_no_traceback(quiet: io.Str
         for request in (post(b"abcdef")[:-2], chunked(b"abcdef")[:-9]):
             with Client(server) as client:
                 client.send(request)
-                eventually(lambda: server.idle.count == 1)
-            eventually(lambda: server.idle.count == 0)
+                eventually(lambda: server.parking.count == 1)
+            eventually(lambda: server.parking.count == 0)
     assert quiet.getvalue() == ""
 
 

@@ -8,7 +8,8 @@ import gevent
 import pytest
 
 from parked.server import parking
-from parked.server.parking import Connection, IdleConnections
+from parked.server.connection import Connection
+from parked.server.parking import Parking
 from tests.support import eventually
 
 
@@ -20,24 +21,22 @@ class Clock:
 
 
 class Bench:
-    """IdleConnections with one end of socket pairs parked in it and a clock that we move."""
+    """Parking with one end of socket pairs parked in it and a clock that we move."""
 
     def __init__(self, **timeouts: float) -> None:
         self.clock = Clock()
         self.ready: list[Connection] = []
         self.late: list[Connection] = []
         self.emptied = 0
-        self.idle = IdleConnections(
-            self.ready.extend, self.late.append, self.empty, **timeouts, clock=self.clock
-        )
+        self.parking = Parking(self.ready.extend, self.late.append, self.empty, **timeouts, clock=self.clock)
         self.peers: list[socket.socket] = []
 
     def close(self) -> None:
         for peer in self.peers:
             peer.close()
-        self.idle.drain()
-        for connection in self.idle.connections():
-            self.idle.close(connection)
+        self.parking.drain()
+        for connection in self.parking.connections():
+            self.parking.close(connection)
 
     def empty(self) -> None:
         self.emptied += 1
@@ -47,14 +46,14 @@ class Bench:
         raw = _socket.socket(ours.family, ours.type, ours.proto, fileno=ours.detach())
         raw.setblocking(False)
         connection = Connection(raw, ("peer", 1))
-        self.idle.add(connection)
+        self.parking.add(connection)
         self.peers.append(peer)
         return connection, peer
 
     def pass_time(self, seconds: float, rounds: int = 1) -> None:
         self.clock.now += seconds
         for _ in range(rounds):
-            self.idle.tick()
+            self.parking.tick()
 
 
 @pytest.fixture
@@ -81,20 +80,18 @@ def test_bytes_that_were_there_before_parking_are_reported(bench: Bench) -> None
     bench.peers.append(peer)
     peer.send(b"early")
     raw = _socket.socket(ours.family, ours.type, ours.proto, fileno=ours.detach())
-    bench.idle.add(Connection(raw, ""))
+    bench.parking.add(Connection(raw, ""))
     eventually(lambda: bench.ready)
 
 
-def test_an_edge_while_busy_keeps_the_connection_from_being_parked(bench: Bench) -> None:
+def test_an_edge_while_busy_is_remembered_and_reported_to_nobody_else(bench: Bench) -> None:
     connection, peer = bench.park()
     peer.send(b"x")
     eventually(lambda: bench.ready)
     peer.send(b"y")
     eventually(lambda: connection.pending)
-    assert not bench.idle.park(connection)
-    assert connection.busy
     connection.pending = False
-    assert bench.idle.park(connection)
+    bench.parking.park(connection)
     assert not connection.busy
     assert bench.ready == [connection]
 
@@ -109,11 +106,11 @@ def test_a_client_that_shuts_its_side_is_reported_as_hung_up(bench: Bench) -> No
 def test_an_idle_connection_is_closed_after_the_timeout_and_not_before(bench: Bench) -> None:
     connection, _ = bench.park()
     bench.pass_time(59, parking.TICKS_A_ROUND)
-    assert bench.idle.count == 1
+    assert bench.parking.count == 1
     bench.pass_time(2, parking.TICKS_A_ROUND)
-    assert bench.idle.count == 0
+    assert bench.parking.count == 0
     assert connection.sock.fileno() == -1
-    assert bench.idle.idle_timed_out == 1
+    assert bench.parking.idle_timed_out == 1
 
 
 def test_parking_anew_starts_the_idle_timeout_anew(bench: Bench) -> None:
@@ -121,31 +118,31 @@ def test_parking_anew_starts_the_idle_timeout_anew(bench: Bench) -> None:
     for _ in range(3):
         bench.pass_time(50, parking.TICKS_A_ROUND)
         connection.busy = True
-        bench.idle.park(connection)
-    assert bench.idle.count == 1
+        bench.parking.park(connection)
+    assert bench.parking.count == 1
 
 
 def test_the_clock_hand_reaches_every_descriptor_in_one_round(bench: Bench) -> None:
     for _ in range(50):
         bench.park()
     bench.pass_time(61, parking.TICKS_A_ROUND)
-    assert bench.idle.count == 0
+    assert bench.parking.count == 0
 
 
 def test_a_busy_connection_is_not_idle(bench: Bench) -> None:
     connection, _ = bench.park()
     connection.busy = True
     bench.pass_time(1000, 2 * parking.TICKS_A_ROUND)
-    assert bench.idle.count == 1
+    assert bench.parking.count == 1
 
 
 def test_half_a_request_has_the_header_timeout_from_its_first_byte_on(bench: Bench) -> None:
     connection, _ = bench.park()
     connection.buffer = b"GET"
-    bench.idle.park(connection)
+    bench.parking.park(connection)
     bench.pass_time(6)
     connection.buffer = b"GET /"
-    bench.idle.park(connection)  # more of it does not extend the time
+    bench.parking.park(connection)  # more of it does not extend the time
     bench.pass_time(3)
     assert bench.late == []
     bench.pass_time(2)
@@ -155,8 +152,8 @@ def test_half_a_request_has_the_header_timeout_from_its_first_byte_on(bench: Ben
 def test_a_complete_request_has_no_deadline(bench: Bench) -> None:
     connection, _ = bench.park()
     connection.buffer = b"GET"
-    bench.idle.park(connection)
-    bench.idle.head_complete(connection)
+    bench.parking.park(connection)
+    bench.parking.head_complete(connection)
     bench.pass_time(100)
     assert bench.late == []
 
@@ -165,23 +162,23 @@ def test_a_timeout_of_0_means_never() -> None:
     bench = Bench()
     connection, _ = bench.park()
     connection.buffer = b"GET"
-    bench.idle.park(connection)
+    bench.parking.park(connection)
     bench.pass_time(1e6, 2 * parking.TICKS_A_ROUND)
-    assert bench.idle.count == 1
+    assert bench.parking.count == 1
     assert bench.late == []
     bench.close()
 
 
 def test_a_lingering_connection_throws_input_away_until_the_client_closes(bench: Bench) -> None:
     connection, peer = bench.park()
-    bench.idle.linger(connection)
+    bench.parking.linger(connection)
     assert peer.recv(10) == b""  # our side is shut
     peer.send(b"x" * 1000)
     gevent.sleep(0.02)
     assert bench.ready == []
-    assert bench.idle.count == 1
+    assert bench.parking.count == 1
     peer.close()
-    eventually(lambda: bench.idle.count == 0)
+    eventually(lambda: bench.parking.count == 0)
 
 
 def test_when_very_many_are_overdue_others_have_their_turn_between(
@@ -192,7 +189,7 @@ def test_when_very_many_are_overdue_others_have_their_turn_between(
     for _ in range(count):
         connection, _ = bench.park()
         connection.buffer = b"GET"
-        bench.idle.park(connection)
+        bench.parking.park(connection)
     lively, peer = bench.park()
     peer.send(b"x")
     bench.pass_time(11)
@@ -204,11 +201,11 @@ def test_when_very_many_are_overdue_others_have_their_turn_between(
 
 def test_lingering_ends_after_its_time_or_its_bytes(bench: Bench) -> None:
     connection, _ = bench.park()
-    bench.idle.linger(connection)
+    bench.parking.linger(connection)
     bench.pass_time(parking.LINGER_S + 1)
-    assert bench.idle.count == 0
+    assert bench.parking.count == 0
     connection, peer = bench.park()
-    bench.idle.linger(connection)
+    bench.parking.linger(connection)
     peer.setblocking(False)
 
     def flood() -> bool:
@@ -216,44 +213,36 @@ def test_lingering_ends_after_its_time_or_its_bytes(bench: Bench) -> None:
             peer.send(b"x" * 65536)
         except (BlockingIOError, BrokenPipeError):
             pass
-        return bench.idle.count == 0
+        return bench.parking.count == 0
 
     eventually(flood)
 
 
 def test_closing_twice_counts_once(bench: Bench) -> None:
     connection, _ = bench.park()
-    bench.idle.close(connection)
-    bench.idle.close(connection)
-    assert bench.idle.count == 0
+    bench.parking.close(connection)
+    bench.parking.close(connection)
+    assert bench.parking.count == 0
 
 
 def test_draining_closes_the_idle_and_tells_when_the_busy_are_gone(bench: Bench) -> None:
     parked, _ = bench.park()
     busy, _ = bench.park()
     busy.busy = True
-    bench.idle.drain()
+    bench.parking.drain()
     assert parked.sock.fileno() == -1
     assert bench.emptied == 0
-    bench.idle.close(busy)
+    bench.parking.close(busy)
     assert bench.emptied == 1
-
-
-def test_addresses_share_their_host() -> None:
-    one = parking.shared_address(("10.0.0." + str(1), 5))
-    two = parking.shared_address(("10.0.0." + str(1), 6))
-    assert one == ("10.0.0.1", 5)
-    assert one[0] is two[0]
-    assert parking.shared_address("") == ""
 
 
 def test_fetches_events_at_intervals_when_told_to_and_as_they_come_again_after(
     bench: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     window_s = 0.3
-    monkeypatch.setattr(bench.idle._moderation, "look", lambda events, connections: window_s)
+    monkeypatch.setattr(bench.parking._moderation, "look", lambda events, connections: window_s)
     connections, peers = zip(*(bench.park() for _ in range(3)), strict=True)
-    bench.idle.tick()
+    bench.parking.tick()
     for peer in peers:
         peer.send(b"x")
     gevent.sleep(0.05)
@@ -263,8 +252,8 @@ def test_fetches_events_at_intervals_when_told_to_and_as_they_come_again_after(
     bench.ready.clear()
     for connection in connections:
         connection.sock.recv(10)
-        assert bench.idle.park(connection)
+        bench.parking.park(connection)
     window_s = 0.0
-    bench.idle.tick()
+    bench.parking.tick()
     peers[0].send(b"y")
     eventually(lambda: bench.ready == [connections[0]])

@@ -47,9 +47,9 @@ def test_a_connection_is_kept_parked_and_used_again() -> None:
     with serving() as server, Client(server) as client:
         for _ in range(3):
             assert client.ask().body == b"hello"
-            eventually(lambda: not any(connection.busy for connection in server.idle.connections()))
+            eventually(lambda: not any(connection.busy for connection in server.parking.connections()))
         assert server.accepted == 1
-        assert server.idle.count == 1
+        assert server.parking.count == 1
         assert server.requests == 3
 
 
@@ -59,11 +59,11 @@ def test_hundreds_of_connections_need_no_greenlet_each() -> None:
         for client in clients:
             assert client.ask().status == 200
         greenlets = sum(isinstance(thing, gevent.Greenlet) for thing in gc.get_objects())
-        assert server.idle.count == 300
+        assert server.parking.count == 300
         assert greenlets < 20
         for client in clients:
             client.__exit__()
-        eventually(lambda: server.idle.count == 0)
+        eventually(lambda: server.parking.count == 0)
 
 
 def test_a_blocking_application_does_not_stop_other_connections() -> None:
@@ -142,7 +142,7 @@ def test_an_idle_connection_is_closed_silently_after_the_idle_timeout() -> None:
     with serving(idle_timeout=0.5) as server, Client(server) as client:
         client.ask()
         assert client.closed()
-        assert server.idle.idle_timed_out == 1
+        assert server.parking.idle_timed_out == 1
 
 
 def test_a_client_that_shuts_its_side_after_the_request_gets_its_answer() -> None:
@@ -151,7 +151,7 @@ def test_a_client_that_shuts_its_side_after_the_request_gets_its_answer() -> Non
         client.sock.shutdown(socket.SHUT_WR)
         assert client.answer().status == 200
         assert client.closed()
-        eventually(lambda: server.idle.count == 0)
+        eventually(lambda: server.parking.count == 0)
 
 
 def test_a_client_that_leaves_while_its_request_runs_is_forgotten() -> None:
@@ -161,7 +161,7 @@ def test_a_client_that_leaves_while_its_request_runs_is_forgotten() -> None:
             client.send(BLOCK)
             eventually(lambda: application.inside)
         application.release.set()
-        eventually(lambda: server.idle.count == 0)
+        eventually(lambda: server.parking.count == 0)
 
 
 def test_a_reset_connection_is_forgotten() -> None:
@@ -169,7 +169,7 @@ def test_a_reset_connection_is_forgotten() -> None:
         client.ask()
         client.sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         client.__exit__()
-        eventually(lambda: server.idle.count == 0)
+        eventually(lambda: server.parking.count == 0)
 
 
 def test_a_client_that_does_not_read_is_closed_after_the_write_timeout() -> None:
@@ -180,8 +180,8 @@ def test_a_client_that_does_not_read_is_closed_after_the_write_timeout() -> None
 
     with serving(flood, write_timeout=0.3) as server, Client(server) as client:
         client.send(GET)
-        eventually(lambda: server.idle.count == 1)
-        eventually(lambda: server.idle.count == 0)
+        eventually(lambda: server.parking.count == 1)
+        eventually(lambda: server.parking.count == 0)
 
 
 def test_a_large_response_reaches_a_slow_reader_whole() -> None:
@@ -218,7 +218,7 @@ def test_connections_over_the_bound_get_a_quick_503() -> None:
         assert third.closed()
         first.__exit__()
         third.__exit__()
-        eventually(lambda: server.idle.count == 1)
+        eventually(lambda: server.parking.count == 1)
         with Client(server) as fourth:
             assert fourth.ask().status == 200
         second.__exit__()
@@ -273,15 +273,15 @@ def test_without_room_in_epoll_accepting_pauses_with_one_line_and_goes_on(
     log = io.StringIO()
     with serving(error_log=log) as server, Client(server) as first:
         first.ask()
-        add = server.idle.add
+        add = server.parking.add
         full = mock.Mock(side_effect=OSError(errno.ENOSPC, "No space left on device"))
-        monkeypatch.setattr(server.idle, "add", full)
+        monkeypatch.setattr(server.parking, "add", full)
         lost = [Client(server) for _ in range(3)]
         for client in lost:
             assert client.closed()
             client.__exit__()
         assert first.ask().status == 200
-        monkeypatch.setattr(server.idle, "add", add)
+        monkeypatch.setattr(server.parking, "add", add)
         with Client(server) as second:
             assert second.ask().status == 200
         assert server.rejected == 3
@@ -315,7 +315,7 @@ def test_descriptors_connections_and_greenlets_are_back_where_they_were() -> Non
                 client.send(data)
                 if data.endswith(b"\r\n\r\n"):
                     client.answer()
-        eventually(lambda: server.idle.count == 0)
+        eventually(lambda: server.parking.count == 0)
 
     def census() -> tuple[int, int]:
         gc.collect()
@@ -351,7 +351,7 @@ def test_stopping_closes_the_idle_and_lets_the_busy_finish() -> None:
         assert answer.status == 200
         assert answer.headers["Connection"] == "close"
         assert busy.closed()
-        eventually(lambda: server.idle.count == 0)
+        eventually(lambda: server.parking.count == 0)
         with pytest.raises(ConnectionRefusedError):
             Client(("127.0.0.1", server.address[1]))
 
@@ -372,7 +372,7 @@ def test_a_pool_bounds_the_requests_in_flight_and_not_the_connections() -> None:
         clients = [Client(server) for _ in range(10)]
         for client in clients:
             client.ask()
-        assert server.idle.count == 10
+        assert server.parking.count == 10
         for client in clients:
             client.send(BLOCK)
         eventually(lambda: application.inside == 2)
@@ -466,10 +466,10 @@ def test_a_missing_descriptor_for_a_client_is_no_reason_to_lose_it() -> None:
     """A fork that keeps a copy of a client's descriptor open must not wake us for it after we closed it."""
     with serving() as server, Client(server) as client:
         client.ask()
-        (connection,) = server.idle.connections()
+        (connection,) = server.parking.connections()
         copy = os.dup(connection.sock.fileno())
         try:
-            server.idle.close(connection)
+            server.parking.close(connection)
             client.send(GET)
             gevent.sleep(0.02)
             with Client(server) as other:

@@ -65,12 +65,12 @@ def test_connections_are_kept_and_parked_over_tls(server: KeepAliveWSGIServer) -
     for _ in range(3):
         for client in clients:
             assert client.ask().body == b"https"
-    eventually(lambda: not any(connection.busy for connection in server.idle.connections()))
+    eventually(lambda: not any(connection.busy for connection in server.parking.connections()))
     gc.collect()
-    assert server.idle.count == 20
+    assert server.parking.count == 20
     for client in clients:
         client.__exit__()
-    eventually(lambda: server.idle.count == 0)
+    eventually(lambda: server.parking.count == 0)
 
 
 def test_what_openssl_holds_decrypted_is_served_before_parking(server: KeepAliveWSGIServer) -> None:
@@ -146,7 +146,7 @@ def test_a_client_that_does_not_speak_tls_or_does_not_speak_is_closed(server: Ke
         plain.send(GET)
         plain.rest()
         assert silent.closed()  # after the header timeout
-    assert server.idle.count == 0
+    assert server.parking.count == 0
     with TLSClient(server) as client:
         assert client.ask().status == 200
 

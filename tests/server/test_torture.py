@@ -481,9 +481,9 @@ def test_bad_requests_get_their_status_and_the_end(
 
 
 def test_nothing_is_left_of_all_that(server: KeepAliveWSGIServer) -> None:
-    eventually(lambda: server.idle.count == 0)
-    assert server.idle._half_requests == {}
-    assert server.idle._lingerers == {}
+    eventually(lambda: server.parking.count == 0)
+    assert server.parking._half_requests == {}
+    assert server.parking._lingerers == {}
 
 
 def test_truncated_requests_reach_nobody_and_leave_nothing(
@@ -498,4 +498,4 @@ def test_truncated_requests_reach_nobody_and_leave_nothing(
                 client.sock.shutdown(1)
                 client.rest()
     assert all(call[1] != "/smuggled?" for call in recorder.calls)
-    eventually(lambda: server.idle.count == 0)
+    eventually(lambda: server.parking.count == 0)

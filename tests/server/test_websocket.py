@@ -58,8 +58,8 @@ def test_websockets_work_beside_ordinary_requests(handler: type) -> None:
             assert client.file.read(8) == b"\x81\x06second"
             client.send(b"\x88\x82" + bytes(4) + b"\x03\xe8")  # close, 1000
             assert client.rest()[:1] == b"\x88"
-        eventually(lambda: server.idle.count == 0)
+        eventually(lambda: server.parking.count == 0)
         with Client(server) as client:
             assert client.ask(GET).body == b"plain"
-            eventually(lambda: server.idle.count == (handler is ParkingWebSocketHandler))
+            eventually(lambda: server.parking.count == (handler is ParkingWebSocketHandler))
     assert ("none is parked" in log.getvalue()) == (handler is WebSocketHandler)

@@ -4,14 +4,10 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from collections import defaultdict
-from collections.abc import Iterator
-from typing import TYPE_CHECKING
+from collections.abc import Iterable, Iterator
 
 from parked.prefork.scoreboard import STATUSES, TIME_BUCKETS_S
 from parked.shared.pauses import Collections, LoopLag
-
-if TYPE_CHECKING:
-    from parked.server.server import KeepAliveWSGIServer
 
 _KNOWN = frozenset(STATUSES)
 
@@ -34,16 +30,13 @@ class Statistics:
         self.sent_bytes += sent_bytes
         self.seconds += seconds
 
-    def counters(self, server: KeepAliveWSGIServer) -> Iterator[tuple[str, int]]:
-        """All counters of the scoreboard but `ready`."""
-        yield "connections", server.parking.count
-        yield "active", server.active
-        yield "accepted", server.accepted
-        yield "rejected", server.rejected
-        yield "idle_timeouts", server.parking.idle_timed_out
-        yield "header_timeouts", server.timed_out_heads
-        yield "body_timeouts", server.timed_out_bodies
-        yield "write_timeouts", server.timed_out_writes
+    def note_refusal(self, status: int) -> None:
+        """Count an answer that no application had a part in."""
+        self.statuses[status] += 1
+
+    def counters(self, figures: Iterable[tuple[str, int]]) -> Iterator[tuple[str, int]]:
+        """All counters of the scoreboard but `ready`; *figures* are the server's own."""
+        yield from figures
         yield "sent_bytes", self.sent_bytes
         yield "request_us", int(self.seconds * 1e6)
         for pauses, name, names in (

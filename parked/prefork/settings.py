@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, Final, NamedTuple
 
 from parked.server import server
-from parked.server.request import Limits
+from parked.server.limits import Limits
 
 #: What --help and messages call the program: the checkout's script, unless the installed command was called.
 PROGRAM: Final = "parked-server" if Path(sys.argv[0]).name == "parked-server" else "run_server"

@@ -19,7 +19,7 @@ from parked.prefork import metrics, sizing
 from parked.prefork.counts import Statistics
 from parked.prefork.scoreboard import Scoreboard
 from parked.prefork.settings import EXIT_KILLED, Settings
-from parked.server.request import Limits
+from parked.server.limits import Limits
 from parked.server.server import KeepAliveWSGIServer
 
 #: Allocations between two collections of young objects, and of these until an older generation's turn. A full
@@ -158,7 +158,7 @@ def _report(duty: Duty, server: KeepAliveWSGIServer) -> None:
     if duty.settings.metrics is not None:
         server.statistics = statistics
     while True:
-        duty.scoreboard.update(duty.row, statistics.counters(server), base)
+        duty.scoreboard.update(duty.row, statistics.counters(server.figures()), base)
         gevent.sleep(_REPORT_S)
 
 

@@ -4,11 +4,11 @@
     KeepAliveWSGIServer(("127.0.0.1", 8000), application).serve_forever()
 
 It needs gevent alone. The modules are what a request passes, in this order: server, parking, connection,
-dispatch, request, handler, body, stream, files, tls.
+dispatch, request, limits, handler, response, fields, body, stream, files, tls.
 """
 
 from parked.server.handler import KeepAliveWSGIHandler
-from parked.server.request import Limits
+from parked.server.limits import Limits
 from parked.server.server import KeepAliveWSGIServer
 
 __all__ = ["KeepAliveWSGIHandler", "KeepAliveWSGIServer", "Limits"]

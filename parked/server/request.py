@@ -15,10 +15,11 @@ known, 5.3 us if not).
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
 from http import HTTPStatus
 from typing import Final
 from urllib.parse import unquote
+
+from parked.server.limits import Limits
 
 #: How many distinct field blocks are remembered, and the longest one worth it, in bytes. At most 1 MB a
 #: process. Beyond the count all are forgotten at once, which costs one miss for each client.
@@ -42,20 +43,6 @@ _ABSOLUTE_FORM: Final = re.compile(r"https?://([^/?:][^/?]*)(/[^?]*)?(\?.*)?", r
 _HOST: Final = re.compile(r"(?:[A-Za-z0-9\-._~!$&'()*+,;=%]*|\[[0-9A-Fa-fvV:.]+\])(?::[0-9]*)?")
 # RFC 9110, 8.6: 1*DIGIT. 18 digits stay far below 2**63.
 _CONTENT_LENGTH: Final = re.compile(r"[0-9]{1,18}")
-
-
-@dataclass(frozen=True, slots=True)
-class Limits:
-    """Bounds on a request; what goes beyond is refused with the status named."""
-
-    #: Bytes of the request line without its CRLF; 414. RFC 9112, 3 asks for 8,000 at least.
-    request_line_bytes: int = 8192
-    #: Bytes of all field lines together; 431. Browsers send 1-4 KB, single sign-on cookies up to 32 KB.
-    header_bytes: int = 65536
-    #: Number of field lines; 431.
-    header_count: int = 100
-    #: Bytes of a request's content; 413. 0 sets no bound, since only the application knows what it takes.
-    body_bytes: int = 0
 
 
 class BadRequestError(ValueError):

@@ -19,6 +19,7 @@ from __future__ import annotations
 import _socket
 import errno
 import time
+from collections.abc import Iterator
 from http import HTTPStatus
 from typing import Any, ClassVar, Final
 
@@ -27,13 +28,15 @@ from gevent import pywsgi
 from gevent.event import Event
 from gevent.socket import socket as gevent_socket
 
-from parked.prefork.counts import Statistics
 from parked.server.connection import Connection, shared_address
 from parked.server.dispatch import RequestGreenlets
+from parked.server.fields import error_response
 from parked.server.files import FileWrapper
-from parked.server.handler import KeepAliveWSGIHandler, error_response
+from parked.server.handler import KeepAliveWSGIHandler
+from parked.server.limits import Limits
 from parked.server.parking import Parking
-from parked.server.request import BadRequestError, Limits, parse_head
+from parked.server.request import BadRequestError, parse_head
+from parked.server.response import Counts
 from parked.server.stream import send_all
 from parked.server.tls import TLSSocket
 
@@ -116,7 +119,7 @@ class KeepAliveWSGIServer(pywsgi.WSGIServer):  # type: ignore[misc]
         #: Set when the last connection of a draining server is closed.
         self.drained = Event()
         #: Counts responses, if anybody wants to know.
-        self.statistics: Statistics | None = None
+        self.statistics: Counts | None = None
         # Counters, since the start.
         self.accepted = 0
         self.rejected = 0
@@ -335,6 +338,17 @@ class KeepAliveWSGIServer(pywsgi.WSGIServer):  # type: ignore[misc]
 
     # -- serving
 
+    def figures(self) -> Iterator[tuple[str, int]]:
+        """What this server counts: name and value, those of now first, then those since the start."""
+        yield "connections", self.parking.count
+        yield "active", self.active
+        yield "accepted", self.accepted
+        yield "rejected", self.rejected
+        yield "idle_timeouts", self.parking.idle_timed_out
+        yield "header_timeouts", self.timed_out_heads
+        yield "body_timeouts", self.timed_out_bodies
+        yield "write_timeouts", self.timed_out_writes
+
     @property
     def active(self) -> int:
         """Requests in flight or waiting for a greenlet."""
@@ -410,7 +424,7 @@ class KeepAliveWSGIServer(pywsgi.WSGIServer):  # type: ignore[misc]
     def _answer_bad_request(self, connection: Connection, error: BadRequestError) -> None:
         self.bad_requests[error.status] = self.bad_requests.get(error.status, 0) + 1
         if self.statistics is not None:
-            self.statistics.statuses[error.status] += 1
+            self.statistics.note_refusal(error.status)
         try:
             send_all(connection, error_response(error.status), self.write_timeout)
         except OSError:
@@ -422,7 +436,7 @@ class KeepAliveWSGIServer(pywsgi.WSGIServer):  # type: ignore[misc]
         """In the hub: half a request has been waiting for too long."""
         self.timed_out_heads += 1
         if self.statistics is not None:
-            self.statistics.statuses[HTTPStatus.REQUEST_TIMEOUT] += 1
+            self.statistics.note_refusal(HTTPStatus.REQUEST_TIMEOUT)
         try:
             connection.sock.send(error_response(HTTPStatus.REQUEST_TIMEOUT))
         except OSError:

@@ -29,7 +29,8 @@ from gevent import pywsgi
 
 from parked.server.body import NO_BODY, RequestBody
 from parked.server.connection import Connection
-from parked.server.request import BadRequestError, Limits, RequestHead, parse_head
+from parked.server.limits import Limits
+from parked.server.request import BadRequestError, RequestHead, parse_head
 from parked.server.stream import ConnectionReader
 from tests.server import test_torture
 

@@ -10,9 +10,9 @@ from wsgiref.validate import validator
 import gevent
 import pytest
 
-from parked.server import body, handler
+from parked.server import body, response
 from parked.server.handler import KeepAliveWSGIHandler
-from parked.server.request import Limits
+from parked.server.limits import Limits
 from tests.support import GET, Answer, Client, eventually, hello, serving
 
 Start = Callable[..., Callable[[bytes], None]]
@@ -204,18 +204,10 @@ def test_an_application_may_give_its_own_date() -> None:
 
 def test_header_and_content_leave_in_one_send(monkeypatch: pytest.MonkeyPatch) -> None:
     sent: list[int] = []
-    send_all = handler.send_all
-    monkeypatch.setattr(handler, "send_all", lambda *args: (sent.append(len(args[1])), send_all(*args)))
+    send_all = response.send_all
+    monkeypatch.setattr(response, "send_all", lambda *args: (sent.append(len(args[1])), send_all(*args)))
     assert ask(app([b"x" * 5000, b"y" * 5000]))[0].status == 200
     assert len(sent) == 2  # and one for the question whether the connection was kept
-
-
-def test_remembered_header_fields_are_bounded() -> None:
-    for number in range(handler.MAX_REMEMBERED_FIELDS + 100):
-        handler._encode_field("X", str(number))
-    handler._encode_field("X", "y" * 1000)
-    assert len(handler._encoded_fields) <= handler.MAX_REMEMBERED_FIELDS
-    assert ("X", "y" * 1000) not in handler._encoded_fields
 
 
 # -- the WSGI contract

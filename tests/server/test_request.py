@@ -5,7 +5,8 @@ from http import HTTPStatus
 import pytest
 
 from parked.server import request
-from parked.server.request import BadRequestError, Limits, RequestHead, parse_head
+from parked.server.limits import Limits
+from parked.server.request import BadRequestError, RequestHead, parse_head
 
 LIMITS = Limits()
 

@@ -20,7 +20,7 @@ from gevent.event import Event
 from gevent.pool import Pool
 
 from parked.server.handler import KeepAliveWSGIHandler
-from parked.server.request import Limits
+from parked.server.limits import Limits
 from parked.server.server import KeepAliveWSGIServer
 from tests.support import GET, Client, eventually, hello, serving
 

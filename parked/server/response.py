@@ -1,0 +1,278 @@
+"""The way out of one request: from start_response() to the last byte on the wire.
+
+Where a response would desynchronise the connection, this departs from pywsgi: content for HEAD is not sent,
+content beyond Content-Length is cut off and too little of it ends the connection, a response of unknown
+length to HTTP/1.0 ends the connection and says so, and an application that never calls start_response() or
+sets Transfer-Encoding gets a 500.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import Any, Final, Protocol
+
+import gevent
+from gevent import pywsgi
+
+from parked.server.connection import Connection
+from parked.server.fields import (
+    CONNECTION,
+    CONTENT_LENGTH,
+    DATE,
+    date_field,
+    encode_field,
+    encode_status,
+    encoded_fields,
+    encoded_statuses,
+    says_close,
+)
+from parked.server.files import FileWrapper
+from parked.server.limits import Limits
+from parked.server.stream import BYTES_A_TURN, WriteTimeoutError, send_all, send_file
+
+#: Bytes up to which content is copied behind the header to leave in the same send. A copy of 64 KB takes
+#: about as long as the second system call that it saves.
+MAX_JOINED_BYTES: Final = 65536
+
+
+class Counts(Protocol):
+    """Where responses are counted, if anybody wants to know."""
+
+    def note(self, status: int | None, sent_bytes: int, seconds: float) -> None:
+        """One response of the application; a negative status is pywsgi's mark for one that was not sent."""
+
+    def note_refusal(self, status: int) -> None:
+        """One answer of the server's own to what was no request."""
+
+
+class Server(Protocol):
+    """What a handler asks of its server."""
+
+    application: Any
+    draining: bool
+    limits: Limits
+    body_timeout: float
+    write_timeout: float
+    statistics: Counts | None
+    logs_requests: bool
+    logs_json: bool
+    timed_out_bodies: int
+    timed_out_writes: int
+
+    def get_environ(self) -> dict[str, Any]: ...
+
+
+class ResponseWriter(pywsgi.WSGIHandler):  # type: ignore[misc] # gevent has no type hints
+    """The half of a handler that an application talks to; see `KeepAliveWSGIHandler` for the other."""
+
+    server: Server
+    connection: Connection | None = None
+    status: Any  # pywsgi: bytes, or str once sending has failed
+    headers_sent = False
+    connection_upgraded = False
+    provided_connection: str | None = None
+    # Bytes that the application's Content-Length still promises; None where it made no promise.
+    _promised: int | None = None
+    # Length of a file that is sent whole.
+    _file_bytes: int | None = None
+    _next_turn = BYTES_A_TURN  # of response_length
+    _has_no_content = False
+
+    def start_response(
+        self, status: str, headers: Iterable[tuple[str, str]], exc_info: Any = None
+    ) -> Callable[[bytes], None]:
+        if exc_info:
+            try:
+                if self.headers_sent:
+                    raise exc_info[1].with_traceback(exc_info[2])
+            finally:
+                exc_info = None
+        response_headers: list[tuple[bytes, bytes]] = []
+        date = length = None
+        connection = ""
+        for name, value in headers:
+            try:
+                encoded, framing = encoded_fields[name, value]
+            except (KeyError, TypeError):
+                encoded, framing = encode_field(name, value)
+            response_headers.append(encoded)
+            if framing:
+                if framing == CONTENT_LENGTH:
+                    if length is not None:
+                        raise self.ApplicationError("repeated Content-Length")
+                    length = value
+                elif framing == CONNECTION:
+                    connection += "," + value
+                elif framing == DATE:
+                    date = value
+                else:
+                    raise self.ApplicationError("Transfer-Encoding is the server's business (PEP 3333)")
+        known = encoded_statuses.get(status) or encode_status(status)
+        code = known[1]
+        if length is not None and not (length.isascii() and length.isdigit()):
+            raise self.ApplicationError(f"Invalid Content-Length: {length!r}")
+        if code < 200 and code != 101:
+            raise self.ApplicationError(f"{code} is not a final status")
+
+        self.status, self.code = known
+        self._orig_status = status
+        self.response_headers = response_headers
+        self.provided_connection = connection[1:] or None
+        self.provided_date = date
+        self.provided_content_length = length
+        self.response_use_chunked = False
+        if connection and says_close(connection):
+            self.close_connection = True
+        # RFC 9110, 15.4.5: a 304 may repeat the length of what it does not send; pywsgi allows none.
+        if code in (204, 304) and length is not None and length != "0":
+            message = f"Invalid Content-Length for {code} response: {length!r} (must be absent or zero)"
+            raise self.ApplicationError(message.encode("latin-1"))
+        self._has_no_content = self.command == "HEAD" or code in (204, 304)
+        self._promised = int(length) if length is not None and not self._has_no_content else None
+        return self.write  # type: ignore[no-any-return]
+
+    def finalize_headers(self) -> None:
+        headers = self.response_headers
+        if self.provided_date is None:
+            headers.append(date_field())
+        code = self.code
+        self.connection_upgraded = code == 101
+        if code >= 200 and code != 204 and code != 304 and self.provided_content_length is None:
+            result = self.result
+            if self._file_bytes is not None:
+                headers.append((b"Content-Length", b"%d" % self._file_bytes))
+            elif hasattr(result, "__len__"):
+                headers.append((b"Content-Length", b"%d" % sum(map(len, result))))
+            elif self.request_version != "HTTP/1.0":
+                self.response_use_chunked = True
+                headers.append((b"Transfer-Encoding", b"chunked"))
+            elif not self._has_no_content:
+                self.close_connection = True  # RFC 9112, 6.3: then the end of the connection is the end
+        if self.server.draining:
+            self.close_connection = True
+        provided = self.provided_connection
+        if self.close_connection:
+            # Whatever the application says, and then as one more list element (RFC 9112, 9.6: close wins).
+            if provided is None or not (code == 101 or says_close(provided)):
+                headers.append((b"Connection", b"close"))
+        elif provided is None and self.request_version == "HTTP/1.0":
+            headers.append((b"Connection", b"keep-alive"))
+
+    def _sendall(self, data: bytes | bytearray | memoryview) -> None:
+        if self.connection is None:
+            super()._sendall(data)
+            return
+        try:
+            send_all(self.connection, data, self.server.write_timeout)
+        except OSError as error:
+            self._note_lost(self.connection, error)
+            raise
+        self.response_length += len(data)
+
+    def _note_lost(self, connection: Connection, error: OSError) -> None:
+        """The response cannot be sent, for the client has left or does not read."""
+        self.status = f"socket error: {error}"
+        if self.code > 0:
+            self.code = -self.code
+        self.close_connection = connection.hung_up = True
+        if isinstance(error, WriteTimeoutError):
+            self.server.timed_out_writes += 1
+        connection.buffer = b""
+
+    def _frame(self, data: bytes) -> bytes | memoryview:
+        """*data* as it goes onto the wire, which may be not at all."""
+        if self._has_no_content or not data:
+            return b""
+        if self.response_use_chunked:
+            return b"%x\r\n%b\r\n" % (len(data), data)
+        if self._promised is None:
+            return data
+        if len(data) > self._promised:
+            self.log_error("The application sent more than its Content-Length; cut off")
+            self.close_connection = True
+            cut = memoryview(data)[: self._promised]
+            self._promised = 0
+            return cut
+        self._promised -= len(data)
+        return data
+
+    def _write(self, data: bytes) -> None:
+        framed = self._frame(data)
+        if framed:
+            self._sendall(framed)
+            if self.response_length >= self._next_turn and self.connection is not None:
+                self._next_turn = self.response_length + BYTES_A_TURN
+                gevent.sleep(0)
+
+    def _write_with_headers(self, data: bytes) -> None:
+        self.finalize_headers()
+        framed = self._frame(data)
+        lines: list[bytes | memoryview] = [b"HTTP/1.1 %b\r\n" % self.status]
+        lines += [b"%b: %b\r\n" % field for field in self.response_headers]
+        lines.append(b"\r\n")
+        if len(framed) <= MAX_JOINED_BYTES:
+            lines.append(framed)
+            message = b"".join(lines)
+            self.headers_sent = True
+            self._sendall(message)
+        else:
+            head = b"".join(lines)
+            self.headers_sent = True
+            self._sendall(head)
+            self._sendall(framed)
+
+    def process_result(self) -> None:
+        result = self.result
+        if (type(result) is list or type(result) is tuple) and not self.headers_sent and self.status:
+            # It is all there, so it goes at once.
+            self.write(result[0] if len(result) == 1 else b"".join(result))
+        elif type(result) is FileWrapper and self._send_file(result):
+            pass
+        else:
+            for data in result:
+                if data or (self._has_no_content and self.status):
+                    self.write(data)
+                    if self._has_no_content:
+                        break  # nobody will see the rest
+            if not self.headers_sent:
+                if not self.status:
+                    self.log_error("The application did not call start_response()")
+                    self._send_error_response_if_possible(500)
+                    return
+                self.write(b"")
+        if self.response_use_chunked:
+            if not self._has_no_content:
+                self._sendall(b"0\r\n\r\n")
+        elif self._promised:
+            self.log_error("The application sent less than its Content-Length")
+            self.close_connection = True
+
+    def _send_file(self, wrapper: FileWrapper) -> bool:
+        """Send a plain file from its position to its end, or as much of it as the application has promised.
+
+        False if it is none, or if the response has begun: then it is read like any other result.
+        """
+        connection = self.connection
+        if connection is None or self.headers_sent or not self.status or self.code in (204, 304):
+            return False
+        extent = wrapper.extent()
+        if extent is None:
+            return False
+        fd, offset, size = extent
+        count = size if self._promised is None else min(size, self._promised)
+        separate = count > MAX_JOINED_BYTES
+        content = b"" if separate or self._has_no_content else wrapper.file.read(count)
+        if self.provided_content_length is None:
+            self._file_bytes = size if separate or self._has_no_content else len(content)
+            self._promised = None if self._has_no_content else self._file_bytes
+        self.write(content)
+        if separate and not self._has_no_content:
+            try:
+                sent = send_file(connection, fd, offset, count, self.server.write_timeout)
+            except OSError as error:
+                self._note_lost(connection, error)
+                raise
+            self.response_length += sent
+            assert self._promised is not None
+            self._promised -= sent
+        return True

@@ -13,15 +13,12 @@ from __future__ import annotations
 import math
 import select
 import time
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 import gevent
 from gevent import monkey
 
 from parked.loadtest.client.errors import TimedOut
-
-if TYPE_CHECKING:
-    from parked.loadtest.client.connection import Connection
 
 #: monkey-patching takes `epoll` out of `select`, since it would block the loop; here it is never asked to
 #: block.
@@ -36,19 +33,33 @@ EVENTS_A_POLL = 512
 SWEEP_S = 0.5
 
 
+class Watched(Protocol):
+    """A connection, as whoever watches it knows it."""
+
+    fd: int
+    #: The greenlet that waits on it; None at rest.
+    waiter: Any
+    #: Something happened while nobody waited.
+    ready: bool
+    #: The peer has closed its sending side.
+    hung_up: bool
+
+    def close_lost(self) -> None: ...
+
+
 class Readiness:
     """Wakes greenlets when their connections have something for them."""
 
     def __init__(self) -> None:
         self._hub = gevent.get_hub()
         self._epoll = _epoll()
-        self._connections: dict[int, Connection] = {}
+        self._connections: dict[int, Watched] = {}
         # Descriptors registered since the events at hand were fetched. A number that was closed and taken
         # again in between would get its predecessor's event, such as its end.
         self._newborn: set[int] = set()
         # Waiting connections by timeout. All entries of one inner dict have the same timeout, so insertion
         # order is the order of their deadlines and a sweep looks at the expired ones only.
-        self._deadlines: dict[float, dict[Connection, float]] = {}
+        self._deadlines: dict[float, dict[Watched, float]] = {}
         self._watcher = self._hub.loop.io(self._epoll.fileno(), 1)
         self._watcher.start(self.dispatch)
         #: Events fetched since this was last reset.
@@ -65,12 +76,12 @@ class Readiness:
         self._sweeper.close()
         self._epoll.close()
 
-    def register(self, connection: Connection) -> None:
+    def register(self, connection: Watched) -> None:
         self._connections[connection.fd] = connection
         self._newborn.add(connection.fd)
         self._epoll.register(connection.fd, BOTH_WAYS)
 
-    def unregister(self, connection: Connection) -> None:
+    def unregister(self, connection: Watched) -> None:
         """Forget a connection that is about to close; the kernel drops the descriptor from the set by
         itself."""
         del self._connections[connection.fd]
@@ -80,7 +91,7 @@ class Readiness:
         """Connections on which a greenlet waits, which is the number of requests in flight."""
         return sum(map(len, self._deadlines.values()))
 
-    def wait(self, connection: Connection, timeout_s: float) -> None:
+    def wait(self, connection: Watched, timeout_s: float) -> None:
         """Give up the processor until something happened on the connection.
 
         Raises :class:`TimedOut` after `timeout_s` seconds, counted from this call.

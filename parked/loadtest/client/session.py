@@ -9,12 +9,11 @@ from __future__ import annotations
 import json as jsonlib
 import re
 import time
-from base64 import b64encode
 from contextlib import contextmanager
 from email import message_from_bytes
 from http.client import HTTPMessage
 from http.cookiejar import CookieJar
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, Protocol, cast
 from urllib.parse import quote, urlencode, urljoin, urlsplit
 from urllib.request import Request
 
@@ -23,13 +22,16 @@ from gevent import Timeout
 
 from parked.loadtest.client.connection import Connection
 from parked.loadtest.client.errors import BadResponse, ClosedByPeer, ConnectFailed, RequestFailure, TimedOut
-from parked.loadtest.client.response import KeepAliveResponse, RawResponse, failure_of, read_response
+from parked.loadtest.client.origin import basic_authorization
+from parked.loadtest.client.process import Member
+from parked.loadtest.client.response import KeepAliveResponse
+from parked.loadtest.client.wire import RawResponse, failure_of, read_response
 
 if TYPE_CHECKING:
     from collections.abc import Generator, Mapping
 
-    from parked.loadtest.client.process import Origin, Process
-    from parked.loadtest.client.user import KeepAliveUser
+    from parked.loadtest.client.origin import Origin
+    from parked.loadtest.client.process import Process
 
 #: Statuses that send a client elsewhere, and those of them after which a GET follows (RFC 9110, 15.4).
 REDIRECTS = frozenset((301, 302, 303, 307, 308))
@@ -42,6 +44,16 @@ find_unsafe = re.compile(r"[^!$-~]").search
 SAFE = "%/?:@!$&'()*+,;=[]~"
 #: Header fields that are for one server only, and so don't follow a redirection to another.
 CONFIDENTIAL = frozenset(("authorization", "cookie", "proxy-authorization"))
+
+
+class Owner(Member, Protocol):
+    """What a session reads of its user."""
+
+    host: str | None
+    process: Process
+    connection_timeout: float
+    network_timeout: float
+    max_redirects: int
 
 
 class KeepAliveSession:
@@ -66,7 +78,7 @@ class KeepAliveSession:
         "request_name",
     )
 
-    def __init__(self, user: KeepAliveUser) -> None:
+    def __init__(self, user: Owner) -> None:
         self._user = user
         self._process: Process = user.process
         base = urlsplit(str(user.host))
@@ -442,9 +454,3 @@ class _HeadersOnly:
 
     def info(self) -> HTTPMessage:
         return message_from_bytes(self._raw.head.partition(b"\r\n")[2], _class=HTTPMessage)
-
-
-def basic_authorization(user: str | bytes, password: str | bytes) -> str:
-    """The Authorization field's value (RFC 7617)."""
-    parts = [part if isinstance(part, bytes) else part.encode() for part in (user, password)]
-    return "Basic " + b64encode(b":".join(parts)).decode()

@@ -11,7 +11,7 @@ Locust keeps its users' greenlets in a `gevent.pool.Group`: counts them, walks t
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import gevent
 from gevent import GreenletExit
@@ -19,9 +19,6 @@ from greenlet import getcurrent, greenlet
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-
-    from parked.loadtest.client.user import KeepAliveUser
-
 
 #: Greenlets kept for later turns. A worker has tens of turns under way at once; after a server's stall it may
 #: have had thousands, whose memory (7 KB each) is given back.
@@ -69,6 +66,12 @@ class TurnPool:
                     self._hub.handle_error(me, type(error), error, error.__traceback__)
 
 
+class Ending(Protocol):
+    """A user that can be told to end."""
+
+    def end(self, exception: Any) -> None: ...
+
+
 class UserHandle:
     """Stands in Locust's group of user greenlets for one user.
 
@@ -78,7 +81,7 @@ class UserHandle:
 
     __slots__ = ("_links", "dead", "turn", "user")
 
-    def __init__(self, user: KeepAliveUser) -> None:
+    def __init__(self, user: Ending) -> None:
         self.user = user
         self.dead = False
         #: The greenlet that runs the user's turn, or None at rest.
@@ -87,7 +90,7 @@ class UserHandle:
         self._links: tuple[Callable[[UserHandle], object], ...] = ()
 
     @property
-    def args(self) -> tuple[KeepAliveUser]:
+    def args(self) -> tuple[Ending]:
         """Locust finds a greenlet's user here (`Runner.stop_users`)."""
         return (self.user,)
 

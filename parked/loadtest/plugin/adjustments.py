@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import ctypes
 import functools
-import gc
 import hashlib
 import inspect
 import math
@@ -25,6 +24,8 @@ import locust
 from locust import argument_parser, runners
 from locust.runners import STATE_RUNNING, STATE_SPAWNING, MasterRunner, Runner, WorkerRunner
 
+from parked.loadtest.client.turns import UserHandle
+from parked.loadtest.client.user import KeepAliveUser
 from parked.loadtest.terms import variables
 from parked.loadtest.terms.clock import unix_time_s
 
@@ -108,7 +109,6 @@ def apply() -> None:
     keep_time()
     runners.HEARTBEAT_LIVENESS = HEARTBEAT_LIVENESS
     runners.HEARTBEAT_DEAD_INTERNAL = HEARTBEAT_DEAD  # type: ignore[assignment]
-    locust.events.spawning_complete.add_listener(freeze_users)
     locust.events.init.add_listener(hear_interrupts)
 
 
@@ -140,8 +140,6 @@ def count_users_without_walking() -> None:
     walk = Runner.user_classes_count.fget  # type: ignore[attr-defined]
 
     def user_classes_count(runner: Runner) -> dict[str, int]:
-        from parked.loadtest.client.user import KeepAliveUser
-
         if not all(issubclass(user_class, KeepAliveUser) for user_class in runner.user_classes):
             return walk(runner)  # type: ignore[no-any-return]
         process = getattr(runner.environment, "parked_process", None)
@@ -163,8 +161,6 @@ def stop_users_without_greenlets() -> None:
     upstream = Runner.stop_users
 
     def stop_users(runner: Runner, user_classes_stop_count: dict[str, int]) -> None:
-        from parked.loadtest.client.turns import UserHandle
-
         if not any(user_classes_stop_count.values()):
             return  # a ramp calls this with every spawn message: no walk over the users then
         left = dict(user_classes_stop_count)
@@ -287,14 +283,3 @@ def end_without_memory() -> None:
         upstream(context, kind, value, trace)
 
     hub.handle_error = handle_error
-
-
-def freeze_users(**_: Any) -> None:
-    """Keep the garbage collector from walking the users that are there (Python docs, gc.freeze).
-
-    Without a collection before: all workers come here at once, and 32 of them with 18,750 users each stood
-    still for two seconds. In a ramp they come here each second, or all of them would reach the collector's
-    threshold together: 0.6 to 2 s, at 600,000 connections. What garbage is frozen along is little, since
-    requests make no cycles.
-    """
-    gc.freeze()

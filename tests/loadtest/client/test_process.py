@@ -1,17 +1,16 @@
-"""What a process's users share: origins, and requests counted here and in Locust."""
+"""What a process's users share, and requests counted here and in Locust."""
 
 from __future__ import annotations
 
-import functools
-import ssl
-from types import SimpleNamespace
+import gc
 from typing import Any
 
 import pytest
+from locust import constant, task
 from locust.env import Environment
 
 from parked.loadtest.client.errors import BadStatus
-from parked.loadtest.client.process import Origin, Process, _tls_context
+from parked.loadtest.client.process import Process, freeze_users
 from parked.user import KeepAliveUser
 from tests.loadtest.conftest import NewSession
 from tests.loadtest.peers import Peer, answering, eventually, response
@@ -19,60 +18,6 @@ from tests.loadtest.peers import Peer, answering, eventually, response
 
 def test_a_process_has_one_of_each(environment: Environment) -> None:
     assert Process.of(environment) is Process.of(environment)
-
-
-@pytest.mark.parametrize(
-    ("url", "shown", "host"),
-    [
-        ("http://127.0.0.1:8000", "http://127.0.0.1:8000", "127.0.0.1:8000"),
-        ("http://user:secret@127.0.0.1:8000", "http://127.0.0.1:8000", "127.0.0.1:8000"),
-        ("http://[::1]:8000", "http://[::1]:8000", "[::1]:8000"),
-        ("http://127.0.0.1", "http://127.0.0.1", "127.0.0.1"),
-    ],
-)
-def test_an_origin_has_the_servers_name_and_no_secret(url: str, shown: str, host: str) -> None:
-    origin = Origin(url, {}, ssl.create_default_context, 0)
-    assert origin.url == shown
-    assert f"Host: {host}\r\n".encode() in origin.tail
-    assert origin.tail.startswith(b" HTTP/1.1\r\n")
-    assert origin.tls_context is None
-    assert origin.address[1] == (8000 if "8000" in url else 80)
-    assert ("Authorization" in origin.tail.decode()) == ("user" in url)
-
-
-def test_an_https_origin_verifies_only_when_told_to() -> None:
-    users: list[Any] = [
-        SimpleNamespace(insecure=insecure, ssl_context_factory=None) for insecure in (True, False)
-    ]
-    unverified, verified = (
-        Origin("https://127.0.0.1", {}, functools.partial(_tls_context, user), 0) for user in users
-    )
-    assert unverified.address[1] == 443
-    assert unverified.tls_context is not None
-    assert unverified.tls_context.verify_mode == ssl.CERT_NONE
-    assert verified.tls_context is not None
-    assert verified.tls_context.verify_mode == ssl.CERT_REQUIRED
-    assert verified.tls_context.check_hostname
-
-
-def test_a_classs_own_tls_context_is_used() -> None:
-    own = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-    user: Any = SimpleNamespace(insecure=True, ssl_context_factory=lambda: own)
-    assert _tls_context(user) is own
-
-
-@pytest.mark.parametrize("url", ["ftp://127.0.0.1", "127.0.0.1:8000", "http://", "", "http:///path"])
-def test_what_is_no_web_address_is_refused(url: str) -> None:
-    with pytest.raises(ValueError, match="http://"):
-        Origin(url, {}, ssl.create_default_context, 0)
-
-
-def test_fields_that_a_request_brings_replace_the_shared_ones() -> None:
-    origin = Origin("http://127.0.0.1", {"X-A": "1", "user-agent": "mine"}, ssl.create_default_context, 0)
-    assert b"X-A: 1\r\n" in origin.tail
-    assert origin.tail.lower().count(b"user-agent:") == 1
-    assert b"X-A" not in origin.tail_beside(["x-a"])
-    assert b"Host" in origin.tail_beside(["x-a"])
 
 
 def test_users_of_a_class_share_an_origin(new_session: NewSession, process: Process) -> None:
@@ -127,3 +72,46 @@ def test_users_are_spread_evenly_over_several_hosts(environment: Environment) ->
     assert begin == ["2", "3", "1", "2", "3", "1", "2"]
     one, other = (process.origin(f"http://127.0.0.1:{n}", users[0]).sources for n in (2, 3))
     assert one is not other, "each target counts its own ports"
+
+
+def test_users_are_frozen_without_a_collection_that_would_stop_all_workers_at_once() -> None:
+    phases: list[str] = []
+
+    def note(phase: str, _info: dict[str, int]) -> None:
+        phases.append(phase)
+
+    gc.callbacks.append(note)
+    try:
+        before = gc.get_freeze_count()
+        freeze_users()
+        assert gc.get_freeze_count() > before
+    finally:
+        gc.callbacks.remove(note)
+        gc.unfreeze()
+    assert phases == []
+
+
+def test_a_growing_ramp_is_frozen_with_each_sample(environment: Environment) -> None:
+    class Kept(KeepAliveUser):
+        wait_time = constant(30)
+
+        @task
+        def get(self) -> None:
+            self.client.get("/")
+
+    with Peer(answering(response())) as peer:
+        environment.user_classes = [Kept]
+        Kept.host = peer.url
+        process = Process.of(environment)
+        try:
+            counts = []
+            for users in (2, 3, 0):
+                environment.runner.spawn_users({"Kept": users})  # type: ignore[union-attr]
+                gc.unfreeze()
+                process.send_sample()
+                counts.append(gc.get_freeze_count())
+        finally:
+            gc.unfreeze()
+    assert counts[0] > 0
+    assert counts[1] > 0
+    assert counts[2] == 0, "nobody has come"

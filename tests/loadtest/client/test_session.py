@@ -18,8 +18,9 @@ from locust.env import Environment
 from locust.exception import RescheduleTask
 
 from parked.loadtest.client.errors import BadResponse, BadStatus, ClosedByPeer, ConnectFailed, TimedOut
+from parked.loadtest.client.origin import basic_authorization
 from parked.loadtest.client.process import Process
-from parked.loadtest.client.session import KeepAliveSession, basic_authorization
+from parked.loadtest.client.session import KeepAliveSession
 from tests.loadtest.conftest import NewSession
 from tests.loadtest.peers import Peer, Served, answering, by_path, eventually, response, server_tls
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import gc
 import inspect
 import os
 import re
@@ -180,41 +179,6 @@ def test_an_interrupt_ends_the_run_whatever_is_busy_when_it_comes() -> None:
             assert process.wait(DEADLINE_S) == 7
         finally:
             process.kill()
-
-
-def test_users_are_frozen_without_a_collection_that_would_stop_all_workers_at_once() -> None:
-    phases: list[str] = []
-
-    def note(phase: str, _info: dict[str, int]) -> None:
-        phases.append(phase)
-
-    gc.callbacks.append(note)
-    try:
-        before = gc.get_freeze_count()
-        adjustments.freeze_users()
-        assert gc.get_freeze_count() > before
-    finally:
-        gc.callbacks.remove(note)
-        gc.unfreeze()
-    assert phases == []
-
-
-def test_a_growing_ramp_is_frozen_with_each_sample(environment: Environment) -> None:
-    with Peer(answering(response())) as peer:
-        environment.user_classes = [named("A", Kept, host=peer.url)]
-        process = Process.of(environment)
-        try:
-            counts = []
-            for users in (2, 3, 0):
-                environment.runner.spawn_users({"A": users})  # type: ignore[union-attr]
-                gc.unfreeze()
-                process.send_sample()
-                counts.append(gc.get_freeze_count())
-        finally:
-            gc.unfreeze()
-    assert counts[0] > 0
-    assert counts[1] > 0
-    assert counts[2] == 0, "nobody has come"
 
 
 def test_a_run_from_outside_counts_the_same_everywhere_and_ends_with_its_master(tmp_path: Path) -> None:

@@ -1,0 +1,226 @@
+"""Reading one response off a connection: status, header bytes, body.
+
+Most responses of a keep-alive test look alike: HTTP/1.1, a Content-Length, no coding. For these a few
+searches in the header bytes are enough (2.2 us, a parser object with its callbacks 6.2: docs/client.md).
+Whatever is not plainly of that kind goes to llhttp (httptools) from its first byte on.
+"""
+
+from __future__ import annotations
+
+import gzip
+import zlib
+from typing import TYPE_CHECKING, Any
+
+import httptools
+
+from parked.loadtest.client.errors import BadResponse, BadStatus, ClosedByPeer, CutOff
+
+if TYPE_CHECKING:
+    from parked.loadtest.client.connection import Connection
+
+#: A header section beyond this is not a server's mistake in size any more. nginx and Apache send at most a
+#: few KB.
+MAX_HEAD_BYTES = 262_144
+#: Interim (1xx) responses before a final one. Servers send one or two (100, 103).
+MAX_INTERIM = 20
+#: Statuses of responses without a body, whatever their header fields say (RFC 9112, 6.3).
+BODILESS = (b"204", b"304")
+#: Digits of the largest Content-Length that is taken for one; llhttp refuses what 64 bits can't hold.
+MAX_LENGTH_DIGITS = 18
+KEEP_ALIVE = b"\r\nconnection: keep-alive\r\n"
+
+
+class RawResponse:
+    """Status, header bytes and body (its transfer coding undone; by :meth:`decode`, its content coding).
+
+    :ivar lower_head: the header bytes in lower case, for searches.
+    :ivar received_bytes: all that came for it, interim responses and framing included.
+    """
+
+    __slots__ = ("body", "head", "keep_alive", "lower_head", "received_bytes", "status")
+
+    def __init__(
+        self, status: int, head: bytes, lower_head: bytes, body: bytes, keep_alive: bool, received_bytes: int
+    ) -> None:
+        self.status = status
+        self.head = head
+        self.lower_head = lower_head
+        self.body = body
+        self.keep_alive = keep_alive
+        self.received_bytes = received_bytes
+
+    def field(self, name: bytes) -> str:
+        """Value of the first field of that (lower-case) name, "" if there is none."""
+        start = self.lower_head.find(b"\r\n%b:" % name)
+        if start < 0:
+            return ""
+        start += len(name) + 3
+        return self.head[start : self.head.find(b"\r\n", start)].strip().decode("latin-1")
+
+    def decode(self) -> None:
+        """Undo the content coding (RFC 9110, 8.4.1). One that was not offered is left as it is."""
+        coding = self.field(b"content-encoding").lower()
+        try:
+            if not self.body:
+                pass
+            elif coding in ("gzip", "x-gzip"):
+                self.body = gzip.decompress(self.body)
+            elif coding == "deflate":
+                self.body = _inflated(self.body)
+        except (OSError, EOFError, zlib.error) as error:
+            raise BadResponse(f"body is not {coding}") from error
+
+
+def _inflated(body: bytes) -> bytes:
+    try:
+        return zlib.decompress(body)
+    except zlib.error:  # some servers leave the zlib header away (RFC 9110, 8.4.1.2, note)
+        return zlib.decompress(body, -zlib.MAX_WBITS)
+
+
+def read_response(connection: Connection, timeout_s: float, to_head: bool = False) -> RawResponse:
+    """Read one whole response; `to_head` says that it answers a HEAD request and so has no body.
+
+    Raises :class:`BadResponse`, :class:`ClosedByPeer`, :class:`ReceiveFailed` or :class:`TimedOut`.
+    """
+    data = connection.receive(timeout_s)
+    head_end = data.find(b"\r\n\r\n")
+    if head_end < 0 or to_head or data[:9] != b"HTTP/1.1 ":
+        return _read_any(connection, timeout_s, data, to_head)
+    head = data[: head_end + 2]
+    lower_head = head.lower()
+    start = lower_head.find(b"\r\ncontent-length:") + 17
+    digits = head[start : head.find(b"\r\n", start)].strip()
+    status = head[9:12]
+    persistence = lower_head.find(b"\r\nconnection:")
+    # Names are searched for without what surrounds them: an odd spelling is for llhttp to judge.
+    if (
+        start < 17
+        or not digits.isdigit()
+        or len(digits) > MAX_LENGTH_DIGITS
+        or lower_head.find(b"content-length", start) >= 0
+        or b"transfer-encoding" in lower_head
+        or not status.isdigit()
+        or status < b"200"
+        or status in BODILESS
+        or head[12] not in b" \r"
+        or (
+            persistence >= 0
+            and (
+                not lower_head.startswith(KEEP_ALIVE, persistence)
+                or lower_head.find(b"\r\nconnection", persistence + 12) >= 0
+            )
+        )
+    ):
+        return _read_any(connection, timeout_s, data, to_head)
+    total = head_end + 4 + int(digits)
+    if len(data) < total:
+        parts = [data]
+        received = len(data)
+        while received < total:
+            more = connection.receive(timeout_s)
+            parts.append(more)
+            received += len(more)
+        data = b"".join(parts)
+    if len(data) > total:
+        raise BadResponse("more bytes than the response's Content-Length")
+    return RawResponse(int(status), head, lower_head, data[head_end + 4 :], True, total)
+
+
+class _Collector:
+    """llhttp's callbacks: gathers one response."""
+
+    def __init__(self) -> None:
+        self.body: list[bytes] = []
+        self.framed = self.headed = self.complete = False
+
+    def on_header(self, name: bytes, _value: bytes) -> None:
+        if name.lower() in (b"content-length", b"transfer-encoding"):
+            self.framed = True
+
+    def on_headers_complete(self) -> None:
+        self.headed = True
+
+    def on_body(self, body: bytes) -> None:
+        self.body.append(body)
+
+    def on_message_begin(self) -> None:
+        if self.complete:
+            raise BadResponse("more bytes than the response has")
+
+    def on_message_complete(self) -> None:
+        self.complete = True
+
+
+def _feed(parser: Any, collector: _Collector, data: bytes) -> None:
+    try:
+        parser.feed_data(data)
+    except httptools.HttpParserUpgrade:
+        raise BadResponse("the server switched protocols") from None
+    except httptools.HttpParserError as error:
+        raise BadResponse(
+            "bytes after the response" if collector.complete else "not an HTTP/1 response"
+        ) from error
+
+
+def _read_any(connection: Connection, timeout_s: float, data: bytes, to_head: bool) -> RawResponse:
+    received = len(data)
+    for _ in range(MAX_INTERIM + 1):
+        while (head_end := data.find(b"\r\n\r\n")) < 0:
+            if not b"HTTP/".startswith(data[:5]):
+                raise BadResponse("not an HTTP/1 response")
+            if len(data) > MAX_HEAD_BYTES:
+                raise BadResponse("header section too large")
+            more = connection.receive(timeout_s)
+            data += more
+            received += len(more)
+        head, data = data[: head_end + 2], data[head_end + 4 :]
+        collector = _Collector()
+        # Not an attribute of the collector, whose methods it holds: it would take the garbage collector.
+        parser = httptools.HttpResponseParser(collector)
+        _feed(parser, collector, head + b"\r\n")
+        status = parser.get_status_code()
+        if not collector.headed:
+            raise BadResponse("not an HTTP/1 response")
+        if not 100 <= status < 200:
+            break
+        # An interim response: the one that is waited for is still to come (RFC 9110, 15.2). Not 101, at which
+        # llhttp stops.
+    else:
+        raise BadResponse("too many interim responses")
+    lower_head = head.lower()
+    stays = _stays(lower_head)
+    if to_head:
+        # Its header fields describe a body that is not sent (RFC 9110, 9.3.2).
+        if data:
+            raise BadResponse("a body after the response to HEAD")
+        return RawResponse(status, head, lower_head, b"", stays, received)
+    while True:
+        if data:
+            _feed(parser, collector, data)
+        if collector.complete:
+            return RawResponse(status, head, lower_head, b"".join(collector.body), stays, received)
+        try:
+            data = connection.receive(timeout_s)
+        except ClosedByPeer as end:
+            # Without Content-Length or chunks the end of the connection ends the body (RFC 9112, 6.3).
+            if collector.framed or isinstance(end, CutOff):
+                raise
+            return RawResponse(status, head, lower_head, b"".join(collector.body), False, received)
+        received += len(data)
+
+
+def _stays(lower_head: bytes) -> bool:
+    """Whether the connection stays after a response that is complete (RFC 9112, 9.3)."""
+    options = {
+        option.strip()
+        for field in lower_head.split(b"\r\n")
+        if field.startswith(b"connection:")
+        for option in field[11:].split(b",")
+    }
+    return b"close" not in options and (lower_head.startswith(b"http/1.1") or b"keep-alive" in options)
+
+
+def failure_of(raw: RawResponse) -> BadStatus | None:
+    """The failure that a complete response stands for, as Locust sees it: any status of 400 and above."""
+    return None if raw.status < 400 else BadStatus(f"status {raw.status}")

@@ -16,7 +16,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from parked.loadtest.master.recorder import COLUMNS
+from parked.loadtest.master.rows import COLUMNS
 from parked.loadtest.terms import console
 from parked.loadtest.terms.distribution import Distribution
 from parked.loadtest.terms.histogram import new_histogram

@@ -113,6 +113,18 @@ class Fleet:
         self._connections_min[name] = min(least, sample["connections_min"])
 
     @property
+    def counted_unix_s(self) -> float:
+        """When the workers took their last samples, on average; 0 if there is none.
+
+        Samples come once a second, as rows do, but at moments of their own: a row may be up to a second ahead
+        of its counts. A rate over rows would be wrong by as much.
+        """
+        workers = self.workers.values()
+        alive = [worker for worker in workers if not worker.lost] or workers  # the last ones' counts stay
+        times = [worker.sample["unix_time_s"] for worker in alive]
+        return sum(times) / len(times) if times else 0.0
+
+    @property
     def server_software(self) -> str:
         """What the server calls itself in its responses (RFC 9110, 10.2.4); "" if it does not say."""
         return next((name for worker in self.workers.values() if (name := worker.sample["server"])), "")

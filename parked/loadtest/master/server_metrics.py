@@ -12,7 +12,7 @@ import logging
 import re
 import socket
 import time
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import gevent
 
@@ -51,7 +51,7 @@ class Reading:
     sent_bytes: int | None
     loop_lag_max_s: float | None  #: of any worker in the last 1-2 s, as the next one
     gc_pause_max_s: float | None
-    gc_pause_s: float | None  #: of all workers since they started
+    gc_pause_s: float | None  #: of all workers since they started, as the counts
 
     def since(self, base: Reading) -> Reading:
         """With counts from an earlier reading on."""
@@ -60,6 +60,7 @@ class Reading:
             accepted=_less(self.accepted, base.accepted),
             requests=_less(self.requests, base.requests),
             sent_bytes=_less(self.sent_bytes, base.sent_bytes),
+            gc_pause_s=_less(self.gc_pause_s, base.gc_pause_s),
         )
 
     @property
@@ -77,7 +78,7 @@ class Reading:
         }
 
 
-def _less(now: int | None, before: int | None) -> int | None:
+def _less(now: float | None, before: float | None) -> Any:
     return None if now is None or before is None else now - before
 
 
@@ -118,6 +119,7 @@ class ServerMetrics:
 
     def __init__(self, address: str) -> None:
         self.address = address
+        self._base: Reading | None = None
         self._latest: Reading | None = None
         self._silent = False
         self._follower: gevent.Greenlet | None = None
@@ -151,8 +153,10 @@ class ServerMetrics:
         host, _, port = self.address.rpartition(":")
         return socket.create_connection((host.strip("[]"), int(port)), PATIENCE_S)
 
-    def follow(self) -> None:
-        """Read once a second from now on, in the background."""
+    def begin(self) -> None:
+        """The run begins: count from now on, and read once a second, in the background. Raises
+        :class:`NoMetrics`."""
+        self._base = self.read()
         self._follower = gevent.spawn(self._follow)
 
     def stop(self) -> None:
@@ -179,6 +183,17 @@ class ServerMetrics:
         if self._latest is None or unix_time_s() - self._latest.unix_time_s > STALE_S:
             return None
         return self._latest
+
+    @property
+    def since_begin(self) -> Reading | None:
+        """The last reading, with counts of this run."""
+        latest = self.latest
+        return None if latest is None or self._base is None else latest.since(self._base)
+
+    @property
+    def gc_pause_s(self) -> float | None:
+        """Seconds of garbage collection in this run, of all workers."""
+        return None if (told := self.since_begin) is None else told.gc_pause_s
 
     def settle(self) -> None:
         """Wait until nothing that it counts has changed for a while: then `latest` has all of it."""

@@ -36,7 +36,8 @@ if TYPE_CHECKING:
     from locust.event import Events
     from locust.web import WebUI
 
-    from parked.loadtest.master.recorder import Recorder, Run
+    from parked.loadtest.master.recorder import Recorder
+    from parked.loadtest.master.run import Run
 
 _HERE = Path(__file__).resolve().parent
 _REPORT = _HERE.parent / "report"  # the page of a run has the same looks

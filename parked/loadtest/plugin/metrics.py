@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from locust.env import Environment
     from locust.event import Events
 
-    from parked.loadtest.master.recorder import Run
+    from parked.loadtest.master.run import Run
 
 logger = logging.getLogger(__name__)
 
@@ -138,11 +138,11 @@ class Metrics:
             buckets=self._latencies.cumulative(),
             sum_value=self._latencies.sum_s,
         )
-        if run.hold_latencies.get_total_count():
+        if run.hold.latencies.get_total_count():
             quantiles = GaugeMetricFamily(
                 "parked_loadtest_hold_latency_seconds", "Percentiles of the hold so far.", labels=["quantile"]
             )
-            found_us = run.hold_latencies.get_percentile_to_value_dict(HOLD_PERCENTILES)
+            found_us = run.hold.latencies.get_percentile_to_value_dict(HOLD_PERCENTILES)
             for percent, value_us in found_us.items():
                 quantiles.add_metric([f"{percent / 100:g}"], value_us / 1e6)
             yield quantiles

@@ -1,6 +1,6 @@
 """What a run left behind, read back: `run.json`, the rows of `samples.csv`, the histogram of the hold.
 
-:mod:`parked.loadtest.master.recorder` writes it; the report, its page, the comparison and the verification
+:mod:`parked.loadtest.master.run` writes it; the report, its page, the comparison and the verification
 read it here.
 """
 

@@ -2,7 +2,7 @@
 
     python -m parked.loadtest.report.report results/20261123T010000Z-20000
 
-Reads what :mod:`parked.loadtest.master.recorder` wrote, `run.json` and `samples.csv`, and nothing else, so it
+Reads what :mod:`parked.loadtest.master.run` wrote, `run.json` and `samples.csv`, and nothing else, so it
 can be made again at any time, also for a run whose master was killed.
 """
 

@@ -49,7 +49,7 @@ def test_a_page_becomes_cells() -> None:
 def test_counts_are_from_the_runs_begin_on_and_levels_are_as_they_are() -> None:
     reading = parse(TEXT, 2.0)
     since = parse(TEXT.replace("1.5e+03", "1600"), 3.0).since(reading)
-    assert (since.requests, since.accepted, since.connections, since.gc_pause_s) == (100, 0, 2000, 0.25)
+    assert (since.requests, since.accepted, since.connections, since.gc_pause_s) == (100, 0, 2000, 0.0)
 
 
 def test_what_a_server_does_not_tell_is_unknown() -> None:

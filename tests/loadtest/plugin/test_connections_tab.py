@@ -27,7 +27,7 @@ from parked.loadtest.master.fleet import Fleet
 from parked.loadtest.plugin import connections_tab
 from parked.loadtest.plugin.connections_tab import COLUMNS, HISTORY_S, TAB, History
 from tests.loadtest import browser
-from tests.loadtest.master.test_recorder import sample
+from tests.loadtest.scene import sample
 from tests.support import ServerProcess
 
 PROJECT = Path(__file__).resolve().parents[3]

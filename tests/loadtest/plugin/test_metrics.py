@@ -15,7 +15,7 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from parked.loadtest.machine.monitor import MachineSample
-from parked.loadtest.master import recorder
+from parked.loadtest.master import rows
 from parked.loadtest.master.fleet import Fleet
 from parked.loadtest.plugin import metrics
 from parked.loadtest.terms.histogram import new_histogram
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-    from parked.loadtest.master.recorder import Run
+    from parked.loadtest.master.run import Run
 
 Series = dict[tuple[str, tuple[tuple[str, str], ...]], float]
 #: A monitor's sample in which everything is known, and 3.
@@ -68,14 +68,14 @@ def run_of(*samples: dict[str, Any], machine: MachineSample | None = MACHINE) ->
     second = fleet.second()
     hold_latencies = new_histogram()
     hold_latencies.add(second.latencies)
-    row: dict[str, Any] = dict.fromkeys(recorder.FLEET_COLUMNS, 0) | {
+    row: dict[str, Any] = dict.fromkeys(rows.FLEET_COLUMNS, 0) | {
         "phase": "hold",
         "connections_wanted": 30,
         "connections": sum(message["connections"] for message in samples),
         "latency_max_ms": 1500.0,
     }
     if machine is not None:
-        row |= {name: getattr(machine, name) for name in recorder.MACHINE_COLUMNS}
+        row |= {name: getattr(machine, name) for name in rows.MACHINE_COLUMNS}
     return SimpleNamespace(
         fleet=fleet,
         row=row,
@@ -83,7 +83,7 @@ def run_of(*samples: dict[str, Any], machine: MachineSample | None = MACHINE) ->
         second_now=second,
         machine_now=machine,
         offered_per_s=0.6,
-        hold_latencies=hold_latencies,
+        hold=SimpleNamespace(latencies=hold_latencies),
     )
 
 
@@ -120,7 +120,7 @@ def test_percentiles_of_the_hold_are_as_exact_as_its_histogram() -> None:
         assert series["parked_loadtest_hold_latency_seconds", (("quantile", quantile),)] == pytest.approx(
             seconds
         )
-    run.hold_latencies = new_histogram()  # the hold has not begun
+    run.hold.latencies = new_histogram()  # the hold has not begun
     assert not any(name == "parked_loadtest_hold_latency_seconds" for name, _ in taken(run))
 
 

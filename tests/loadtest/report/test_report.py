@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from parked.loadtest.client.think import SLOT_S, STRIDE_MOST
-from parked.loadtest.master.recorder import COLUMNS
+from parked.loadtest.master.rows import COLUMNS
 from parked.loadtest.report import report
 from parked.loadtest.report.record import Record
 from parked.loadtest.terms.histogram import merge, new_histogram

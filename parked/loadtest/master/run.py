@@ -1,0 +1,354 @@
+"""One run, second by second: its phases, and what becomes of its workers, hosts and servers.
+
+    ramp    from the start until all connections are established
+    hold    from then on; ends after --hold, or when Locust ends the test
+    stop    users are being stopped
+
+(back to the ramp if the number of users or their think time is changed, from Locust's web UI, say). Each
+second what the workers counted (:mod:`parked.loadtest.master.fleet`) and what outside witnesses saw
+(:mod:`parked.loadtest.machine.monitor`) become a row of `samples.csv` and a line of `logfile`; `run.json` has
+the facts from which :mod:`parked.loadtest.report.report` makes the summary.
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+import logging
+import os
+import platform
+import shlex
+import sys
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
+
+from gevent.lock import RLock
+from locust.runners import STATE_MISSING, STATE_RUNNING, STATE_SPAWNING, MasterRunner
+
+from parked.loadtest.machine.machine import Machine
+from parked.loadtest.machine.monitor import MachineSample, Monitor
+from parked.loadtest.master import rows
+from parked.loadtest.master.folder import Folder
+from parked.loadtest.master.hold import Hold
+from parked.loadtest.master.ramp import Pace
+from parked.loadtest.master.server_metrics import NoMetrics, ServerMetrics
+from parked.loadtest.terms import clock, console, values, variables
+
+if TYPE_CHECKING:
+    from locust.env import Environment
+
+    from parked.loadtest.master.fleet import Fleet, Second
+    from parked.loadtest.master.hosts import Hosts
+
+logger = logging.getLogger(__name__)
+
+#: Seconds between two writings of run.json.
+FACTS_S = 5
+#: Seconds without one more connection after which a ramp counts as stalled and the test ends.
+STALLED_S = 60
+#: Seconds by which the wall clock must have been set to be told of; NTP slews it by less in an hour.
+CLOCK_STEP_S = 2.0
+#: Packages whose versions belong to a result.
+PACKAGES = ("locust", "gevent", "greenlet", "falcon", "httptools", "hdrhistogram")
+
+
+class Run:
+    """One run's phases, rows and facts.
+
+    :ivar fleet: the workers' counts of this run.
+    :ivar row: the last second, as in samples.csv.
+    :ivar offered_per_s: requests/s due in that second; None if users have no common think time.
+    :ivar second_now: what the workers counted up to that second.
+    :ivar machine_now: what the monitor saw in it.
+    :ivar hold: of the hold that goes on, or was the last.
+    :ivar over: why the test is to end, once it is.
+    """
+
+    def __init__(self, environment: Environment, fleet: Fleet, hosts: Hosts | None = None) -> None:
+        chosen = environment.parsed_options
+        assert environment.runner is not None
+        assert chosen is not None
+        self._runner = environment.runner
+        self._environment = environment
+        self._chosen = chosen
+        self.fleet = fleet
+        self._hosts = hosts
+        self.row: dict[str, Any] = {}
+        self.offered_per_s: float | None = None
+        self.second_now: Second | None = None
+        self.machine_now: MachineSample | None = None
+        self.hold = Hold()
+        self.pace = Pace(chosen.spawn_rate) if chosen.adaptive else None
+        self.ended = False
+        self.over = ""
+        self._ending = RLock()
+        self._phase = "ramp"
+        self._started = time.monotonic()
+        self.started_unix_s = clock.unix_time_s()
+        self._host = environment.host or ""
+        self._hold_asked_s = values.duration(chosen.hold) if chosen.hold else None
+        self._think_s = _think_time_of(environment)
+        self._asked = self._target, self._think_s
+        #: What was asked for anew while the run went on.
+        self._changes: list[dict[str, Any]] = []
+        self._notes: list[str] = []
+        self._totals: dict[str, float] = {}
+        #: Most connections, of the whole run and since it was last asked for others; when there was one more.
+        self._peak = self._most = 0
+        self._progress_at = 0.0
+        #: Seconds by which the wall clock was found to be off; told once each time that it changes.
+        self._step_s = 0.0
+        self._server_processes_lost = 0
+        self._monitor: Monitor | None = None
+        self._folder: Folder | None = None
+        #: The server's own counts; None if it does not tell them.
+        self._server: ServerMetrics | None = None
+        folder = Path(chosen.results) if chosen.results else None
+        if folder is not None or chosen.metrics:
+            self._monitor = self._watch()
+        if folder is not None:
+            self._folder = Folder(folder)
+            self._machine = Machine.read().as_dict()
+            if chosen.server_metrics:
+                self._follow_server(ServerMetrics(chosen.server_metrics))
+        if hosts is not None:
+            hosts.begin(folder)
+
+    def _watch(self) -> Monitor:
+        target = urlsplit(values.hosts(self._host)[0])
+        port = target.port or (443 if target.scheme == "https" else 80)
+        # The servers of a run of several hosts are on none of them, as far as is known.
+        monitor = Monitor(os.getpid(), port if self._hosts is None else None)
+        self._server_is_local = bool(monitor.sample().server_processes)
+        return monitor
+
+    def _follow_server(self, metrics: ServerMetrics) -> None:
+        try:
+            metrics.begin()
+        except NoMetrics as error:
+            logger.warning("no server metrics at %s: %s", metrics.address, error)
+        else:
+            self._server = metrics
+
+    @property
+    def folder(self) -> Path | None:
+        """Where the results are written; None if they are not."""
+        return None if self._folder is None else self._folder.path
+
+    @property
+    def _target(self) -> int:
+        return self._runner.target_user_count
+
+    @property
+    def _elapsed_s(self) -> float:
+        return time.monotonic() - self._started
+
+    def second(self) -> None:
+        """Look at everything, write it down, and decide on the phase."""
+        hosts, at_s = self._hosts, self._elapsed_s
+        for text in hosts.news(at_s) if hosts is not None else ():
+            self.note(text)
+        self._lose_workers(at_s)
+        self._notice_step()
+        second = self.fleet.second()
+        machine = self._monitor.sample() if self._monitor is not None else None
+        if hosts is not None and machine is not None:
+            machine = hosts.machine(machine)
+        for process in machine.lost if machine is not None else ():
+            if process.side == "server":
+                self._server_processes_lost += 1
+                self.note(f"server process {process.pid} ended at {self._elapsed_s:.0f} s")
+        self._notice_change()
+        phase = self._phase
+        self._decide(second, machine)
+        if hosts is not None:
+            hosts.second(at_s, phase, second)
+        self._take_row(phase, second, machine)
+        self._write()
+
+    def _lose_workers(self, at_s: float) -> None:
+        hosts = self._hosts
+        for worker in self.fleet.lose_silent(None if hosts is None else hosts.may_be_alive):
+            if hosts is None or not hosts.has_lost(worker):
+                where = f" on {hosts.name_of(worker)}" if hosts is not None else ""
+                self.note(
+                    f"Locust worker pid {worker.sample['pid']}{where} ended at {at_s:.0f} s "
+                    f"with {worker.sample['connections']:,} connections"
+                )
+            self._forget(worker.name)
+
+    def _forget(self, name: str) -> None:
+        """Have Locust see at its next heartbeat that a worker is gone; it would wait for a minute by
+        itself."""
+        if isinstance(self._runner, MasterRunner):
+            node = self._runner.clients.get(name)
+            if node is not None and node.state != STATE_MISSING:
+                node.heartbeat = -1
+
+    def _notice_step(self) -> None:
+        """Somebody has set the wall clock: the run's times go on as before, other programs' do not."""
+        step_s = clock.step_s()
+        if abs(step_s - self._step_s) >= CLOCK_STEP_S:
+            logger.warning("the wall clock is off by %+.1f s; times in the results are not", step_s)
+            self._step_s = step_s
+
+    def _notice_change(self) -> None:
+        """Other connections or think times than before: the web UI's form, or a LoadTestShape. A hold counts
+        from the last change."""
+        asked = self._target, _think_time_of(self._environment)
+        if asked == self._asked or self._phase == "stop":
+            return
+        self._asked = asked
+        self._think_s = asked[1]
+        self._changes.append(
+            {"time_s": round(self._elapsed_s, 1), "connections": asked[0], "think_s": asked[1]}
+        )
+        self._most, self._progress_at = 0, time.monotonic()
+        self._phase, self.hold = "ramp", Hold()
+
+    def _decide(self, second: Second, machine: MachineSample | None) -> None:
+        now = time.monotonic()
+        self._peak = max(self._peak, second.connections)
+        if second.connections > self._most:
+            self._most, self._progress_at = second.connections, now
+        if self._phase == "ramp":
+            if self.pace is not None:
+                self.pace.observe(second, machine)
+            if self._target and second.connections >= self._target and self._runner.state == STATE_RUNNING:
+                self._phase = "hold"
+                self.hold.begin(now, self.fleet.counted_unix_s, second, machine)
+                self.fleet.hold_begins()
+            elif self._stalled(now):
+                self.note(f"the ramp stalled at {second.connections:,} of {self._target:,} connections")
+                self.over = "ramp stalled: no new connection for a minute, ending the test"
+        elif self._phase == "hold":
+            self.hold.add(now, self.fleet.counted_unix_s, second, machine)
+            if self._hold_asked_s is not None and self.hold.seconds >= self._hold_asked_s:
+                self.over = f"held for {self.hold.seconds:.0f} s, ending the test"
+
+    def _stalled(self, now: float) -> bool:
+        waited_s = now - (self._progress_at or self._started)
+        return bool(self._target) and self._runner.state == STATE_RUNNING and waited_s > STALLED_S
+
+    def _take_row(self, phase: str, second: Second, machine: MachineSample | None) -> None:
+        self.row = {
+            "time_s": round(self._elapsed_s, 1),
+            "unix_time_s": round(clock.unix_time_s(), 1),
+            "counted_unix_s": round(self.fleet.counted_unix_s, 3),
+            "phase": phase,
+            "connections_wanted": self._target,
+            **rows.counted(second, self._totals),
+        }
+        if self._server is not None and (told := self._server.since_begin):
+            self.row |= told.columns
+        if machine is not None:
+            self.row |= rows.measured(machine)
+        self._totals = second.totals
+        self.second_now, self.machine_now = second, machine
+        # A lost connection still has requests due in the hold.
+        due = self._target if phase == "hold" else second.connections
+        self.offered_per_s = 2 * due / sum(self._think_s) if any(self._think_s) else None
+
+    def _write(self) -> None:
+        if self._folder is None:
+            return
+        print(console.line(self.row), flush=True)
+        self._folder.write_row(self.row)
+        if int(self.row["time_s"]) % FACTS_S == 0:
+            self._folder.write_facts(self._facts())
+        if self._folder.filled_up():
+            self._tell(f"results: the disk is full ({self.folder}); what was kept back for this is in use")
+
+    def _tell(self, text: str) -> None:
+        """A note that can't wait for the report."""
+        print(text, flush=True)
+        self.note(text)
+
+    def note(self, text: str) -> None:
+        """Something that a reader of the results has to know."""
+        logger.warning(text)
+        self._notes.append(text)
+
+    def cannot_write(self, error: OSError) -> None:
+        if self._folder is not None and self._folder.give_up():
+            self._tell(
+                f"results: {error.strerror} ({error.filename or self.folder}); the run goes on unrecorded"
+            )
+
+    def stopping(self) -> None:
+        """Locust begins to stop the users."""
+        if self._phase == "ramp" and self._runner.state in (STATE_SPAWNING, STATE_RUNNING):
+            self.note("ended before all connections were established")
+        self._phase = "stop"
+
+    def end(self) -> None:
+        """The last worker has stopped: write the last row and the facts."""
+        with self._ending:  # who quits meanwhile has to wait for the facts
+            if self.ended:
+                return
+            self.ended = True
+            self._phase = "stop"
+            if self._server is not None:
+                self._server.stop()
+                self._server.settle()
+            try:
+                if self.fleet.news or self._server is not None:
+                    self.second()
+                if self._folder is not None:
+                    self._folder.write_facts(self._facts())
+            except OSError as error:
+                self.cannot_write(error)
+            if self._folder is not None:
+                self._folder.close()
+            if self._hosts is not None:
+                self._hosts.end()
+
+    def _facts(self) -> dict[str, Any]:
+        """For run.json."""
+        assert self._folder is not None
+        return {
+            "host": self._host,
+            "target_connections": self._target,
+            "started_unix_s": self.started_unix_s,
+            "think_s": self._think_s,
+            "changes": self._changes,
+            "length": values.length(self._chosen.length),
+            "hold_asked_s": self._hold_asked_s,
+            "ramp_s": (self.hold.began or time.monotonic()) - self._started,
+            "peak_connections": self._peak,
+            "totals": self._totals,
+            "failures_by_kind": self.second_now.failures_by_kind if self.second_now else {},
+            "workers": self.fleet.table(),
+            "hosts": self._hosts.table() if self._hosts is not None else [],
+            "server_software": self.fleet.server_software,
+            "server_is_local": self._server_is_local,
+            "server_processes_lost": self._server_processes_lost,
+            "server_metrics": self._server is not None,
+            "server_gc_pause_s": self._server.gc_pause_s if self._server is not None else None,
+            "machine": self._machine,
+            "versions": _versions(),
+            "command": os.environ.get(variables.COMMAND) or shlex.join(sys.argv),
+            "notes": self._notes,
+            # What these facts speak of: a master that is killed leaves later rows and no end.
+            "rows": self._folder.rows,
+            "ended": self.ended,
+            **self.hold.facts(),
+        }
+
+
+def _think_time_of(environment: Environment) -> tuple[float, float]:
+    """Think time of all users, from which the offered rate follows; 0, 0 if they have no common one."""
+    spans = {
+        getattr(user_class, "think_time", (0.0, 0.0))
+        if getattr(user_class.wait_time, "__module__", "") == "parked.loadtest.client.user"
+        else (0.0, 0.0)
+        for user_class in environment.user_classes
+    }
+    return spans.pop() if len(spans) == 1 else (0.0, 0.0)
+
+
+def _versions() -> dict[str, str]:
+    return {"python": platform.python_version()} | {
+        name: importlib.metadata.version(name) for name in PACKAGES
+    }

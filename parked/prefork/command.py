@@ -15,9 +15,13 @@ def main(demo: str = "parked.demo.wsgi:application") -> int:
     # Before gevent is imported: spawn trees cost a traceback and 1 KB for each greenlet.
     os.environ.setdefault("GEVENT_TRACK_GREENLET_TREE", "0")
     from parked.prefork import settings, supervisor
+    from parked.shared.extras import lacks
 
     chosen = settings.load(sys.argv[1:], os.environ)
     if not chosen.app:
+        if hint := lacks("without --app the demo is served, which", "falcon", "demo"):
+            print(f"{settings.PROGRAM}: {hint}", file=sys.stderr)
+            return settings.EXIT_APP
         chosen = dataclasses.replace(chosen, app=demo)
     try:
         if os.environ.get("PARKED_TRIAL"):

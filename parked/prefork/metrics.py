@@ -15,6 +15,7 @@ from time import monotonic
 from typing import Any, Final
 
 from parked.prefork.scoreboard import STATUSES, TIME_BUCKETS_S, Scoreboard
+from parked.shared.extras import needs
 
 _PSS = re.compile(r"^Pss:\s+(\d+) kB", re.MULTILINE)
 #: Seconds for which a worker's memory is not read again: the kernel walks its page tables for it, 0.1-2 ms.
@@ -118,7 +119,7 @@ def application(scoreboard: Scoreboard) -> Callable[..., Any]:
     try:
         client = importlib.import_module("prometheus_client")  # an option: only --metrics needs it
     except ImportError as error:
-        raise MetricsUnavailableError("--metrics needs the package prometheus_client") from error
+        raise MetricsUnavailableError(needs("--metrics", "prometheus_client", "metrics")) from error
     registry = client.CollectorRegistry()
     registry.register(WorkersCollector(scoreboard))
     answer: Callable[..., Any] = client.make_wsgi_app(registry)

@@ -351,4 +351,4 @@ def test_metrics_without_the_client_library_is_one_line(tmp_path: Path) -> None:
     (tmp_path / "prometheus_client.py").write_text("raise ImportError('hidden')")
     ended = run_app("--bind", "127.0.0.1:0", "--metrics", "127.0.0.1:0", PYTHONPATH=f"{tmp_path}:{CHECKOUT}")
     assert ended.returncode == settings.EXIT_USAGE
-    assert ended.stderr == "run_server: --metrics needs the package prometheus_client\n"
+    assert ended.stderr == "run_server: --metrics needs prometheus_client: pip install 'parked[metrics]'\n"

@@ -36,7 +36,7 @@ THINK_GRAIN_S = 0.03
 #: Percentiles of the hold's latency, by their names in summary.json.
 PERCENTILES = {"p50": 50.0, "p90": 90.0, "p99": 99.0, "p999": 99.9, "max": 100.0}
 #: What a run says that could not be plotted, as any can be later.
-PLOTS_SKIPPED = "skipped; pip install matplotlib, then python -m parked.loadtest.report.report {folder}"
+PLOTS_SKIPPED = "skipped; pip install 'parked[plots]', then python -m parked.loadtest.report.report {folder}"
 
 MIB = 1024 * 1024
 

@@ -7,8 +7,11 @@ It needs gevent alone. The modules are what a request passes, in this order: ser
 dispatch, request, limits, handler, response, fields, body, stream, files, tls.
 """
 
+from parked.server import upstream
 from parked.server.handler import KeepAliveWSGIHandler
 from parked.server.limits import Limits
 from parked.server.server import KeepAliveWSGIServer
+
+upstream.check()
 
 __all__ = ["KeepAliveWSGIHandler", "KeepAliveWSGIServer", "Limits"]

@@ -13,7 +13,7 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from parked.loadtest.plan import sizing
+from parked.shared import listeners
 from tests.network import BALANCER, FRONT, PROJECT
 
 if TYPE_CHECKING:
@@ -22,8 +22,6 @@ if TYPE_CHECKING:
     from tests.network import Network
 
 PORT = 8000
-#: Descriptors of an HAProxy process that are no connections: listener, epoll, checks, pipes.
-BALANCER_DESCRIPTORS = 200
 #: Seconds that a process may take to listen, and to end when it is told to.
 READY_S, STOP_S = 20.0, 20.0
 
@@ -70,8 +68,8 @@ class Cluster:
     def _start_balancer(self) -> str:
         """As many HAProxy processes as two descriptors a connection ask for, all at one port."""
         _, nofile = resource.getrlimit(resource.RLIMIT_NOFILE)
-        room = nofile // 2  # of which each takes one at either end
-        self.balancers = sizing.server_workers(self.connections, room, 1, BALANCER_DESCRIPTORS // 2)
+        # Each connection takes one at either end.
+        self.balancers = listeners.workers_for(self.connections, nofile // 2, 1)
         addresses = [f"{address}:{PORT}" for address in self.network.server_addresses]
         said = {f"SERVER{n}": addresses[(n - 1) % len(addresses)] for n in (1, 2)}
         config = str(PROJECT / "docs" / "haproxy.cfg")

@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Final
 
-from parked.prefork.settings import Address
+from parked.shared.addresses import Address
 
 #: sd_listen_fds(3): SD_LISTEN_FDS_START.
 _FIRST_LISTEN_FD: Final = 3

@@ -9,21 +9,16 @@ from __future__ import annotations
 
 import importlib
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from time import monotonic
 from typing import Any, Final
 
 from parked.prefork.scoreboard import STATUSES, TIME_BUCKETS_S, Scoreboard
-from parked.shared.extras import needs
 
 _PSS = re.compile(r"^Pss:\s+(\d+) kB", re.MULTILINE)
 #: Seconds for which a worker's memory is not read again: the kernel walks its page tables for it, 0.1-2 ms.
 _PSS_KEPT_S: Final = 10.0
-
-
-class MetricsUnavailableError(ImportError):
-    """prometheus_client is not installed."""
 
 
 def memory_bytes(pid: int) -> int:
@@ -109,25 +104,3 @@ class WorkersCollector:
         longest = max(self._column(f"{column}_longest_us"), default=0) / 1e6
         gauge = core.GaugeMetricFamily
         yield gauge(f"parked_{name}_longest_seconds", f"{text}: longest of the last 1-2 s.", longest)
-
-
-def application(scoreboard: Scoreboard) -> Callable[..., Any]:
-    """The WSGI application that answers at /metrics.
-
-    :raises MetricsUnavailableError: without prometheus_client.
-    """
-    try:
-        client = importlib.import_module("prometheus_client")  # an option: only --metrics needs it
-    except ImportError as error:
-        raise MetricsUnavailableError(needs("--metrics", "prometheus_client", "metrics")) from error
-    registry = client.CollectorRegistry()
-    registry.register(WorkersCollector(scoreboard))
-    answer: Callable[..., Any] = client.make_wsgi_app(registry)
-
-    def only_metrics(environ: dict[str, Any], start_response: Callable[..., Any]) -> Any:
-        if environ["PATH_INFO"] != "/metrics":
-            start_response("404 Not Found", [("Content-Type", "text/plain")])
-            return [b"see /metrics\n"]
-        return answer(environ, start_response)
-
-    return only_metrics

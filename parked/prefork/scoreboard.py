@@ -13,7 +13,7 @@ from http import HTTPStatus
 from typing import Final
 from zlib import crc32
 
-from parked.prefork import sizing
+from parked.shared.listeners import MAX_WORKERS
 
 #: Upper bounds of the request time histogram, in seconds; what is beyond the last is counted as well.
 TIME_BUCKETS_S: Final = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
@@ -53,7 +53,7 @@ _PLACES: Final = {name: place for place, name in enumerate(COUNTERS)}
 #: A scoreboard of another version of this module is not ours to read.
 LAYOUT: Final = crc32(",".join(COUNTERS).encode())
 #: Workers, and as many of three earlier generations that are still retiring. Rows never used take no memory.
-ROWS: Final = 4 * sizing.MAX_WORKERS
+ROWS: Final = 4 * MAX_WORKERS
 #: The first cell holds the number of rows that were ever used.
 _ROW_0: Final = 1
 

@@ -12,10 +12,12 @@ import math
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Final, NamedTuple
+from typing import Any, Final
 
 from parked.server import server
 from parked.server.limits import Limits
+from parked.shared import addresses
+from parked.shared.addresses import Address
 
 #: What --help and messages call the program: the checkout's script, unless the installed command was called.
 PROGRAM: Final = "parked-server" if Path(sys.argv[0]).name == "parked-server" else "run_server"
@@ -35,36 +37,6 @@ _EXIT_CODES: Final = f"""exit codes:
   {EXIT_WORKERS}  the workers cannot start
   {EXIT_KILLED}  stopped, but requests were cut off: the graceful timeout ran out or a second signal came
 """
-
-
-class Address(NamedTuple):
-    """Where to listen: a TCP host and port, or the path of a unix socket."""
-
-    host: str
-    port: int
-    path: str = ""
-
-    def __str__(self) -> str:
-        if self.path:
-            return f"unix:{self.path}"
-        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
-
-
-def address(text: str) -> Address:
-    """HOST:PORT, [IPV6]:PORT, :PORT (all IPv4 addresses) or unix:PATH."""
-    if text.startswith("unix:"):
-        path = text[5:]
-        if not path or len(path.encode()) > 107:  # unix(7): sun_path has 108 bytes with its NUL
-            raise ValueError("a unix socket needs a path of 1 to 107 bytes")
-        return Address("", 0, path)
-    host, colon, port = text.rpartition(":")
-    if host.startswith("[") and host.endswith("]"):
-        host = host[1:-1]
-    elif ":" in host:
-        raise ValueError("an IPv6 address needs brackets: [::1]:8000")
-    if not colon or not (port.isascii() and port.isdigit() and int(port) < 65536):
-        raise ValueError("needs HOST:PORT with a port from 0 to 65535")
-    return Address(host or "0.0.0.0", int(port))
 
 
 def seconds(text: str) -> float:
@@ -114,7 +86,7 @@ def log_format(text: str) -> str:
 
 
 def optional_address(text: str) -> Address | None:
-    return address(text) if text else None
+    return addresses.parse(text) if text else None
 
 
 def _setting(
@@ -143,7 +115,7 @@ class Settings:
     bind: Address = _setting(  # noqa: RUF009 - it returns a dataclasses.field
         "127.0.0.1:8000",
         "ADDRESS",
-        address,
+        addresses.parse,
         "Listen on HOST:PORT, [IPV6]:PORT, :PORT or unix:PATH; port 0 picks one.",
     )
     app: str = _setting(

@@ -1,41 +1,15 @@
-"""How many workers hold how many connections.
-
-A worker holds what RLIMIT_NOFILE lets it open. The kernel spreads new connections over the workers'
-SO_REUSEPORT sockets by a hash, so a worker's share is binomially distributed: its mean m, its standard
-deviation about the square root of m. A worker that gets more than it can open refuses clients while
-others have room, so each is planned to have room for m + 6 sqrt(m): with 100 workers that fails once in
-10 million runs.
-"""
+"""How many workers this server starts, and for how many connections: what the user left open, completed."""
 
 from __future__ import annotations
 
-import math
 import os
-import resource
-from pathlib import Path
-from typing import Final
 
-#: Descriptors of a worker that are not its clients': its own few, and what the application opens meanwhile.
-#: Of a small limit, a quarter.
-RESERVED_DESCRIPTORS: Final = 256
-#: Standard deviations of room for the uneven hashing.
-SLACK_SIGMAS: Final = 6
-#: No sense beyond it, and a slot of shared memory is set aside for each.
-MAX_WORKERS: Final = 1024
+from parked.shared.listeners import MAX_WORKERS, capacity
+from parked.shared.listeners import workers_for as workers_at
 
 
 class SizingError(ValueError):
     """The limits do not allow what was asked for; the text says which and how to raise it."""
-
-
-def raise_nofile() -> int:
-    """Raise the soft limit of open files to the hard one; returns it."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    if hard == resource.RLIM_INFINITY:
-        hard = int(Path("/proc/sys/fs/nr_open").read_text("ascii"))
-    if soft != hard:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
-    return hard
 
 
 def cpu_count() -> int:
@@ -43,30 +17,17 @@ def cpu_count() -> int:
     return len(os.sched_getaffinity(0))
 
 
-def worker_room(nofile: int) -> int:
-    """Connections that one worker can hold with *nofile* descriptors."""
-    return nofile - min(RESERVED_DESCRIPTORS, nofile // 4)
-
-
-def capacity(workers: int, nofile: int) -> int:
-    """Connections that *workers* hold together without one of them overflowing."""
-    room = worker_room(nofile)
-    if workers == 1:
-        return room
-    mean = ((math.sqrt(SLACK_SIGMAS**2 + 4 * room) - SLACK_SIGMAS) / 2) ** 2
-    return int(mean) * workers
-
-
 def workers_for(connections: int, nofile: int, cpus: int) -> int:
-    """The number of workers for *connections*: one a CPU, or more if the descriptors ask for it."""
-    workers = cpus
-    while capacity(workers, nofile) < connections:
-        workers += 1
-        if workers > MAX_WORKERS:
-            raise SizingError(
-                f"{connections} connections need more than {MAX_WORKERS} workers with {nofile} open files;"
-                " raise the limit (ulimit -Hn, or LimitNOFILE= of the service)"
-            )
+    """The number of workers for *connections* with *nofile* descriptors each.
+
+    :raises SizingError: they are more than make sense.
+    """
+    workers = workers_at(connections, nofile, cpus)
+    if workers > MAX_WORKERS:
+        raise SizingError(
+            f"{connections} connections need more than {MAX_WORKERS} workers with {nofile} open files;"
+            " raise the limit (ulimit -Hn, or LimitNOFILE= of the service)"
+        )
     return workers
 
 

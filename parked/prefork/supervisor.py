@@ -43,6 +43,9 @@ from parked.prefork.settings import (
     PROGRAM,
     Settings,
 )
+from parked.shared import exposition
+from parked.shared.descriptors import raise_nofile
+from parked.shared.listeners import MAX_WORKERS
 
 _SIGNALS: Final = {
     signal.SIGCHLD,
@@ -116,7 +119,7 @@ class Supervisor:
 
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
-        self._nofile = sizing.raise_nofile()
+        self._nofile = raise_nofile()
         handed_over = handover.receive(os.environ)
         try:
             workers, self._capacity = sizing.plan(
@@ -289,7 +292,7 @@ class Supervisor:
     def _add_worker(self) -> None:
         """TTIN."""
         count = len(self._slots)
-        if count >= sizing.MAX_WORKERS:
+        if count >= MAX_WORKERS:
             return
         listener = self._listeners[0]
         if not self._shared:
@@ -425,8 +428,8 @@ def load_metrics(scoreboard: Scoreboard) -> None:
     :raises StartError: without prometheus_client.
     """
     try:
-        metrics.application(scoreboard)
-    except metrics.MetricsUnavailableError as error:
+        exposition.application(metrics.WorkersCollector(scoreboard))
+    except exposition.MetricsUnavailableError as error:
         raise StartError(str(error), EXIT_USAGE) from error
 
 

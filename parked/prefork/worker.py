@@ -15,12 +15,13 @@ from typing import Any, Final
 import gevent
 from gevent.event import Event
 
-from parked.prefork import metrics, sizing
+from parked.prefork import metrics
 from parked.prefork.counts import Statistics
 from parked.prefork.scoreboard import Scoreboard
 from parked.prefork.settings import EXIT_KILLED, Settings
 from parked.server.limits import Limits
 from parked.server.server import KeepAliveWSGIServer
+from parked.shared import exposition, listeners, out_of_memory
 
 #: Allocations between two collections of young objects, and of these until an older generation's turn. A full
 #: collection visits every connection: 20,000 of them take 3 ms, in which no request is answered.
@@ -57,7 +58,7 @@ def run(duty: Duty) -> int:
     """
     gevent.reinit()  # the hub, if the application made one when it was imported, is the parent's
     gc.set_threshold(*_GC_THRESHOLDS)
-    _end_without_memory()
+    out_of_memory.end_process(_NO_MEMORY, EXIT_KILLED)
     settings = duty.settings
     server = _make_server(duty)
     stopping, retiring = Event(), Event()
@@ -83,7 +84,10 @@ def serve_metrics(duty: Duty) -> int:
     """The process behind --metrics: serve the scoreboard until TERM or until the supervisor is gone."""
     gevent.reinit()
     server = KeepAliveWSGIServer(
-        duty.listener, metrics.application(duty.scoreboard), log=None, environ={"SERVER_NAME": ""}
+        duty.listener,
+        exposition.application(metrics.WorkersCollector(duty.scoreboard)),
+        log=None,
+        environ={"SERVER_NAME": ""},
     )
     stopping = Event()
     for number in (signal.SIGTERM, signal.SIGHUP):
@@ -102,24 +106,6 @@ def _unblock_signals() -> None:
     signal.pthread_sigmask(signal.SIG_SETMASK, ())
 
 
-def _end_without_memory() -> None:
-    """End this process when nothing can be allocated any more: another is started in its place.
-
-    Otherwise gevent prints a traceback for each request, and goes on failing. What an application allocates
-    in vain is its request's error, which comes with the request's environ.
-    """
-    hub = gevent.get_hub()
-    usual = hub.handle_error
-
-    def handle_error(context: Any, kind: Any, value: Any, trace: Any) -> None:
-        if kind is not None and issubclass(kind, MemoryError) and not isinstance(context, dict):
-            os.write(2, _NO_MEMORY)
-            os._exit(EXIT_KILLED)
-        usual(context, kind, value, trace)
-
-    hub.handle_error = handle_error
-
-
 def _make_server(duty: Duty) -> KeepAliveWSGIServer:
     settings = duty.settings
     name = duty.listener.getsockname()
@@ -136,7 +122,7 @@ def _make_server(duty: Duty) -> KeepAliveWSGIServer:
         header_timeout=settings.header_timeout,
         body_timeout=settings.body_timeout,
         write_timeout=settings.write_timeout,
-        max_connections=settings.limit_connections or sizing.worker_room(duty.nofile),
+        max_connections=settings.limit_connections or listeners.room(duty.nofile),
         limits=Limits(
             settings.limit_request_line,
             settings.limit_header_bytes,

@@ -5,7 +5,7 @@ import socket
 import pytest
 
 from parked.prefork.listening import ListenError, default_backlog, listen
-from parked.prefork.settings import Address
+from parked.shared.addresses import Address
 
 ANY = Address("127.0.0.1", 0)
 

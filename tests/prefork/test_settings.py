@@ -6,7 +6,7 @@ import re
 import pytest
 
 from parked.prefork import settings
-from parked.prefork.settings import Address, Settings
+from parked.prefork.settings import Settings
 from tests.support import CHECKOUT
 
 FIELDS = dataclasses.fields(Settings)
@@ -21,20 +21,6 @@ def test_a_flag_wins_over_a_variable_and_that_over_the_default() -> None:
 def test_web_concurrency_sets_the_workers_unless_our_own_variable_does() -> None:
     assert settings.load([], {"WEB_CONCURRENCY": "3"}).workers == 3
     assert settings.load([], {"WEB_CONCURRENCY": "3", "PARKED_WORKERS": "auto"}).workers is None
-
-
-@pytest.mark.parametrize(
-    ("text", "expected"),
-    [
-        ("127.0.0.1:80", Address("127.0.0.1", 80)),
-        (":80", Address("0.0.0.0", 80)),
-        ("[::1]:8000", Address("::1", 8000)),
-        ("unix:/run/a.sock", Address("", 0, "/run/a.sock")),
-    ],
-)
-def test_addresses_are_read_and_written(text: str, expected: Address) -> None:
-    assert settings.address(text) == expected
-    assert settings.address(str(expected)) == expected
 
 
 @pytest.mark.parametrize(

@@ -1,15 +1,12 @@
 from __future__ import annotations
 
 import socket
-import subprocess
-import sys
 
 import gevent
 import pytest
 
 from parked.prefork import settings, worker
 from parked.prefork.scoreboard import Scoreboard
-from parked.prefork.settings import EXIT_KILLED
 from tests.support import Client, ServerProcess
 
 
@@ -62,16 +59,3 @@ def test_requests_beyond_those_in_flight_wait_their_turn_and_their_connections_a
                 assert {client.answer().body for client in clients} <= {b"1", b"2"}
         for client in clients:
             client.__exit__()
-
-
-def test_a_worker_without_memory_says_so_and_ends() -> None:
-    code = (
-        "import gevent; from parked.prefork import worker; worker._end_without_memory()\n"
-        "def fail(): raise MemoryError\n"
-        "gevent.get_hub().loop.run_callback(fail); gevent.sleep(10)"
-    )
-    done = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=False
-    )
-    assert done.returncode == EXIT_KILLED
-    assert done.stderr == "a worker has no memory left and ends\n"

@@ -36,7 +36,6 @@ from parked.loadtest.command.run import (
     Interrupted,
     Stop,
     end_group,
-    raise_descriptor_limit,
     say,
     start_process,
     tail,
@@ -46,6 +45,7 @@ from parked.loadtest.master.hosts import ANSWER, PROTOCOL, REPORT
 from parked.loadtest.plan import preflight, sizing
 from parked.loadtest.terms import checkout, values, variables
 from parked.loadtest.terms.clock import Clock, unix_time_s
+from parked.shared.descriptors import raise_nofile
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -93,7 +93,7 @@ class _Agent:
             socket.getaddrinfo(joining.master, joining.port)
         except OSError as error:
             raise Stop(HOST, f"{joining.master} does not resolve: {error.strerror}") from None
-        raise_descriptor_limit()
+        raise_nofile()
         self._id = f"agent_{uuid4().hex}"
         self._clock = Clock()
         self._monitor = Monitor(os.getpid(), None)

@@ -8,10 +8,9 @@ TERM.
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import dataclasses
+import functools
 import os
-import resource
 import signal
 import socket
 import subprocess
@@ -27,6 +26,8 @@ from parked.loadtest.plan import preflight, sizing
 from parked.loadtest.report import report
 from parked.loadtest.report.record import NoRun
 from parked.loadtest.terms import checkout, values, variables
+from parked.shared.children import end_with_parent
+from parked.shared.descriptors import raise_nofile
 
 if TYPE_CHECKING:
     import argparse
@@ -46,8 +47,6 @@ SERVER_READY_S = 60.0
 STOP_S_PER_100K, STOP_LEAST_S = 15.0, 20.0
 #: Connections opened a second and core at the beginning of a ramp that adapts.
 SPAWN_PER_S_A_CORE = 1500
-#: prctl(2): signal for the child when its parent dies.
-PR_SET_PDEATHSIG = 1
 
 
 @dataclasses.dataclass(frozen=True)
@@ -177,7 +176,7 @@ def run(settings: Settings) -> int:
 
 
 def _run(settings: Settings, started: contextlib.ExitStack, interrupted: Interrupted) -> int:
-    raise_descriptor_limit()
+    raise_nofile()
     start_server = False
     for url in settings.urls:
         probe = preflight.probe_host(url)
@@ -392,7 +391,12 @@ def start_process(
     """A process in a session of its own, with `said` in its environment; stopped at the end if need be."""
     environment = checkout.environment() | (said or {})
     process = subprocess.Popen(
-        command, stdin=subprocess.DEVNULL, stdout=out, stderr=err, env=environment, preexec_fn=_own_session
+        command,
+        stdin=subprocess.DEVNULL,
+        stdout=out,
+        stderr=err,
+        env=environment,
+        preexec_fn=functools.partial(_own_session, os.getpid()),
     )
     try:
         yield process
@@ -401,9 +405,9 @@ def start_process(
             _stop(process, signal.SIGTERM, STOP_LEAST_S)
 
 
-def _own_session() -> None:
+def _own_session(parent: int) -> None:
     os.setsid()
-    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
+    end_with_parent(signal.SIGTERM, parent)
 
 
 def _stop(process: subprocess.Popen[bytes], number: signal.Signals, within_s: float) -> None:
@@ -421,11 +425,6 @@ def end_group(leader: int) -> None:
     """Kill what is left of a process's session; its leader made the group, so the id is nobody else's."""
     with contextlib.suppress(ProcessLookupError, PermissionError):
         os.killpg(leader, signal.SIGKILL)
-
-
-def raise_descriptor_limit() -> None:
-    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
 def tail(path: Path) -> str:

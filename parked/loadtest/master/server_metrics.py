@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 import gevent
 
 from parked.loadtest.terms.clock import unix_time_s
+from parked.shared import addresses
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -141,17 +142,17 @@ class ServerMetrics:
         return parse(text, unix_time_s())
 
     def _connect(self) -> socket.socket:
-        if self.address.startswith("unix:"):
+        host, port, path = addresses.parse(self.address)
+        if path:
             connected = socket.socket(socket.AF_UNIX)
             connected.settimeout(PATIENCE_S)
             try:
-                connected.connect(self.address.removeprefix("unix:"))
+                connected.connect(path)
             except BaseException:
                 connected.close()
                 raise
             return connected
-        host, _, port = self.address.rpartition(":")
-        return socket.create_connection((host.strip("[]"), int(port)), PATIENCE_S)
+        return socket.create_connection((host, port), PATIENCE_S)
 
     def begin(self) -> None:
         """The run begins: count from now on, and read once a second, in the background. Raises

@@ -28,6 +28,7 @@ from parked.loadtest.machine.machine import Machine, format_port_ranges
 from parked.loadtest.plan import sizing
 from parked.loadtest.plan.sizing import Plan
 from parked.loadtest.terms import checkout
+from parked.shared import listeners
 
 #: Connections that wait in one listener's queue while its worker is busy for this long in the ramp.
 ACCEPT_STALL_S = 0.5
@@ -95,8 +96,9 @@ def _descriptors(machine: Machine, plan: Plan) -> Iterator[Finding]:
         )
     ]
     if plan.local_server and plan.start_server:  # a server that runs already has limits of its own
-        share = sizing.server_share(plan.connections, plan.server_workers)
-        sides.append(("server", plan.server_workers, share + sizing.SERVER_DESCRIPTORS_RESERVED))
+        workers = min(plan.server_workers, listeners.MAX_WORKERS)  # the server starts no more
+        share = listeners.fullest_share(plan.connections, workers)
+        sides.append(("server", workers, listeners.nofile_for(share)))
     for side, workers, needed in sides:
         if needed > machine.nofile_hard:
             beyond = machine.nr_open is not None and needed > machine.nr_open

@@ -31,6 +31,7 @@ from pathlib import Path
 
 from parked.loadtest.machine.machine import Machine
 from parked.loadtest.plan import coefficients as measured
+from parked.shared import listeners
 
 KIB = 1024
 MIB = 1024 * KIB
@@ -45,13 +46,6 @@ USERS_OF_ONE_PROCESS = 2_000
 #: Descriptors a client process keeps for other than its users: libraries, ZeroMQ, logs, connections that
 #: are being replaced.  Too low ends in EMFILE, too high costs a process more.
 CLIENT_DESCRIPTORS_RESERVED = 500
-
-#: The same for a server worker: listeners, epoll, logs, files of the application.
-SERVER_DESCRIPTORS_RESERVED = 200
-
-#: SO_REUSEPORT spreads connections by hash, so a worker's share is binomial.  Six standard deviations above
-#: the mean is passed once in 10^9 workers.
-SERVER_SHARE_SIGMAS = 6.0
 
 #: Bytes of a response's status line and header fields, beside the body.
 RESPONSE_HEAD_BYTES = 170
@@ -114,7 +108,7 @@ class Plan:
         client = self.client_workers or client_workers(
             self.connections, machine.nofile_hard, machine.cpu_count
         )
-        server = self.server_workers or server_workers(
+        server = self.server_workers or listeners.workers_for(
             self.connections, machine.nofile_hard, machine.cpu_count
         )
         return replace(
@@ -180,30 +174,6 @@ def client_workers(
     for_descriptors = math.ceil(connections / max(1, nofile - reserve))
     spare = 1 if connections > USERS_OF_ONE_PROCESS or for_descriptors > 1 else 0
     return max(1, for_cores, for_descriptors + spare)
-
-
-def server_workers(
-    connections: int, nofile: int, cpu_count: int, reserve: int = SERVER_DESCRIPTORS_RESERVED
-) -> int:
-    """Server workers whose uneven shares of `connections` all stay below the descriptor limit.
-
-    A share of mean m reaches m + sigmas * sqrt(m); solved for m, that gives the mean that still fits.
-    """
-    room = max(1, nofile - reserve)
-    if connections <= room:  # even all of them fit into one
-        return max(1, cpu_count)
-    half = SERVER_SHARE_SIGMAS / 2
-    mean = (math.sqrt(half**2 + room) - half) ** 2
-    return max(cpu_count, min(connections, math.ceil(connections / mean)))
-
-
-def server_share(connections: int, workers: int) -> int:
-    """Connections that the fullest of `workers` SO_REUSEPORT listeners is expected to get, at most."""
-    if workers <= 1:
-        return connections
-    mean = connections / workers
-    deviation = math.sqrt(mean * (1 - 1 / workers))
-    return min(connections, math.ceil(mean + SERVER_SHARE_SIGMAS * deviation))
 
 
 def addresses_needed(connections_per_worker: int, usable_ports: int) -> int:

@@ -7,13 +7,11 @@ idempotent.
 
 from __future__ import annotations
 
-import ctypes
 import functools
 import hashlib
 import inspect
 import math
 import os
-import resource
 import signal
 import time
 import types
@@ -28,6 +26,9 @@ from parked.loadtest.client.turns import UserHandle
 from parked.loadtest.client.user import KeepAliveUser
 from parked.loadtest.terms import variables
 from parked.loadtest.terms.clock import unix_time_s
+from parked.shared import out_of_memory
+from parked.shared.children import end_with_parent
+from parked.shared.descriptors import raise_nofile
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -58,9 +59,6 @@ HEARTBEAT_LIVENESS = 60
 #: the others, from the first user on (`MasterRunner.heartbeat_worker`). Upstream: -60. Never: a run of which
 #: a worker or a host is gone goes on with what is left.
 HEARTBEAT_DEAD = -math.inf
-
-#: prctl(2): signal for this process when its parent dies.
-PR_SET_PDEATHSIG = 1
 
 #: What a process says that ends for want of memory, made while there is some, and its exit code.
 NO_MEMORY = b"loadtest: no memory left in this process: it ends, and its connections with it\n"
@@ -117,8 +115,7 @@ def raise_descriptor_limit() -> None:
 
     Upstream: `locust/main.py`, `minimum_open_file_limit = 10000`, which raises it to 10,000 only.
     """
-    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    raise_nofile()
 
 
 def cache_default_arguments() -> None:
@@ -238,9 +235,7 @@ def end_with_master() -> None:
         # A worker that is asked to end says good-bye, whereupon a master that lives on elsewhere moves its
         # users to the other hosts' workers, all at once.
         number = signal.SIGKILL if os.environ.get(variables.HOST) else signal.SIGTERM
-        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, number)
-        if os.getppid() != master:  # it has ended already
-            os._exit(1)
+        end_with_parent(number, master)
 
     os.register_at_fork(after_in_child=in_worker)
 
@@ -273,13 +268,4 @@ def end_without_memory() -> None:
     sends the samples has ended: the process stays, its users do nothing, and its last figures count for ever.
     One that has ended is named by the master. An error in a task is Locust's to handle, and stays there.
     """
-    hub = gevent.get_hub()
-    upstream = hub.handle_error
-
-    def handle_error(context: Any, kind: Any, value: Any, trace: Any) -> None:
-        if kind is not None and issubclass(kind, MemoryError):
-            os.write(2, NO_MEMORY)
-            os._exit(NO_MEMORY_EXIT)
-        upstream(context, kind, value, trace)
-
-    hub.handle_error = handle_error
+    out_of_memory.end_process(NO_MEMORY, NO_MEMORY_EXIT)

@@ -17,15 +17,15 @@ import sys
 from typing import TYPE_CHECKING, Any, Final
 
 from gevent.pywsgi import WSGIServer
-from prometheus_client import CollectorRegistry, make_wsgi_app
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily
 
 from parked.loadtest.client.errors import KINDS
 from parked.loadtest.terms import values
 from parked.loadtest.terms.histogram import new_histogram
+from parked.shared import exposition
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator
+    from collections.abc import Iterator
 
     from locust.env import Environment
     from locust.event import Events
@@ -231,22 +231,6 @@ class Latencies:
         return found
 
 
-def application(metrics: Metrics) -> Callable[..., Iterable[bytes]]:
-    """The WSGI application that answers at /metrics."""
-    registry = CollectorRegistry()
-    registry.register(metrics)
-    answer = make_wsgi_app(registry)
-
-    def only_metrics(environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
-        if environ["PATH_INFO"] != "/metrics":
-            start_response("404 Not Found", [("Content-Type", "text/plain")])
-            return [b"see /metrics\n"]
-        answered: Iterable[bytes] = answer(environ, start_response)
-        return answered
-
-    return only_metrics
-
-
 def attach(events: Events) -> None:
     """Serve them on the master, if --metrics says so. To be called after the recorder's."""
 
@@ -256,7 +240,7 @@ def attach(events: Events) -> None:
             return
         metrics = Metrics()
         recorder.seconds.add_listener(metrics.take)
-        server = WSGIServer(values.listen_address(chosen.metrics), application(metrics), log=None)
+        server = WSGIServer(values.listen_address(chosen.metrics), exposition.application(metrics), log=None)
         try:
             server.start()
         except OSError as error:

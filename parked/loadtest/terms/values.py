@@ -8,6 +8,9 @@ import re
 from decimal import Decimal
 from typing import TYPE_CHECKING, Any
 
+from parked.shared import addresses
+from parked.shared.addresses import Address
+
 if TYPE_CHECKING:
     from collections.abc import Callable
 
@@ -74,21 +77,24 @@ def hosts(text: str) -> list[str]:
 
 def metrics_address(text: str) -> str:
     """`HOST:PORT` or `unix:PATH`, as run_server's --metrics takes it; empty: none."""
-    host, _, port = text.rpartition(":")
-    if text and not text.startswith("unix:/") and not (host and port.isdigit() and int(port) < 65536):
-        raise argparse.ArgumentTypeError(f"{text!r} is not HOST:PORT or unix:/PATH")
+    if text:
+        _address(text)
     return text
 
 
 def listen_address(text: str) -> tuple[str, int]:
     """`HOST:PORT`, `[IPV6]:PORT` or `:PORT` (all IPv4 addresses), as run_server's --bind takes it."""
-    host, colon, port = text.rpartition(":")
-    bare = host[1:-1] if host.startswith("[") and host.endswith("]") else host
-    if not colon or (":" in host and bare == host) or not port.isascii() or not port.isdigit():
+    address = _address(text)
+    if address.path or not address.port:
         raise argparse.ArgumentTypeError(f"{text!r} is not an address such as 127.0.0.1:9102 or [::1]:9102")
-    if not 1 <= int(port) <= 65535:
-        raise argparse.ArgumentTypeError(f"{text!r}: {port} is not a port, 1-65535")
-    return bare or "0.0.0.0", int(port)
+    return address.host, address.port
+
+
+def _address(text: str) -> Address:
+    try:
+        return addresses.parse(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(f"{text!r}: {error}") from None
 
 
 def source_addresses(text: str) -> list[str]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import random
 from dataclasses import replace
 
 import pytest
@@ -46,7 +45,7 @@ def machine(**changes: object) -> Machine:
 
 def test_400_000_connections_take_22_processes_on_each_side_at_20_000_descriptors() -> None:
     assert sizing.client_workers(400_000, 20_000, 2) == 22
-    assert sizing.server_workers(400_000, 20_000, 2) == 22
+    assert Plan(400_000).on(machine(nofile_hard=20_000)).server_workers == 22
 
 
 @pytest.mark.parametrize(
@@ -65,8 +64,6 @@ def test_small_runs_take_few_client_processes_and_larger_ones_up_to_a_core_each(
 def test_no_process_needs_more_descriptors_than_it_may_have(connections: int, nofile: int) -> None:
     clients = sizing.client_workers(connections, nofile, 2)
     assert -(-connections // clients) + sizing.CLIENT_DESCRIPTORS_RESERVED <= nofile
-    servers = sizing.server_workers(connections, nofile, 2)
-    assert sizing.server_share(connections, servers) + sizing.SERVER_DESCRIPTORS_RESERVED <= nofile
 
 
 @pytest.mark.parametrize("connections", [2_001, 20_000, 39_000, 400_000])
@@ -77,16 +74,6 @@ def test_the_users_of_a_lost_client_process_find_room_in_the_others(connections:
 
 def test_a_descriptor_limit_below_the_reserve_ends_in_a_number_not_in_a_loop() -> None:
     assert sizing.client_workers(5_000, 256, 2) == 5_001
-    assert sizing.server_workers(5_000_000, 100, 2) == 5_000_000
-
-
-def test_the_shares_of_a_hash_stay_below_the_share_that_is_planned_for() -> None:
-    chance = random.Random(1)
-    shares = [0] * 10
-    for _ in range(50_000):
-        shares[chance.randrange(10)] += 1
-    assert max(shares) <= sizing.server_share(50_000, 10) < 1.1 * 5_000
-    assert sizing.server_share(50_000, 1) == 50_000
 
 
 def test_addresses_follow_from_the_ports_of_the_range() -> None:

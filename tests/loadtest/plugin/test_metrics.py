@@ -20,6 +20,7 @@ from parked.loadtest.master.fleet import Fleet
 from parked.loadtest.plugin import metrics
 from parked.loadtest.terms.histogram import new_histogram
 from parked.loadtest.terms.sample import CUMULATIVE
+from parked.shared import exposition
 from tests.loadtest.command.test_run import free_ports, run_test
 from tests.loadtest.runs import PROJECT
 
@@ -98,7 +99,7 @@ def read(text: str) -> Series:
 def scraped(served: metrics.Metrics, path: str = "/metrics") -> Series:
     said: list[str] = []
     body = b"".join(
-        metrics.application(served)(
+        exposition.application(served)(
             {"PATH_INFO": path, "REQUEST_METHOD": "GET"}, lambda status, _headers: said.append(status)
         )
     )
@@ -203,12 +204,13 @@ def test_a_busy_address_is_one_line_and_no_run(busy_address: str) -> None:
 def test_an_address_that_is_none_is_refused() -> None:
     done = locust("-u", "1", "--metrics", "here")
     assert done.returncode == 2
-    assert "'here' is not an address such as" in done.stderr
+    assert "'here': needs HOST:PORT" in done.stderr
 
 
 def test_other_paths_are_not_found() -> None:
     said: list[str] = []
-    body = metrics.application(metrics.Metrics())({"PATH_INFO": "/"}, lambda status, _: said.append(status))
+    answer = exposition.application(metrics.Metrics())
+    body = answer({"PATH_INFO": "/"}, lambda status, _: said.append(status))
     assert (said, list(body)) == (["404 Not Found"], [b"see /metrics\n"])
 
 

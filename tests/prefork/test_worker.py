@@ -19,8 +19,8 @@ def duty(*arguments: str, nofile: int = 1000) -> worker.Duty:
 @pytest.mark.parametrize(
     ("flag", "attribute"),
     [
-        ("--idle-timeout", "idle.idle_timeout"),
-        ("--header-timeout", "idle.header_timeout"),
+        ("--idle-timeout", "parking.idle_timeout"),
+        ("--header-timeout", "parking.header_timeout"),
         ("--body-timeout", "body_timeout"),
         ("--write-timeout", "write_timeout"),
         ("--limit-request-line", "limits.request_line_bytes"),

@@ -15,8 +15,11 @@ def main(demo: str = "parked.demo.wsgi:application") -> int:
     # Before gevent is imported: spawn trees cost a traceback and 1 KB for each greenlet.
     os.environ.setdefault("GEVENT_TRACK_GREENLET_TREE", "0")
     from parked.prefork import settings, supervisor
+    from parked.shared import old_names
     from parked.shared.extras import lacks
 
+    for hint in old_names.hints(os.environ):
+        print(f"{settings.PROGRAM}: {hint}", file=sys.stderr)
     chosen = settings.load(sys.argv[1:], os.environ)
     if not chosen.app:
         if hint := lacks("without --app the demo is served, which", "falcon", "demo"):

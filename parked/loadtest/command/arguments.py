@@ -15,6 +15,7 @@ from parked.loadtest.machine.machine import Machine
 from parked.loadtest.plan import planning
 from parked.loadtest.terms import values, variables
 from parked.loadtest.terms.checkout import PROGRAM
+from parked.shared import old_names
 
 DEFAULT_HOST = "http://127.0.0.1:8000"
 
@@ -259,6 +260,8 @@ def main(arguments: list[str] | None = None) -> int:
     words = sys.argv[1:] if arguments is None else arguments
     # For Locust and the server: read when gevent is imported, see scripts/run, which sets it in a checkout.
     os.environ.setdefault("GEVENT_TRACK_GREENLET_TREE", "0")
+    for hint in old_names.hints(os.environ):
+        print(f"{PROGRAM}: {hint}", file=sys.stderr)
     options_of_ours = parser()
     chosen = options_of_ours.parse_args(words)
     if not chosen.plan and (chosen.machine or chosen.json):

@@ -7,13 +7,16 @@ and the tab in its web UI.
 from __future__ import annotations
 
 import functools
+import os
+import sys
 from typing import TYPE_CHECKING, Any
 
 from locust import events
 
 from parked.loadtest.master import recorder
 from parked.loadtest.plugin import adjustments, connections_tab, metrics, options
-from parked.loadtest.terms import values
+from parked.loadtest.terms import values, variables
+from parked.shared import old_names
 
 if TYPE_CHECKING:
     from parked.loadtest.client.user import KeepAliveUser
@@ -23,6 +26,9 @@ if TYPE_CHECKING:
 def install(user_class: type[KeepAliveUser]) -> None:
     """Install everything, once a process; `--think` becomes the think time of `user_class` and its heirs."""
     adjustments.apply()
+    if variables.REPORT not in os.environ:  # run_test has said it
+        for hint in old_names.hints(os.environ):
+            print(hint, file=sys.stderr)
 
     def on_init(environment: Any, **_: Any) -> None:
         options.limit_run_time(environment.parsed_options)

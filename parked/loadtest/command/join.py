@@ -43,6 +43,7 @@ from parked.loadtest.command.run import (
 from parked.loadtest.machine.monitor import Monitor
 from parked.loadtest.master.hosts import ANSWER, PROTOCOL, REPORT
 from parked.loadtest.plan import preflight, sizing
+from parked.loadtest.plan.probe import probe_host
 from parked.loadtest.terms import checkout, values, variables
 from parked.loadtest.terms.clock import Clock, unix_time_s
 from parked.shared.descriptors import raise_nofile
@@ -223,7 +224,7 @@ class _Agent:
         answer, joining = self._answer, self._joining
         say(f"{answer['workers']} workers for {answer['connections']:,} connections to {answer['host']}")
         for url in values.hosts(answer["host"]):
-            probe = preflight.probe_host(url)
+            probe = probe_host(url)
             if not probe.ok:
                 raise Stop(HOST, f"{url}: {probe.detail}")
             addresses = _source_addresses(probe.address[0] if probe.address else "")

@@ -13,7 +13,7 @@ import re
 from collections import deque
 from typing import TYPE_CHECKING, Any
 
-from parked.loadtest.report import limits, report
+from parked.loadtest.report import limits, summary
 from parked.loadtest.report.record import number
 
 if TYPE_CHECKING:
@@ -179,9 +179,9 @@ class Run:
         counted_s, requests = facts.get("hold_counted_s") or 0.0, hold.get("requests", 0)
         mean_s = sum(facts["think_s"]) / 2
         # Early in a hold, chance moves the rate by more than the report allows.
-        enough = requests > (2 / (1 - report.RATE_SHARE)) ** 2
+        enough = requests > (2 / (1 - summary.RATE_SHARE)) ** 2
         least = facts["min_connections_in_hold"]
-        return report.reasons(
+        return summary.reasons(
             {
                 "target_connections": target,
                 "hold_seconds": 1.0,  # there is or will be a hold; only at its end can it be too short
@@ -193,7 +193,7 @@ class Run:
                 "failures_by_kind": facts["failures_by_kind"],
                 "reconnects": facts["totals"].get("reconnects", 0),
                 "connections_closed_by_server": facts["totals"].get("closed_by_peer", 0),
-                "client": {"connections_a_worker": report.spread_of(facts.get("workers", ()))},
+                "client": {"connections_a_worker": summary.spread_of(facts.get("workers", ()))},
                 "notes": facts["notes"],
             },
             (),

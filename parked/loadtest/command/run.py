@@ -22,7 +22,8 @@ from typing import IO, TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 from parked.loadtest.machine.machine import Machine
-from parked.loadtest.plan import preflight, sizing
+from parked.loadtest.plan import preflight, resources, sizing
+from parked.loadtest.plan.probe import probe_host
 from parked.loadtest.report import report
 from parked.loadtest.report.record import NoRun
 from parked.loadtest.terms import checkout, values, variables
@@ -112,7 +113,7 @@ class Settings:
             else None,
         )
         if chosen.connections == "auto":
-            fit = sizing.largest_that_fits(
+            fit = resources.largest_that_fits(
                 machine, settings.plan(local=settings.is_local, start=settings.is_local)
             )
             settings = dataclasses.replace(
@@ -179,7 +180,7 @@ def _run(settings: Settings, started: contextlib.ExitStack, interrupted: Interru
     raise_nofile()
     start_server = False
     for url in settings.urls:
-        probe = preflight.probe_host(url)
+        probe = probe_host(url)
         start_server = settings.is_local and len(settings.urls) == 1 and probe.kind == "refused"
         if not (probe.ok or start_server):
             raise Stop(HOST, f"{url}: {probe.detail}")
@@ -269,7 +270,7 @@ def _await_server(settings: Settings, server: subprocess.Popen[bytes], interrupt
         if server.poll() is not None:
             last_line = tail(settings.results / "server.log")
             raise Stop(START, f"the server ended with code {server.returncode}: {last_line}")
-        probe = preflight.probe_host(settings.host, 2.0)
+        probe = probe_host(settings.host, 2.0)
         if probe.ok:
             return
         if time.monotonic() > deadline:

@@ -19,6 +19,7 @@ from rich.live import Live
 from rich.text import Text
 
 from parked.loadtest.command.live import CHARTS, Asked, Run, clock
+from parked.loadtest.terms.units import MIB
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -26,7 +27,6 @@ if TYPE_CHECKING:
 
     from rich.console import RenderableType
 
-MIB = 1024 * 1024
 #: Column in which figures begin, behind their labels, and width of a figure.
 LABEL, CELL = 13, 11
 #: Lines of the table and the least that belong to warnings; a chart has its heading and at least this.

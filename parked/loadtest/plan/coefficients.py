@@ -16,7 +16,7 @@ from __future__ import annotations
 
 from typing import Final
 
-MIB: Final = 1024 * 1024
+from parked.loadtest.terms.units import MIB
 
 #: Bytes of kernel memory of one end of a connection: growth of the slab by 10 KB a connection with both
 #: ends here (100,000 to 1,000,000 of them).  TCP 2,368 + inode 832 + file 192 + dentry 192 + epoll 128 +

@@ -13,9 +13,11 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from parked.loadtest.machine.machine import Machine
-from parked.loadtest.plan import sizing
-from parked.loadtest.plan.sizing import Estimate, Plan, Resource
+from parked.loadtest.plan import resources, sizing
+from parked.loadtest.plan.resources import Resource
+from parked.loadtest.plan.sizing import Estimate, Plan
 from parked.loadtest.terms import checkout
+from parked.loadtest.terms.units import size
 
 #: Sizes beyond this are not told apart.
 SIZE_MAX = 100_000_000
@@ -75,7 +77,7 @@ def report(machine: Machine, plan: Plan) -> Report:
     """What `plan` needs of `machine`, resource by resource."""
     need = sizing.estimate(plan, machine)
     rows = sorted(
-        (_row(resource, machine, plan, need) for resource in sizing.RESOURCES), key=lambda row: row.holds
+        (_row(resource, machine, plan, need) for resource in resources.RESOURCES), key=lambda row: row.holds
     )
     fits = all(row.fits for row in rows)
     return Report(plan.on(machine), machine, need, tuple(rows), None if fits else _hosts(machine, plan))
@@ -89,7 +91,7 @@ def _row(resource: Resource, machine: Machine, plan: Plan, need: Estimate) -> Ro
         resource.unit,
         resource.needs(sized, machine, need),
         resource.has(sized, machine),
-        sizing.holds(resource, machine, plan, SIZE_MAX),
+        resources.holds(resource, machine, plan, SIZE_MAX),
         fits,
         "" if fits else _CHANGES[resource.name](machine, plan, need),
     )
@@ -99,24 +101,23 @@ def _amount(unit: str, value: float | None) -> str:
     if value is None:
         return "not limited"
     if unit == "bytes":
-        return sizing.size(value)
+        return size(value)
     return f"{value:.2f} cores" if unit == "cores" else f"{value:,.0f}"
 
 
 def _more_descriptors(machine: Machine, plan: Plan, need: Estimate) -> str:
-    return (
-        f"ulimit -Hn {sizing.descriptors_that_fit(machine, plan)} as root, for good nofile in limits.conf(5)"
-    )
+    needed = resources.descriptors_that_fit(machine, plan)
+    return f"ulimit -Hn {needed} as root, for good nofile in limits.conf(5)"
 
 
 def _more_cpu(machine: Machine, plan: Plan, need: Estimate) -> str:
-    cores = sizing.cores_that_fit(machine, plan)
-    return f"{cores} cores, or --think {sizing.think_that_fits(machine, plan)}"
+    cores = resources.cores_that_fit(machine, plan)
+    return f"{cores} cores, or --think {resources.think_that_fits(machine, plan)}"
 
 
 def _more_memory(machine: Machine, plan: Plan, need: Estimate) -> str:
-    more = need.memory_bytes / sizing.MEMORY_SHARE - machine.memory_available_bytes
-    return f"{sizing.size(more)} more, or client and server on machines of their own"
+    more = need.memory_bytes / resources.MEMORY_SHARE - machine.memory_available_bytes
+    return f"{size(more)} more, or client and server on machines of their own"
 
 
 def _more_files(machine: Machine, plan: Plan, need: Estimate) -> str:
@@ -150,7 +151,7 @@ def _more_tracking(machine: Machine, plan: Plan, need: Estimate) -> str:
 #: What to change, by the name of the resource.
 _CHANGES = dict(
     zip(
-        (resource.name for resource in sizing.RESOURCES),
+        (resource.name for resource in resources.RESOURCES),
         (
             _more_cpu,
             _more_memory,
@@ -173,7 +174,7 @@ def _hosts(machine: Machine, plan: Plan) -> Hosts | None:
     clients = replace(plan, local_server=False, source_addresses=SIZE_MAX)
     servers = replace(plan, local_client=False)
     client, server = (
-        sizing.largest_that_fits(machine, side, max(1, plan.connections)) for side in (clients, servers)
+        resources.largest_that_fits(machine, side, max(1, plan.connections)) for side in (clients, servers)
     )
     if not (client.connections and server.connections):
         return None
@@ -202,10 +203,10 @@ def lines(said: Report) -> list[str]:
     )
     shown = [
         f"plan     {plan.connections:,} connections, {rate}, {sides} on one machine of {machine.cpu_count} "
-        f"cores, {sizing.size(machine.memory_available_bytes)} available",
-        f"memory   {sizing.size(need.memory_bytes)}: kernel {sizing.size(need.kernel_bytes)}, "
-        f"client {sizing.size(need.client_bytes)} ({plan.client_workers} workers), "
-        f"server {sizing.size(need.server_bytes)} ({plan.server_workers} workers)",
+        f"cores, {size(machine.memory_available_bytes)} available",
+        f"memory   {size(need.memory_bytes)}: kernel {size(need.kernel_bytes)}, "
+        f"client {size(need.client_bytes)} ({plan.client_workers} workers), "
+        f"server {size(need.server_bytes)} ({plan.server_workers} workers)",
     ]
     if not math.isinf(need.cores):
         shown.append(

@@ -1,8 +1,7 @@
 """What stands in a run's way on this machine, said before the run and with the command that mends it.
 
 `check` compares a plan's needs (`parked.loadtest.plan.sizing`) with the machine's limits
-(`parked.loadtest.machine.machine`), `plan_lines` shows the plan, and `probe_host` finds out what answers at
-the host.
+(`parked.loadtest.machine.machine`), `plan_lines` shows the plan.
 
 A finding that "blocks" is a run that cannot reach its connections; one that "warns" may still pass.
 What only looks like a limit is not reported: the default port range has 28,232 ports an address, but each
@@ -14,20 +13,17 @@ from __future__ import annotations
 import errno
 import math
 import os
-import re
 import socket
-import ssl
-import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
-from urllib.parse import urlsplit
 
 from parked.loadtest.machine.machine import Machine, format_port_ranges
-from parked.loadtest.plan import sizing
+from parked.loadtest.plan import resources, sizing
 from parked.loadtest.plan.sizing import Plan
 from parked.loadtest.terms import checkout
+from parked.loadtest.terms.units import MIB, size
 from parked.shared import listeners
 
 #: Connections that wait in one listener's queue while its worker is busy for this long in the ramp.
@@ -36,16 +32,10 @@ ACCEPT_STALL_S = 0.5
 #: The widest range of local ports: those below 1024 belong to services.
 WIDEST_PORT_RANGE = (1024, 65535)
 
-#: Bytes of response head that the probe reads before it says "not HTTP".
-PROBE_HEAD_MAX_BYTES = 64 * 1024
-
 #: Above this share of what is free, an estimate that fits is worth a warning.
-MEMORY_WARN_SHARE = sizing.MEMORY_SHARE
+MEMORY_WARN_SHARE = resources.MEMORY_SHARE
 
 Severity = Literal["blocks", "warns"]
-ProbeKind = Literal[
-    "ok", "bad_url", "does_not_resolve", "refused", "unreachable", "timeout", "tls_error", "not_http"
-]
 
 
 @dataclass(frozen=True)
@@ -159,8 +149,8 @@ def _memory(machine: Machine, need: sizing.Estimate) -> Iterator[Finding]:
     yield Finding(
         "blocks" if blocks else "warns",
         "available memory",
-        sizing.size(available),
-        f"about {sizing.size(need.memory_bytes)}",
+        size(available),
+        f"about {size(need.memory_bytes)}",
         "the kernel ends processes when memory runs out (OOM killer)"
         if blocks
         else f"less than {1 - MEMORY_WARN_SHARE:.0%} is left for everything else",
@@ -282,13 +272,8 @@ def _cpu(machine: Machine, plan: Plan, need: sizing.Estimate) -> Iterator[Findin
         str(machine.cpu_count),
         f"about {need.cores:.1f} for {need.requests_per_s:,.0f} requests/s",
         "the rate will stay below what is offered, and latency grows",
-        f"longer thinking (--think), e.g. {_think_that_fits(machine, plan, need)}, or fewer connections",
+        f"longer thinking (--think), e.g. {resources.think_that_fits(machine, plan)}, or fewer connections",
     )
-
-
-def _think_that_fits(machine: Machine, plan: Plan, need: sizing.Estimate) -> str:
-    factor = math.ceil(need.cores / (machine.cpu_count * sizing.CPU_SHARE) * 10) / 10
-    return ":".join(f"{seconds * factor:g}" for seconds in plan.think_s)
 
 
 def _results(folder: Path) -> Iterator[Finding]:
@@ -316,7 +301,7 @@ def plan_lines(machine: Machine, plan: Plan) -> list[str]:
     if math.isinf(need.requests_per_s):
         requests = "as fast as they are answered"
     else:
-        mib = need.received_bytes_per_s / sizing.MIB
+        mib = need.received_bytes_per_s / MIB
         requests = f"{need.requests_per_s:,.0f}/s offered ({mib:,.1f} MiB/s received)"
     requests += f", think {_range(plan.think_s)} s, body {_range(plan.body_bytes)} bytes"
     here = "here" if plan.start_server else "already running"
@@ -328,10 +313,8 @@ def plan_lines(machine: Machine, plan: Plan) -> list[str]:
     used = min(plan.source_addresses, per_process * plan.client_workers)
     addresses = f"{_count(used, 'source address')} of {machine.usable_ports:,} ports,"
     addresses += f" {each:,} connections a client process"
-    memory = (
-        f"about {sizing.size(need.memory_bytes)} of {sizing.size(machine.memory_available_bytes)} available:"
-    )
-    memory += f" kernel {sizing.size(need.kernel_bytes)}, client {sizing.size(need.client_bytes)}"
+    memory = f"about {size(need.memory_bytes)} of {size(machine.memory_available_bytes)} available:"
+    memory += f" kernel {size(need.kernel_bytes)}, client {size(need.client_bytes)}"
     cores = _count(machine.cpu_count, "core")
     if math.isinf(need.cores):
         cpu = f"all of {cores}"
@@ -339,7 +322,7 @@ def plan_lines(machine: Machine, plan: Plan) -> list[str]:
         cpu = f"about {need.cores:.2f} of {cores}: kernel {need.kernel_cores:.2f},"
         cpu += f" client {need.client_cores:.2f}"
     if plan.local_server:
-        memory += f", server {sizing.size(need.server_bytes)}"
+        memory += f", server {size(need.server_bytes)}"
         cpu += "" if math.isinf(need.cores) else f", server {need.server_cores:.2f}"
     rows = {
         "connections": connections,
@@ -368,124 +351,3 @@ def _range(ends: tuple[float, float]) -> str:
 
 def _list(numbers: list[int]) -> str:
     return " or ".join(map(str, numbers))
-
-
-@dataclass(frozen=True)
-class Probe:
-    """What answered at a URL."""
-
-    kind: ProbeKind
-    detail: str  #: one sentence for the terminal
-    status: int | None = None  #: of the response, if there was one
-    server: str | None = None  #: its Server field
-    address: tuple[str, int] | None = None  #: the one that answered or was tried last
-
-    @property
-    def ok(self) -> bool:
-        return self.kind == "ok"
-
-
-#: RFC 9112, section 4: a status line; its reason may be empty.
-_STATUS_LINE = re.compile(rb"HTTP/1\.[01] (\d{3})(?: [^\r\n]*)?\r?\n")
-_SERVER_FIELD = re.compile(rb"^server:[ \t]*([^\r\n]*?)[ \t]*\r?$", re.IGNORECASE | re.MULTILINE)
-
-
-def probe_host(url: str, timeout_s: float = 5.0) -> Probe:
-    """Send one GET to `url` and say what is there; `timeout_s` bounds connect, TLS and response together.
-
-    Resolving a name has the resolver's own time limit.  Certificates are not verified: a load test meets
-    self-signed ones, and Locust's FastHttpUser does not verify them either.
-    """
-    try:
-        parts = urlsplit(url)
-        host, port = parts.hostname, parts.port
-    except ValueError as error:
-        return Probe("bad_url", f"{url!r} is no URL: {error}")
-    if parts.scheme not in ("http", "https") or not host:
-        return Probe("bad_url", f"{url!r} is no URL of the form http://HOST[:PORT]")
-    tls = parts.scheme == "https"
-    port = port if port is not None else 443 if tls else 80
-    try:
-        found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
-    except (socket.gaierror, UnicodeError) as error:
-        reason = error.strerror if isinstance(error, OSError) else str(error)
-        return Probe("does_not_resolve", f"{host} does not resolve: {reason}")
-    deadline = time.monotonic() + timeout_s
-    failure = Probe("unreachable", f"{host} has no address")
-    for _, _, _, _, address in found:  # as create_connection does: localhost is ::1 and 127.0.0.1
-        peer = (str(address[0]), port)
-        try:
-            sock = socket.create_connection(peer, timeout=_left(deadline))
-        except ConnectionRefusedError:
-            failure = Probe("refused", f"nothing listens at {host}:{port}: connection refused", address=peer)
-        except TimeoutError:
-            detail = f"{host}:{port} did not accept a connection within {timeout_s:g} s"
-            return Probe("timeout", detail, address=peer)
-        except OSError as error:
-            failure = Probe("unreachable", f"{host}:{port} is out of reach: {error.strerror}", address=peer)
-        else:
-            target = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
-            with sock:
-                return _ask(sock, tls, host, parts.netloc.rpartition("@")[2], target, peer, deadline)
-    return failure
-
-
-def _left(deadline: float) -> float:
-    """Seconds until `deadline`, as a socket timeout (0 would mean non-blocking)."""
-    return max(0.001, deadline - time.monotonic())
-
-
-def _ask(
-    sock: socket.socket,
-    tls: bool,
-    host: str,
-    authority: str,
-    target: str,
-    peer: tuple[str, int],
-    deadline: float,
-) -> Probe:
-    """One request over a connection; closed by its end."""
-    where = f"{host}:{peer[1]}"
-    if tls:
-        context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-        context.check_hostname = False
-        context.verify_mode = ssl.CERT_NONE
-        try:
-            sock.settimeout(_left(deadline))
-            sock = context.wrap_socket(sock, server_hostname=host)
-        except TimeoutError:
-            return Probe("timeout", f"{where} accepts but does not answer the TLS handshake", address=peer)
-        except OSError as error:  # SSLError is one
-            reason = getattr(error, "reason", None) or error.strerror or str(error)
-            return Probe("tls_error", f"{where} does not speak TLS: {reason}", address=peer)
-    with sock:
-        head = b""
-        try:
-            sock.settimeout(_left(deadline))
-            sock.sendall(
-                f"GET {target} HTTP/1.1\r\nHost: {authority}\r\nUser-Agent: preflight\r\n"
-                "Accept: */*\r\nConnection: close\r\n\r\n".encode()
-            )
-            while len(head) < PROBE_HEAD_MAX_BYTES and b"\r\n\r\n" not in head:
-                if time.monotonic() >= deadline:  # a peer that drips must not hold us
-                    raise TimeoutError
-                sock.settimeout(_left(deadline))
-                if not (data := sock.recv(8192)):
-                    break
-                head += data
-        except TimeoutError:
-            if not head:
-                return Probe("timeout", f"{where} accepts connections but does not answer", address=peer)
-        except OSError as error:
-            if not head:
-                return Probe("not_http", f"{where} ended the connection: {error.strerror}", address=peer)
-    if not head:
-        return Probe("not_http", f"{where} closed the connection without an answer", address=peer)
-    if (line := _STATUS_LINE.match(head)) is None:
-        start = head[:40].decode("ascii", "backslashreplace")
-        return Probe("not_http", f"{where} does not speak HTTP/1: it answered {start!r}", address=peer)
-    fields = head.partition(b"\r\n\r\n")[0]
-    field = _SERVER_FIELD.search(fields)
-    server = field[1].decode("latin-1") if field else None
-    status = int(line[1])
-    return Probe("ok", f"{where} answers {status}" + (f", {server}" if server else ""), status, server, peer)

@@ -12,13 +12,13 @@ from typing import TYPE_CHECKING, Any
 
 from parked.loadtest.report.record import Record, number, per_second
 from parked.loadtest.terms.distribution import even
+from parked.loadtest.terms.units import GIB, MIB
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from parked.loadtest.terms.distribution import Distribution
 
-MIB, GIB = 1 << 20, 1 << 30
 
 #: Indices of the palette in `assets/page.css`.
 BLUE, ORANGE, GREEN, RED, PURPLE, GREY = range(6)

@@ -10,255 +10,14 @@ explain a ratio are told. Figures are computed from the runs' records anew, not 
 from __future__ import annotations
 
 import argparse
-import dataclasses
-import math
-import operator
-import re
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
-from urllib.parse import urlsplit
 
-from parked.loadtest.report.record import NoRun, Record
-from parked.loadtest.report.report import summarise
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+from parked.loadtest.report import compare_page, comparison
+from parked.loadtest.report.comparison import MOST_RUNS, Run, Threshold
+from parked.loadtest.report.record import NoRun
 
 PASS, FAIL, USAGE, REFUSED = 0, 1, 2, 3
-
-MIB = 1 << 20
-#: Share by which the lengths of two holds may differ; longer ones meet rarer latencies.
-HOLD_SHARE = 0.2
-#: Runs that a table and a chart have room for.
-MOST_RUNS = 6
-
-_OPERATORS: dict[str, Callable[[float, float], bool]] = {
-    "<": operator.lt,
-    "<=": operator.le,
-    ">": operator.gt,
-    ">=": operator.ge,
-}
-
-
-@dataclasses.dataclass(frozen=True)
-class Figure:
-    """A row of the table. `scale` turns the summary's unit into the one shown."""
-
-    name: str
-    text: str
-    scale: float = 1.0
-
-
-#: What is compared. Names with dots are those of summary.json, the others are made in :func:`derived`.
-FIGURES = (
-    Figure("min_connections_in_hold", "connections held"),
-    Figure("ramp_seconds", "ramp, s"),
-    Figure("offered_rps", "requests/s offered"),
-    Figure("hold_rps", "requests/s in the hold"),
-    Figure("hold_mib_per_second", "MiB/s in the hold"),
-    Figure("latency_ms.p50", "latency p50, ms"),
-    Figure("latency_ms.p90", "latency p90, ms"),
-    Figure("latency_ms.p99", "latency p99, ms"),
-    Figure("latency_ms.p999", "latency p99.9, ms"),
-    Figure("latency_ms.max", "latency max, ms"),
-    Figure("failures", "failed requests"),
-    Figure("reconnects", "reconnects"),
-    Figure("late_sends", "requests sent late"),
-    Figure("server.loop_lag_max_ms", "server, longest event-loop lag, ms"),
-    Figure("client.loop_lag_max_ms", "client, longest event-loop lag, ms"),
-    Figure("server_cores", "server, cores in the hold"),
-    Figure("client_cores", "client, cores in the hold"),
-    Figure("server_us_a_request", "server, CPU us a request"),
-    Figure("client_us_a_request", "client, CPU us a request"),
-    Figure("server.pss_peak_bytes", "server memory, MiB", MIB),
-    Figure("client.pss_peak_bytes", "client memory, MiB", MIB),
-    Figure("server_bytes_a_connection", "server memory a connection, B"),
-    Figure("kernel.slab_peak_bytes", "kernel slab, MiB", MIB),
-    Figure("kernel.retrans_segs", "retransmits"),
-)
-
-
-@dataclasses.dataclass(frozen=True)
-class Run:
-    """A run with its figures by name, and the letter that stands for it."""
-
-    letter: str
-    record: Record
-    summary: dict[str, Any]
-    figures: dict[str, float | None]
-
-    @classmethod
-    def read(cls, letter: str, folder: Path) -> Run:
-        """Raises :class:`NoRun`."""
-        record = Record.read(folder)
-        summary = summarise(record)
-        return cls(letter, record, summary, {**_flat(summary), **derived(summary)})
-
-    @property
-    def name(self) -> str:
-        return f"{self.letter} {self.record.folder.resolve().name}"
-
-
-def _flat(value: dict[str, Any], prefix: str = "") -> dict[str, float | None]:
-    """Every number of a summary, and every null, by its name with dots."""
-    found: dict[str, float | None] = {}
-    for key, inner in value.items():
-        if isinstance(inner, dict):
-            found |= _flat(inner, f"{prefix}{key}.")
-        elif inner is None or (isinstance(inner, int | float) and not isinstance(inner, bool)):
-            found[f"{prefix}{key}"] = inner
-    return found
-
-
-def derived(summary: dict[str, Any]) -> dict[str, float | None]:
-    """Figures a second, a request, a connection; None if there was no hold or nothing was measured."""
-
-    def share(whole: float | None, parts: float) -> float | None:
-        return whole / parts if whole and parts else None
-
-    made: dict[str, float | None] = {}
-    for side in ("server", "client"):
-        cpu_s = summary[side]["cpu_seconds_in_hold"]
-        made[f"{side}_cores"] = share(cpu_s, summary["hold_seconds"])
-        made[f"{side}_us_a_request"] = share(cpu_s * 1e6, summary["hold_requests"])
-        made[f"{side}_bytes_a_connection"] = share(
-            summary[side]["pss_peak_bytes"], summary["peak_connections"]
-        )
-    return made
-
-
-def ratio(run: Run, first: Run, name: str) -> float | None:
-    """The run's figure by the first's. From 0 to 0 is 1, from 0 to more is infinite; None if unknown."""
-    value, base = run.figures.get(name), first.figures.get(name)
-    if value is None or base is None:
-        return None
-    if base == 0:
-        return 1.0 if value == 0 else math.inf
-    return value / base
-
-
-@dataclasses.dataclass(frozen=True)
-class Threshold:
-    """A ratio to the first run that must not be: "hold_rps<0.95"."""
-
-    text: str
-    name: str
-    compare: Callable[[float, float], bool]
-    limit: float
-
-    @classmethod
-    def parse(cls, text: str) -> Threshold:
-        """Raises :class:`argparse.ArgumentTypeError`."""
-        found = re.fullmatch(r"\s*([a-z0-9_.]+)\s*(<=|>=|<|>)\s*(\d+(?:\.\d+)?)\s*", text)
-        if found is None:
-            raise argparse.ArgumentTypeError(f"{text!r} is no threshold like 'hold_rps<0.95'")
-        name, sign, limit = found.groups()
-        return cls(text.strip(), name, _OPERATORS[sign], float(limit))
-
-    def crossed(self, run: Run, first: Run) -> str:
-        """What to tell; empty if it is kept. A ratio that can't be told keeps nothing."""
-        value = ratio(run, first, self.name)
-        if value is None:
-            return f"{run.name}: {self.text}: the ratio is not known"
-        return f"{run.name}: {self.text}: the ratio is {value:.3f}" if self.compare(value, self.limit) else ""
-
-
-def other_workloads(runs: Sequence[Run]) -> list[str]:
-    """Why these runs can't be compared; empty if they can."""
-    first, found = runs[0], []
-    for run in runs[1:]:
-        for key, text in (("think_s", "think time, s"), ("length_characters", "length, characters")):
-            ours, theirs = run.summary["workload"][key], first.summary["workload"][key]
-            if ours != theirs:
-                found.append(f"{text}: {first.name} {_range(theirs)}, {run.name} {_range(ours)}")
-    return found
-
-
-def differences(runs: Sequence[Run]) -> list[str]:
-    """What else may explain a ratio."""
-    first = runs[0]
-    found = [
-        f"{run.name} failed: {'; '.join(run.summary['reasons'])}"
-        for run in runs
-        if run.summary["verdict"] != "pass"
-    ]
-    for run in runs[1:]:
-
-        def differ(what: str, theirs: Any, ours: Any, run: Run = run) -> None:
-            if theirs != ours:
-                found.append(f"{what}: {first.name} {theirs}, {run.name} {ours}")
-
-        one, other = first.summary, run.summary
-        differ("connections", one["target_connections"], other["target_connections"])
-        longest = max(one["hold_seconds"], other["hold_seconds"])
-        if abs(one["hold_seconds"] - other["hold_seconds"]) > HOLD_SHARE * longest:
-            differ("hold, s", one["hold_seconds"], other["hold_seconds"])
-        differ("target", _kind(first), _kind(run))
-        for name in sorted({*one["machine"], *other["machine"]} & _MACHINE):
-            differ(name.replace("_", " "), one["machine"].get(name), other["machine"].get(name))
-        for name in sorted({*one["versions"], *other["versions"]}):
-            differ(name, one["versions"].get(name), other["versions"].get(name))
-    return found
-
-
-#: What makes another machine of it; free memory and the like are of the moment.
-_MACHINE = {"cpu_count", "cpu_model", "virtual", "kernel", "memory_total_bytes", "nofile_hard", "somaxconn"}
-
-
-def _kind(run: Run) -> str:
-    """What the target is: a server on the same machine shares its cores, TLS costs both sides."""
-    where = "here" if run.record.facts["server_is_local"] else "elsewhere"
-    return f"{urlsplit(run.summary['workload']['host']).scheme}, server {where}"
-
-
-def _range(ends: Sequence[float]) -> str:
-    return f"{ends[0]:g}-{ends[1]:g}"
-
-
-def rows(runs: Sequence[Run]) -> list[list[str]]:
-    """The table: a figure, the first run's value, and value and ratio of each other run."""
-    made = []
-    for figure in FIGURES:
-        if all(run.figures.get(figure.name) is None for run in runs):
-            continue
-        row = [figure.text, _shown(runs[0], figure)]
-        for run in runs[1:]:
-            row += [_shown(run, figure), _times(ratio(run, runs[0], figure.name))]
-        made.append(row)
-    return made
-
-
-def headings(runs: Sequence[Run]) -> list[str]:
-    made = ["", runs[0].letter]
-    for run in runs[1:]:
-        made += [run.letter, f"{run.letter}/{runs[0].letter}"]
-    return made
-
-
-def _shown(run: Run, figure: Figure) -> str:
-    value = run.figures.get(figure.name)
-    if value is None:
-        return "-"
-    value /= figure.scale
-    return f"{value:,.0f}" if abs(value) >= 100 or float(value).is_integer() else f"{value:,.3g}"
-
-
-def _times(value: float | None) -> str:
-    if value is None:
-        return "-"
-    return "from 0" if math.isinf(value) else f"{value:.3f}"
-
-
-def lines(runs: Sequence[Run]) -> list[str]:
-    """For the terminal."""
-    table = [headings(runs), *rows(runs)]
-    widths = [max(len(row[column]) for row in table) for column in range(len(table[0]))]
-    made = [f"{run.letter}  {run.record.folder}  ({run.summary['verdict']})" for run in runs]
-    for row in table:
-        cells = [f"{cell:>{width}}" for cell, width in zip(row[1:], widths[1:], strict=True)]
-        made.append("  ".join([f"{row[0]:<{widths[0]}}", *cells]).rstrip())
-    return made
 
 
 def parser() -> argparse.ArgumentParser:
@@ -304,23 +63,21 @@ def main(arguments: list[str] | None = None) -> int:
     for threshold in chosen.fail_if:
         if all(threshold.name not in run.figures for run in runs):
             options.error(f"no run has a figure {threshold.name!r}")
-    refused = other_workloads(runs)
+    refused = comparison.other_workloads(runs)
     if refused and not chosen.force:
         for text in refused:
             print(f"compare: not comparable: {text}", file=sys.stderr)
         return REFUSED
-    warnings = [*refused, *differences(runs)]
+    warnings = [*refused, *comparison.differences(runs)]
     crossed = [
         text for run in runs[1:] for threshold in chosen.fail_if if (text := threshold.crossed(run, runs[0]))
     ]
-    print("\n".join(lines(runs)))
+    print("\n".join(comparison.lines(runs)))
     for text in warnings:
         print(f"differs: {text}")
     for text in crossed:
         print(f"crossed: {text}")
     try:
-        from parked.loadtest.report import compare_page
-
         chosen.page.write_text(compare_page.of_runs(runs, warnings, crossed))
     except OSError as error:
         print(f"compare: cannot write {chosen.page}: {error.strerror}", file=sys.stderr)

@@ -5,15 +5,16 @@ from __future__ import annotations
 import html
 from typing import TYPE_CHECKING
 
-from parked.loadtest.report import charts, compare, page
+from parked.loadtest.report import charts, comparison, page
 from parked.loadtest.report.charts import Chart, Line
 from parked.loadtest.report.record import number, per_second
 from parked.loadtest.report.tables import Table
+from parked.loadtest.terms.units import MIB
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from parked.loadtest.report.compare import Run
+    from parked.loadtest.report.comparison import Run
 
 #: A colour and a dash a run, so that either tells them apart.
 _COLORS = (charts.BLUE, charts.RED, charts.GREEN, charts.PURPLE, charts.ORANGE, charts.GREY)
@@ -27,7 +28,7 @@ _OVER_TIME = (
     ("Latency p99", "ms, log scale", "latency_p99_ms", 1.0),
     ("CPU of the server", "busy cores", "server_cores", 1.0),
     ("CPU of the client", "busy cores", "client_cores", 1.0),
-    ("Memory of the server", "MiB", "server_pss_bytes", charts.MIB),
+    ("Memory of the server", "MiB", "server_pss_bytes", MIB),
 )
 
 
@@ -48,7 +49,7 @@ def of_runs(runs: Sequence[Run], warnings: Sequence[str], crossed: Sequence[str]
             for run in runs
         ],
     )
-    figures = Table("Figures, and ratios to A", compare.headings(runs), compare.rows(runs))
+    figures = Table("Figures, and ratios to A", comparison.headings(runs), comparison.rows(runs))
     body = [
         "<header>",
         page.verdict(not crossed) if crossed else "",
@@ -75,7 +76,7 @@ def _sentence(runs: Sequence[Run]) -> str:
                 ("server_cores", "server CPU"),
                 ("server.pss_peak_bytes", "server memory"),
             )
-            if (ratio := compare.ratio(run, runs[0], name)) is not None
+            if (ratio := comparison.ratio(run, runs[0], name)) is not None
         ]
         parts.append(f"{run.letter} against {runs[0].letter}: {', '.join(ratios)}" if ratios else "")
     return "; ".join(filter(None, parts)) or "Nothing to compare"

@@ -23,7 +23,6 @@ if TYPE_CHECKING:
     from parked.loadtest.report.record import Record
     from parked.loadtest.report.tables import Table
 
-MIB = 1 << 20
 _HERE = Path(__file__).resolve().parent
 #: A figure, with its unit: it goes to the right of its cell.
 _NUMBER = re.compile(r"[+-]?[\d.,]+( [A-Za-z%]+)?( PSS| heap)?")

@@ -24,6 +24,7 @@ from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator
 from PIL import Image  # matplotlib's own requirement
 
 from parked.loadtest.report.record import per_second
+from parked.loadtest.terms.units import GIB, MIB
 
 Series = np.ndarray[tuple[int], np.dtype[np.float64]]
 
@@ -47,9 +48,6 @@ _BAD = ("failures", "reconnects")
 
 #: Left, width and right margin of the panels as shares of the picture; names of curves are in the margin.
 _LEFT, _WIDTH = 0.1, 0.745
-
-MIB = 1 << 20
-GIB = 1 << 30
 
 
 @dataclass

@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING, Any
 
 from parked.loadtest.client.errors import RequestFailure
 from parked.loadtest.report.record import number, numbers
+from parked.loadtest.terms.units import MIB, count, size
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from parked.loadtest.report.record import Record
 
-MIB, GIB = 1 << 20, 1 << 30
 
 #: A run in 2013 and later ones of the same server, as their authors published them.
 PUBLISHED = (
@@ -339,13 +339,3 @@ def _value(name: str, value: Any) -> str:
     if isinstance(value, int) and name.endswith("_bytes") and value >= MIB:
         return size(value)
     return f"{value:,}" if isinstance(value, int) and "port" not in name else str(value)
-
-
-def count(value: float | None) -> str:
-    return "unknown" if value is None else f"{value:,.0f}"
-
-
-def size(size_bytes: float | None) -> str:
-    if size_bytes is None:
-        return "unknown"
-    return f"{size_bytes / GIB:,.2f} GiB" if size_bytes >= GIB else f"{size_bytes / MIB:,.1f} MiB"

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from parked.loadtest.report import witnesses
 from parked.loadtest.report.record import NoRun, Record, decode
-from parked.loadtest.report.report import PERCENTILES, summarise
+from parked.loadtest.report.summary import PERCENTILES, summarise
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from typing import Any
 
-MIB = 1024 * 1024
+from parked.loadtest.terms.units import MIB
 
 
 def line(row: dict[str, Any]) -> str:

@@ -14,7 +14,7 @@ import pytest
 from locust.runners import STATE_RUNNING
 
 from parked.loadtest.master import run
-from parked.loadtest.report import report, witnesses
+from parked.loadtest.report import summary, witnesses
 from parked.loadtest.report.record import Record
 from parked.user import KeepAliveUser
 from tests.loadtest.scene import Scene
@@ -183,7 +183,7 @@ def test_a_rate_is_over_the_time_in_which_its_counts_were_made(scene: Scene) -> 
     assert (facts["hold_s"], facts["hold"]["requests"]) == (3, 20)
     assert facts["hold_counted_s"] == pytest.approx(2)
     assert [row["counted_unix_s"] for row in scene.rows()] == ["500.9", "501.9", "502.9", "502.9"]
-    assert report.summarise(Record.read(scene.folder))["hold_rps"] == pytest.approx(10)
+    assert summary.summarise(Record.read(scene.folder))["hold_rps"] == pytest.approx(10)
 
 
 def test_each_worker_keeps_its_longest_lag_of_the_run(scene: Scene) -> None:

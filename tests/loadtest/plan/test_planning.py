@@ -14,7 +14,8 @@ import pytest
 from parked.loadtest.machine.machine import Machine
 from parked.loadtest.plan import planning, sizing
 from parked.loadtest.plan.planning import SIZE_MAX, Report, report
-from parked.loadtest.plan.sizing import GIB, Plan
+from parked.loadtest.plan.sizing import Plan
+from parked.loadtest.terms.units import GIB, size
 
 USAGE, TOO_SMALL = 2, 3
 
@@ -162,7 +163,7 @@ def test_the_table_has_a_line_a_resource_and_what_to_change() -> None:
         assert has
         assert change == (row.change or "enough")
         assert holds == (f"> {SIZE_MAX:,}" if row.holds == SIZE_MAX else f"{row.holds:,}")
-    assert table["memory"][1:3] == [sizing.size(sizing.estimate(plan, machine).memory_bytes), "7.2 GiB"]
+    assert table["memory"][1:3] == [size(sizing.estimate(plan, machine).memory_bytes), "7.2 GiB"]
     assert table["holds"][1] == f"{said.rows[0].holds:,} connections, then memory gives way"
     assert table["next"][1].startswith(said.rows[1].resource)
 

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from parked.loadtest.report import compare
-from parked.loadtest.report.compare import Run, Threshold, ratio
+from parked.loadtest.report.comparison import Run, Threshold, ratio
 from tests.loadtest import browser
 from tests.loadtest.runs import write_run
 

@@ -8,8 +8,9 @@ from typing import Any
 
 import pytest
 
-from parked.loadtest.report import limits, report
+from parked.loadtest.report import limits
 from parked.loadtest.report.record import Record
+from parked.loadtest.report.summary import summarise
 from tests.loadtest.runs import write_run
 
 
@@ -19,7 +20,7 @@ def said(folder: Path, columns: dict[str, Any] | None = None, hold: dict[str, An
     for row in record.rows:
         row |= {name: str(value) for name, value in (columns or {}).items()}
     record.facts["hold"] |= hold or {}
-    return "\n".join(limits.sentences(record, report.summarise(record)))
+    return "\n".join(limits.sentences(record, summarise(record)))
 
 
 def test_a_run_with_room_says_that_only_the_think_time_limited_it(tmp_path: Path) -> None:

@@ -14,6 +14,7 @@ import pytest
 
 from parked.loadtest.report import charts, page, report
 from parked.loadtest.report.record import Record
+from parked.loadtest.report.summary import summarise
 from tests.loadtest import browser
 from tests.loadtest.runs import a_real_run, write_run
 
@@ -23,7 +24,7 @@ PAGE_BYTES, PAGE_S = 1_500_000, 5.0
 
 def made(folder: Path) -> str:
     record = Record.read(folder)
-    summary = report.summarise(record)
+    summary = summarise(record)
     return page.of_run(record, summary, report.sentence(summary))
 
 
@@ -60,7 +61,7 @@ def test_the_phases_follow_each_other_without_a_gap(tmp_path: Path) -> None:
 
 def test_the_latency_curve_gives_the_percentiles_of_the_summary(tmp_path: Path) -> None:
     record = Record.read(write_run(tmp_path))
-    chart, latency = charts.percentiles(record.latencies), report.summarise(record)["latency_ms"]
+    chart, latency = charts.percentiles(record.latencies), summarise(record)["latency_ms"]
     at = dict(zip(chart.x, chart.lines[0].values, strict=True))
     assert (at[10], at[100]) == (latency["p90"], latency["p99"])
     assert chart.lines[0].values[-1] == latency["max"]

@@ -13,12 +13,13 @@ from parked.loadtest.client.think import SLOT_S, STRIDE_MOST
 from parked.loadtest.master.rows import COLUMNS
 from parked.loadtest.report import report
 from parked.loadtest.report.record import Record
+from parked.loadtest.report.summary import THINK_GRAIN_S, summarise
 from parked.loadtest.terms.histogram import merge, new_histogram
 from tests.loadtest.runs import PROJECT, write_run
 
 
 def summarised(folder: Path) -> dict[str, Any]:
-    return report.summarise(Record.read(folder))
+    return summarise(Record.read(folder))
 
 
 def test_a_run_that_held_everything_passes_with_its_figures(tmp_path: Path) -> None:
@@ -146,6 +147,6 @@ def test_what_was_drawn_is_told_with_its_distance_to_what_was_asked_for(tmp_path
         "distance": pytest.approx(1 - 5000 / 9217, abs=0.01),
     }  # fmt: skip
     assert drawn["think_s"]["distance"] < 0.002
-    assert report.THINK_GRAIN_S == STRIDE_MOST * SLOT_S
+    assert THINK_GRAIN_S == STRIDE_MOST * SLOT_S
     older = summarised(write_run(tmp_path, hold_thinks_s=None, hold_lengths=None))
     assert older["workload"]["executed"] == {"think_s": None, "length_bytes": None}

@@ -13,6 +13,7 @@ import pytest
 
 from parked.loadtest.report import report, verify, witnesses
 from parked.loadtest.report.record import Record
+from parked.loadtest.report.summary import summarise
 from parked.loadtest.terms.histogram import merge, new_histogram
 from tests.loadtest.runs import PROJECT, STARTED_UNIX_S, a_real_run, write_run
 
@@ -200,7 +201,7 @@ def test_a_server_whose_event_loop_was_late_may_be_behind_by_as_much(
 def can_not_pass(run: Path, change: Callable[[Path], object]) -> None:
     change(run)
     assert verify.main([str(run)]) == 1
-    summary = report.summarise(report.Record.read(run))
+    summary = summarise(Record.read(run))
     assert summary["verdict"] == "fail"
     assert any("witnesses disagree" in reason for reason in summary["reasons"])
     (run / "summary.json").write_text(json.dumps(summary))
@@ -271,7 +272,7 @@ def test_more_that_is_missing_than_a_killed_worker_had_is_a_disagreement(
     kill(run, **changes)
     if "heard" in changes:  # a second before it could be the killed worker
         change_rows(run, lambda rows: rows[5].update(sockstat_tcp_inuse="1003"))
-    found = witnesses.hear(report.Record.read(run)).disagreements
+    found = witnesses.hear(Record.read(run)).disagreements
     assert any("the kernel saw" in text for text in found)
 
 

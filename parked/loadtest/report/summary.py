@@ -1,0 +1,222 @@
+"""A run's figures and its verdict: the content of `summary.json`, from its record and nothing else."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from parked.loadtest.report import witnesses
+from parked.loadtest.report.record import numbers
+from parked.loadtest.terms.units import MIB
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from parked.loadtest.report.record import Record
+    from parked.loadtest.terms.distribution import Distribution
+
+#: The share of the offered request rate that a passing run reaches, at least. Offered are (connections / mean
+#: think time); a rate below means that the machine did not keep up.
+RATE_SHARE = 0.95
+#: Share by which a worker may hold more or fewer connections than the mean at the end of the ramp, beside the
+#: one that does not divide. Locust gives each the same; more means that it took one for lost and gave its
+#: users to others, which then run out of descriptors or of CPU before the rest. That is another run.
+EVEN_SHARE = 0.05
+#: Seconds by which a think time may be off: it ends in a slot of the think timer (`think.STRIDE_MOST`).
+THINK_GRAIN_S = 0.03
+#: Percentiles of the hold's latency, by their names in summary.json.
+PERCENTILES = {"p50": 50.0, "p90": 90.0, "p99": 99.0, "p999": 99.9, "max": 100.0}
+
+
+def summarise(record: Record) -> dict[str, Any]:
+    """The content of summary.json."""
+    facts, rows, latencies = record.facts, record.rows, record.latencies
+    # Rates are over the time in which their counts were made; runs of before that was kept go by the rows.
+    counted_s = facts.get("hold_counted_s") or facts["hold_s"]
+    hold_s, totals, hold = facts["hold_s"], facts["totals"], facts["hold"]
+    in_hold = record.hold()
+    known = latencies.get_total_count() > 0
+    mean_think_s = sum(facts["think_s"]) / 2
+    summary: dict[str, Any] = {
+        "verdict": "",
+        "reasons": [],
+        "notes": facts["notes"],
+        "target_connections": facts["target_connections"],
+        "peak_connections": int(facts["peak_connections"]),
+        "min_connections_in_hold": facts["min_connections_in_hold"] or 0,
+        "ramp_seconds": round(facts["ramp_s"], 1),
+        "hold_seconds": round(hold_s, 1),
+        "hold_asked_seconds": facts["hold_asked_s"],
+        "requests": totals.get("requests", 0),
+        "failures": totals.get("failures", 0),
+        "failures_by_kind": facts["failures_by_kind"],
+        "reconnects": totals.get("reconnects", 0),
+        "connections_closed_by_server": totals.get("closed_by_peer", 0),
+        "late_sends": totals.get("late_sends", 0),
+        "send_delay_mean_ms": _mean_delay_ms(hold),
+        "offered_rps": round(facts["target_connections"] / mean_think_s, 2) if mean_think_s else None,
+        "hold_requests": hold.get("requests", 0),
+        "hold_rps": round(hold["requests"] / counted_s, 2) if hold_s else 0.0,
+        "hold_mib_per_second": round(hold["received_bytes"] / MIB / counted_s, 2) if hold_s else 0.0,
+        "latency_ms": {
+            name: round(latencies.get_value_at_percentile(percent) / 1000, 3) if known else None
+            for name, percent in PERCENTILES.items()
+        },
+        "burst_10ms_max": facts["burst_10ms_max"],
+        "server": {
+            "software": facts["server_software"] or None,
+            "processes": _peak(rows, "server_processes"),
+            "pss_peak_bytes": _peak(rows, "server_pss_bytes"),
+            "cpu_seconds_in_hold": round(facts["hold_cpu_s"]["server"], 2),
+            "loop_lag_max_ms": _most(in_hold, "server_loop_lag_max_ms"),
+            "gc_pause_max_ms": _most(in_hold, "server_gc_pause_max_ms"),
+            "gc_seconds": _rounded(facts.get("server_gc_pause_s")),
+            "own_counts": _own_counts(record),
+        },
+        "client": {
+            "processes": _peak(rows, "client_processes"),
+            "pss_peak_bytes": _peak(rows, "client_pss_bytes"),
+            "cpu_seconds_in_hold": round(facts["hold_cpu_s"]["client"], 2),
+            "loop_lag_max_ms": _most(in_hold, "loop_lag_max_ms"),
+            "gc_pause_max_ms": _most(in_hold, "gc_pause_max_ms"),
+            "gc_seconds": _rounded(totals.get("gc_pause_s")),
+            "connections_a_worker": spread_of(facts["workers"]),
+        },
+        "kernel": {
+            "slab_peak_bytes": _peak(rows, "slab_bytes"),
+            "sockstat_tcp_inuse_peak": _peak(rows, "sockstat_tcp_inuse"),
+            "listen_overflows": _peak(rows, "listen_overflows"),
+            "listen_drops": _peak(rows, "listen_drops"),
+            "retrans_segs": _peak(rows, "retrans_segs"),
+        },
+        "memory_available_least_bytes": min(numbers(rows, "memory_available_bytes"), default=None),
+        "workload": {
+            "think_s": facts["think_s"],
+            "length_characters": facts["length"],
+            "executed": {
+                "think_s": _executed(record.thinks_s, facts["think_s"], THINK_GRAIN_S),
+                "length_bytes": _executed(record.lengths, facts["length"], 1),
+            },
+            "host": facts["host"],
+        },
+        "started_unix_s": round(facts["started_unix_s"], 1),
+        "machine": facts["machine"],
+        "versions": facts["versions"],
+        "command": facts["command"],
+    }
+    if facts.get("hosts"):
+        summary["hosts"] = [_host(host, counted_s if hold_s else 0.0) for host in facts["hosts"]]
+    summary["reasons"] = reasons(summary, witnesses.hear(record).disagreements)
+    summary["verdict"] = "fail" if summary["reasons"] else "pass"
+    return summary
+
+
+def _host(host: dict[str, Any], hold_s: float) -> dict[str, Any]:
+    """One of several hosts, as it stands in summary.json."""
+    totals, hold = host["totals"], host["hold"]
+    offsets_ms = host["clock_offset_ms"]
+    return {
+        "name": host["name"],
+        "workers": host["workers"],
+        "peak_connections": host["connections_peak"],
+        "min_connections_in_hold": host["connections_min_in_hold"] or 0,
+        "requests": totals["requests"],
+        "failures": totals["failures"],
+        "reconnects": totals["reconnects"],
+        "hold_requests": hold.get("requests", 0),
+        "hold_rps": round(hold.get("requests", 0) / hold_s, 2) if hold_s else 0.0,
+        "client_cpu_seconds_in_hold": hold.get("client_cpu_seconds", 0.0),
+        "client_pss_peak_bytes": host["client_pss_peak_bytes"],
+        "sockstat_tcp_inuse_peak": host["sockstat_tcp_inuse_peak"],
+        "retrans_segs": host["retrans_segs"],
+        # Its distance from the master's clock: the largest of the run, which holds for all the run.
+        "clock_offset_ms": max(offsets_ms, key=abs) if offsets_ms else None,
+        "clock_error_ms": host["clock_error_ms"],
+        "lost_at_s": host["lost_at_s"],
+        "connections_when_lost": host["connections_when_lost"],
+    }
+
+
+def reasons(summary: dict[str, Any], disagreements: Sequence[str]) -> list[str]:
+    """Why the run has failed; empty if it has passed. `disagreements`: of `report.witnesses`."""
+    found = []
+    target = summary["target_connections"]
+    if not summary["hold_seconds"]:
+        found.append(f"only {summary['peak_connections']:,} of {target:,} connections were established")
+    else:
+        asked_s = summary["hold_asked_seconds"]
+        if asked_s and summary["hold_seconds"] < asked_s - 1:
+            found.append(f"held for {summary['hold_seconds']:.0f} s of {asked_s} s")
+        if summary["min_connections_in_hold"] < target:
+            found.append(
+                f"connections fell to {summary['min_connections_in_hold']:,} of {target:,} in the hold"
+            )
+        if summary["offered_rps"] and summary["hold_rps"] < RATE_SHARE * summary["offered_rps"]:
+            found.append(
+                f"{summary['hold_rps']:,.0f} requests/s reached of {summary['offered_rps']:,.0f} offered"
+            )
+        if (spread := summary["client"]["connections_a_worker"]) and not _is_even(spread):
+            found.append(
+                f"connections are unevenly spread: {spread['least']:,} to {spread['most']:,} a worker, "
+                f"{spread['mean']:,.0f} on average"
+            )
+    if summary["failures"]:
+        kinds = ", ".join(f"{kind} {count:,}" for kind, count in summary["failures_by_kind"].items())
+        found.append(f"{summary['failures']:,} failed requests ({kinds})")
+    if summary["reconnects"]:
+        found.append(f"{summary['reconnects']:,} reconnects")
+    if summary["connections_closed_by_server"]:
+        found.append(f"{summary['connections_closed_by_server']:,} connections closed by the server")
+    found.extend(summary["notes"])
+    found.extend(f"witnesses disagree: {text}" for text in disagreements)
+    return found
+
+
+def _is_even(spread: dict[str, float]) -> bool:
+    allowed = EVEN_SHARE * spread["mean"] + 1
+    return spread["most"] - spread["mean"] <= allowed >= spread["mean"] - spread["least"]
+
+
+def spread_of(workers: Sequence[dict[str, Any]]) -> dict[str, float] | None:
+    """Connections of a worker when the hold began; None where that is not known."""
+    held = [known for worker in workers if (known := worker.get("connections_at_hold")) is not None]
+    return {"least": min(held), "mean": round(sum(held) / len(held), 1), "most": max(held)} if held else None
+
+
+def _own_counts(record: Record) -> dict[str, int] | None:
+    """What the server counted itself from the run's begin to its end; None if it does not tell."""
+    named = {"accepted": "server_accepted_total", "requests": "server_requests_total"}
+    named["sent_bytes"] = "server_sent_bytes_total"
+    known = {name: _peak(record.stated, column) for name, column in named.items()}
+    counts = {name: value for name, value in known.items() if value is not None}
+    return counts if len(counts) == len(named) else None
+
+
+def _executed(drawn: Distribution, asked: Sequence[float], grain: float) -> dict[str, float] | None:
+    """What was drawn in the hold; `distance` is the greatest difference in share to an even distribution."""
+    if not drawn.count:
+        return None
+    return {
+        "count": drawn.count,
+        "min": round(drawn.least, 3),
+        "mean": round(drawn.mean, 3),
+        "p50": round(drawn.percentile(50), 3),
+        "max": round(drawn.most, 3),
+        "distance": round(drawn.distance(asked[0], asked[1], grain), 4),
+    }
+
+
+def _mean_delay_ms(hold: dict[str, float]) -> float | None:
+    delay_s, requests = hold.get("send_delay_s"), hold.get("requests")
+    return None if delay_s is None or not requests else round(1000 * delay_s / requests, 3)
+
+
+def _most(rows: list[dict[str, str]], column: str) -> float | None:
+    return max(numbers(rows, column), default=None)
+
+
+def _rounded(seconds: float | None) -> float | None:
+    return None if seconds is None else round(seconds, 3)
+
+
+def _peak(rows: list[dict[str, str]], column: str) -> int | None:
+    return round(max(known)) if (known := numbers(rows, column)) else None

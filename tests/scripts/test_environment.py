@@ -338,7 +338,7 @@ def test_run_server_becomes_the_program_so_that_signals_reach_it(copy: Copy) -> 
 def checks(copy: Copy) -> Copy:
     """A copy whose environment holds stubs of the tools, each of which says that it ran."""
     assert copy.environment("requirements-dev.txt").returncode == 0
-    for tool in ("ruff", "mypy", "shellcheck"):
+    for tool in ("ruff", "mypy", "lint-imports", "shellcheck"):
         path = copy.venv / "bin" / tool
         path.write_text(f'#!/bin/sh\necho "{tool} $*"\n[ "${{FAILING:-}}" != {tool} ]\n')
         path.chmod(0o755)
@@ -355,6 +355,7 @@ def test_all_checks_run_and_pass(checks: Copy) -> None:
         "ruff format --check",
         "ruff check",
         "mypy --strict parked app loadtest",
+        "lint-imports",
         "pytest ['--ignore'",
         "pytest ['tests/loadtest']",
     ):
@@ -362,7 +363,7 @@ def test_all_checks_run_and_pass(checks: Copy) -> None:
     assert result.stdout.endswith("all passed\n")
 
 
-@pytest.mark.parametrize("tool", ["ruff", "mypy", "shellcheck"])
+@pytest.mark.parametrize("tool", ["ruff", "mypy", "lint-imports", "shellcheck"])
 def test_one_failing_check_fails_all_but_stops_none(checks: Copy, tool: str) -> None:
     result = checks.run(str(checks.path / "tests/run"), FAILING=tool)
     assert result.returncode == 1
@@ -377,6 +378,14 @@ def test_a_failure_of_either_suite_is_told(checks: Copy, suite: str, word: str) 
     assert result.returncode == 1
     assert f"-- {suite}: FAILED (" in result.stdout
     assert f"\nFAILED: {'tests' if suite == 'tests' else 'loadtest-tests tests'}\n" in result.stdout
+
+
+def test_python_scripts_are_found_by_their_first_line(checks: Copy) -> None:
+    (checks.path / "app/drill").write_text("#!/usr/bin/env python3\n")
+    (checks.path / "app/other").write_text("#!/bin/sh\n#!/usr/bin/env python3\n")
+    result = checks.run(str(checks.path / "tests/run"))
+    for line in ("ruff format --check --quiet . ./app/drill", "ruff check --quiet . ./app/drill"):
+        assert line in result.stdout.splitlines()
 
 
 def test_shell_scripts_are_found_by_their_first_line(checks: Copy) -> None:

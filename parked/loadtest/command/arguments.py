@@ -1,4 +1,4 @@
-"""`./run_test`: preflight, server if none runs, Locust, results."""
+"""`./run_test`: its options, and what they ask for: a run, a part in one, or a plan."""
 
 from __future__ import annotations
 
@@ -10,16 +10,39 @@ import time
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from parked.loadtest.command import run
+from parked.loadtest.command.settings import Settings
 from parked.loadtest.machine.machine import Machine
 from parked.loadtest.plan import planning
-from parked.loadtest.terms import values, variables
+from parked.loadtest.terms import options, values, variables
 from parked.loadtest.terms.checkout import PROGRAM
 from parked.shared import old_names
 
 DEFAULT_HOST = "http://127.0.0.1:8000"
 
+#: Options of Locust's that run_test gives it, and what says them here.
+OURS = {
+    "-u": "-c",
+    "--users": "-c",
+    "-t": "--hold",
+    "--run-time": "--hold",
+    "--headless": "--web, or nothing",
+    "--autostart": "--web, or nothing",
+    "--adaptive": "-r auto",
+    "--worker": "--join",
+    "--master-host": "--join",
+    "--master-bind-host": "--master",
+    "--master-bind-port": "--master-port",
+    "--expect-workers": "--expect-hosts",
+}
+
 EPILOG = """\
+words
+  report FOLDER       make summary, page and plots of a run again
+  verify FOLDER...    recompute every figure of runs, and ask their witnesses
+  compare A B...      lay runs side by side
+Each has a --help of its own. Options that are not named here are Locust's, and handed to it: --tags,
+--exclude-tags, --stop-timeout, those of a locustfile, names of user classes.
+
 exit codes
   0  pass
   1  fail: the run is complete, summary.json gives the reasons
@@ -43,6 +66,7 @@ def parser() -> argparse.ArgumentParser:
         description="Hold many keep-alive HTTP connections, one request each every 10-90 s, and report.",
         epilog=EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,  # what is not named in full may be Locust's
     )
     made.add_argument(
         "-c",
@@ -60,27 +84,8 @@ def parser() -> argparse.ArgumentParser:
         metavar="R|auto",
         help="connections opened a second; auto: as fast as requests stay on time (default: auto)",
     )
-    made.add_argument(
-        "--hold",
-        default="60s",
-        type=values.checked(values.duration),
-        metavar="DURATION",
-        help="how long to hold, counted from when all are established: 30s, 5m (default: 60s)",
-    )
-    made.add_argument(
-        "--think",
-        default="10:90",
-        type=values.checked(values.think_time),
-        metavar="MIN:MAX",
-        help="seconds between a response and the next request, drawn evenly (default: 10:90)",
-    )
-    made.add_argument(
-        "--length",
-        default="1024:10240",
-        type=values.checked(values.length),
-        metavar="MIN:MAX",
-        help="characters of a response, drawn evenly and checked (default: 1024:10240)",
-    )
+    for option in options.TABLE:
+        option.add_to_run_test(made)
     made.add_argument(
         "--host",
         action="append",
@@ -96,14 +101,6 @@ def parser() -> argparse.ArgumentParser:
         metavar="LIST",
         help="addresses that this host's connections start from, such as 10.0.0.16/28,10.0.0.40 (default: on "
         "loopback 127.1.0.0/16, elsewhere those that sysconfig/addresses gave the interface, or its own)",
-    )
-    made.add_argument(
-        "--server-metrics",
-        default="",
-        type=values.checked(values.metrics_address),
-        metavar="ADDRESS",
-        help="HOST:PORT or unix:/PATH of a server's own counters, as run_server --metrics takes it "
-        "(default: a socket of its own, if run_server is started here)",
     )
     made.add_argument(
         "-f",
@@ -164,21 +161,6 @@ def parser() -> argparse.ArgumentParser:
         help="how long a master waits for its hosts, and a host for its master (default: 2m)",
     )
     made.add_argument(
-        "--results",
-        default=None,
-        type=Path,
-        metavar="DIR",
-        help="folder for the results (default: results/<UTC time>-<connections>)",
-    )
-    made.add_argument(
-        "--metrics",
-        default=os.environ.get(variables.METRICS) or None,
-        type=values.checked(values.listen_address),
-        metavar="ADDRESS",
-        help="serve this load test's own /metrics for Prometheus at HOST:PORT "
-        f"(default: {variables.METRICS}, or not)",
-    )
-    made.add_argument(
         "--plain", action="store_true", help="print a line a second also to a terminal, no live screen"
     )
     made.add_argument(
@@ -213,7 +195,7 @@ def _machine(text: str) -> Machine:
         raise argparse.ArgumentTypeError(str(wrong)) from None
 
 
-def _plan(settings: run.Settings, as_json: bool) -> int:
+def _plan(settings: Settings, as_json: bool) -> int:
     said = planning.report(settings.machine, settings.plan(local=settings.is_local, start=settings.is_local))
     print(planning.as_json(said) if as_json else "\n".join(planning.lines(said)))
     return said.exit_code
@@ -252,6 +234,12 @@ def _settle(made: argparse.ArgumentParser, chosen: argparse.Namespace) -> None:
         values.hosts(chosen.host)
     except argparse.ArgumentTypeError as error:
         made.error(f"argument --host: {error}")
+    for word in chosen.of_locust:
+        name = word.partition("=")[0] if word.startswith("--") else word[:2]
+        if name in OURS:
+            made.error(f"{name} is Locust's; here it is {OURS[name]}")
+    if chosen.of_locust and (chosen.plan or chosen.join):
+        made.error(f"unrecognized arguments: {' '.join(chosen.of_locust)}")
     if chosen.source_addresses:
         os.environ[variables.SOURCE] = chosen.source_addresses
 
@@ -263,7 +251,8 @@ def main(arguments: list[str] | None = None) -> int:
     for hint in old_names.hints(os.environ):
         print(f"{PROGRAM}: {hint}", file=sys.stderr)
     options_of_ours = parser()
-    chosen = options_of_ours.parse_args(words)
+    chosen, of_locust = options_of_ours.parse_known_args(words)
+    chosen.of_locust = of_locust
     if not chosen.plan and (chosen.machine or chosen.json):
         options_of_ours.error("--machine and --json are for --plan")
     _settle(options_of_ours, chosen)
@@ -282,5 +271,9 @@ def main(arguments: list[str] | None = None) -> int:
         )
         return join.join(joining)
     command = shlex.join(["./run_test" if PROGRAM == "run_test" else PROGRAM, *words])
-    settings = run.Settings.of(chosen, chosen.machine or Machine.read(), command, time.time())
-    return _plan(settings, chosen.json) if chosen.plan else run.run(settings)
+    settings = Settings.of(chosen, chosen.machine or Machine.read(), command, time.time())
+    if chosen.plan:
+        return _plan(settings, chosen.json)
+    from parked.loadtest.command import run
+
+    return run.run(settings)

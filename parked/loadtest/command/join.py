@@ -26,7 +26,7 @@ from locust.rpc import zmqrpc
 from locust.rpc.protocol import Message
 
 from parked.loadtest.client import source_address
-from parked.loadtest.command.run import (
+from parked.loadtest.command.processes import (
     HOST,
     INTERRUPTED,
     LIMIT,

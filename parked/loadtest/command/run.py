@@ -1,15 +1,9 @@
-"""A run from start to end: check, start what is missing, let Locust work, stop everything, report.
-
-Every process that is started here gets a session of its own, so that a terminal's INT reaches only this
-program, which then ends the others in order. Should this program itself be killed, the kernel sends them a
-TERM.
-"""
+"""A run from start to end: check, start what is missing, let Locust work, stop everything, report."""
 
 from __future__ import annotations
 
 import contextlib
 import dataclasses
-import functools
 import os
 import signal
 import socket
@@ -17,152 +11,44 @@ import subprocess
 import sys
 import tempfile
 import time
-from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
-from parked.loadtest.machine.machine import Machine
-from parked.loadtest.plan import preflight, resources, sizing
+from parked.loadtest.command.processes import (
+    FAIL,
+    HOST,
+    INTERRUPTED,
+    LIMIT,
+    PASS,
+    RESULTS,
+    START,
+    STOP_LEAST_S,
+    USAGE,
+    Interrupted,
+    Stop,
+    end_group,
+    say,
+    start_process,
+    stop,
+    tail,
+)
+from parked.loadtest.plan import preflight, sizing
 from parked.loadtest.plan.probe import probe_host
 from parked.loadtest.report import report
 from parked.loadtest.report.record import NoRun
 from parked.loadtest.terms import checkout, values, variables
-from parked.shared.children import end_with_parent
 from parked.shared.descriptors import raise_nofile
 
 if TYPE_CHECKING:
-    import argparse
     from collections.abc import Iterator
-    from types import FrameType
 
     from parked.loadtest.command.screen import Screen
-
-PASS, FAIL, LIMIT, HOST, START, RESULTS, INTERRUPTED = 0, 1, 3, 4, 5, 6, 130
-
-#: Addresses at which run_server is started if nobody listens there.
-LOCAL_HOSTS = ("127.0.0.1", "localhost", "::1")
+    from parked.loadtest.command.settings import Lead, Settings
 
 #: Seconds that the server may take until it answers.
 SERVER_READY_S = 60.0
-#: Seconds that the server may take to stop, per 100,000 connections, and at least.
-STOP_S_PER_100K, STOP_LEAST_S = 15.0, 20.0
-#: Connections opened a second and core at the beginning of a ramp that adapts.
-SPAWN_PER_S_A_CORE = 1500
-
-
-@dataclasses.dataclass(frozen=True)
-class Lead:
-    """This host leads a run of several and carries no connections itself."""
-
-    hosts: int
-    address: str  #: at which Locust's master listens; * for all
-    patience_s: int  #: for the hosts to join
-
-
-@dataclasses.dataclass(frozen=True)
-class Settings:
-    """What is asked for, resolved against the machine."""
-
-    connections: int
-    spawn_per_s: int
-    adaptive: bool
-    hold: str
-    think: str
-    length: str
-    host: str
-    locustfile: Path
-    processes: int
-    web_port: int | None
-    master_port: int
-    results: Path
-    force: bool
-    plain: bool
-    metrics: str | None
-    command: str
-    machine: Machine
-    server_metrics: str = ""
-    bottleneck: str = ""
-    lead: Lead | None = None
-
-    @classmethod
-    def of(cls, chosen: argparse.Namespace, machine: Machine, command: str, now_unix_s: float) -> Settings:
-        """Fill in what was left to the machine."""
-        adaptive = chosen.spawn_rate == "auto"
-        spawn_per_s = max(100, int(SPAWN_PER_S_A_CORE * machine.cpu_count)) if adaptive else chosen.spawn_rate
-        settings = cls(
-            connections=1 if chosen.connections == "auto" else chosen.connections,
-            spawn_per_s=spawn_per_s,
-            adaptive=adaptive,
-            hold=chosen.hold,
-            think=chosen.think,
-            length=chosen.length,
-            host=",".join(values.hosts(chosen.host)),
-            locustfile=(chosen.locustfile or checkout.locustfile()).resolve(),
-            processes=chosen.processes,
-            web_port=chosen.web_port if chosen.web else None,
-            master_port=chosen.master_port,
-            results=Path(),
-            force=chosen.force,
-            plain=chosen.plain,
-            metrics=chosen.metrics,
-            command=command,
-            machine=machine,
-            server_metrics=chosen.server_metrics,
-            lead=Lead(chosen.expect_hosts, chosen.master, values.duration(chosen.join_timeout))
-            if chosen.master
-            else None,
-        )
-        if chosen.connections == "auto":
-            fit = resources.largest_that_fits(
-                machine, settings.plan(local=settings.is_local, start=settings.is_local)
-            )
-            settings = dataclasses.replace(
-                settings, connections=max(fit.connections, 1), bottleneck=fit.bottleneck
-            )
-        stamp = time.strftime("%Y%m%dT%H%M%SZ", time.gmtime(now_unix_s))
-        folder = chosen.results or checkout.results() / f"{stamp}-{settings.connections}"
-        return dataclasses.replace(settings, results=folder.resolve())
-
-    @property
-    def urls(self) -> list[str]:
-        return values.hosts(self.host)
-
-    @property
-    def is_local(self) -> bool:
-        """Whether the servers are on this machine, and so are the connections."""
-        return self.lead is None and all(urlsplit(url).hostname in LOCAL_HOSTS for url in self.urls)
-
-    @property
-    def port(self) -> int:
-        parts = urlsplit(self.urls[0])
-        return parts.port or (443 if parts.scheme == "https" else 80)
-
-    def plan(self, local: bool, start: bool) -> sizing.Plan:
-        """The run as the sizing model sees it; process counts of 0 are the model's to fill in."""
-        return sizing.Plan(
-            connections=self.connections,
-            think_s=values.think_time(self.think),
-            body_bytes=values.length(self.length),
-            hold_s=values.duration(self.hold),
-            spawn_per_s=self.spawn_per_s,
-            local_server=local,
-            start_server=start,
-            host=urlsplit(self.urls[0]).hostname or "",
-            port=self.port,
-            client_workers=self.processes,
-            master_port=self.master_port,
-            web_port=self.web_port,
-            metrics=values.listen_address(self.metrics) if self.metrics else None,
-            results=self.results,
-        )
-
-
-class Stop(Exception):
-    """The run can't go on: an exit code and what to tell."""
-
-    def __init__(self, code: int, text: str) -> None:
-        super().__init__(text)
-        self.code = code
+#: Seconds that the server may take to stop, per 100,000 connections.
+STOP_S_PER_100K = 15.0
 
 
 def run(settings: Settings) -> int:
@@ -178,6 +64,7 @@ def run(settings: Settings) -> int:
 
 def _run(settings: Settings, started: contextlib.ExitStack, interrupted: Interrupted) -> int:
     raise_nofile()
+    _check_locust_options(settings)
     start_server = False
     for url in settings.urls:
         probe = probe_host(url)
@@ -203,6 +90,24 @@ def _run(settings: Settings, started: contextlib.ExitStack, interrupted: Interru
     if settings.lead is not None and locust_code == variables.EXIT_HOSTS:
         return INTERRUPTED if interrupted.is_set else locust_code  # it has said why
     return _report(settings, locust_code, interrupted)
+
+
+def _check_locust_options(settings: Settings) -> None:
+    """Have Locust look at the options that are left to it, before anything is started."""
+    if not settings.of_locust:
+        return
+    locust = [sys.executable, "-P", "-m", "locust", "-f", str(settings.locustfile), *settings.of_locust]
+    looked = subprocess.run(
+        [*locust, "--list"],
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        env=checkout.environment(),
+        check=False,
+    )
+    if looked.returncode:
+        said = looked.stderr.strip().splitlines() or [f"Locust ended with code {looked.returncode}"]
+        raise Stop(USAGE, said[-1].removeprefix("locust: error: "))
 
 
 def _say_plan(settings: Settings, plan: sizing.Plan) -> None:
@@ -259,7 +164,7 @@ def _server(settings: Settings, plan: sizing.Plan) -> Iterator[subprocess.Popen[
         finally:
             stop_s = max(STOP_LEAST_S, STOP_S_PER_100K * plan.connections / 100_000)
             say("stopping the server")
-            _stop(server, signal.SIGTERM, stop_s)
+            stop(server, signal.SIGTERM, stop_s)
 
 
 def _await_server(settings: Settings, server: subprocess.Popen[bytes], interrupted: Interrupted) -> None:
@@ -310,6 +215,7 @@ def _locust(settings: Settings, plan: sizing.Plan, interrupted: Interrupted) -> 
     else:
         command += ["--web-port", str(settings.web_port), "--web-host", "127.0.0.1"]
         say(f"start the test at http://127.0.0.1:{settings.web_port}")
+    command += settings.of_locust
     log_path = settings.results / "locust.log"
     screen = _screen(settings)
     # Locust prints the lines itself, or the screen shows what they say.
@@ -367,71 +273,3 @@ def _report(settings: Settings, locust_code: int, interrupted: Interrupted) -> i
     if interrupted.is_set:
         return INTERRUPTED
     return PASS if summary["verdict"] == "pass" else FAIL
-
-
-class Interrupted:
-    """Counts INT and TERM from when it is made."""
-
-    def __init__(self) -> None:
-        self.count = 0
-        for number in (signal.SIGINT, signal.SIGTERM):
-            signal.signal(number, self._note)
-
-    def _note(self, _number: int, _frame: FrameType | None) -> None:
-        self.count += 1
-
-    @property
-    def is_set(self) -> bool:
-        return self.count > 0
-
-
-@contextlib.contextmanager
-def start_process(
-    command: list[str], out: IO[bytes] | int | None, err: IO[bytes], said: dict[str, str] | None = None
-) -> Iterator[subprocess.Popen[bytes]]:
-    """A process in a session of its own, with `said` in its environment; stopped at the end if need be."""
-    environment = checkout.environment() | (said or {})
-    process = subprocess.Popen(
-        command,
-        stdin=subprocess.DEVNULL,
-        stdout=out,
-        stderr=err,
-        env=environment,
-        preexec_fn=functools.partial(_own_session, os.getpid()),
-    )
-    try:
-        yield process
-    finally:
-        if process.poll() is None:
-            _stop(process, signal.SIGTERM, STOP_LEAST_S)
-
-
-def _own_session(parent: int) -> None:
-    os.setsid()
-    end_with_parent(signal.SIGTERM, parent)
-
-
-def _stop(process: subprocess.Popen[bytes], number: signal.Signals, within_s: float) -> None:
-    if process.poll() is None:
-        process.send_signal(number)
-        try:
-            process.wait(within_s)
-        except subprocess.TimeoutExpired:
-            say(f"process {process.pid} did not end within {within_s:.0f} s and is killed")
-    end_group(process.pid)
-    process.wait()
-
-
-def end_group(leader: int) -> None:
-    """Kill what is left of a process's session; its leader made the group, so the id is nobody else's."""
-    with contextlib.suppress(ProcessLookupError, PermissionError):
-        os.killpg(leader, signal.SIGKILL)
-
-
-def tail(path: Path) -> str:
-    text = path.read_text(errors="replace").strip() if path.exists() else ""
-    return text.splitlines()[-1] if text else f"no output; see {path}"
-
-
-def say(text: Any) -> None:
-    print(text, flush=True)

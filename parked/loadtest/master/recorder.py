@@ -118,7 +118,7 @@ class Recorder:
             if not os.environ.get(variables.REPORT):
                 # A process of its own: the plots' library is large, and this process is monkey-patched.
                 subprocess.run(
-                    [sys.executable, "-m", "parked.loadtest.report.report", str(run.folder)],
+                    [sys.executable, "-P", "-m", "parked.loadtest.command", "report", str(run.folder)],
                     env=checkout.environment(),
                     check=False,
                 )

@@ -1,6 +1,6 @@
 """Runs side by side, each against the first: two servers, two commits, two kernels.
 
-    python -m parked.loadtest.report.compare RUN RUN... [--fail-if 'hold_rps<0.95'] [--page compare.html]
+    ./run_test compare RUN RUN... [--fail-if 'hold_rps<0.95'] [--page compare.html]
 
 A table for the terminal, a page with the same table and the runs' curves over each other, and thresholds on
 the ratios for continuous integration. Runs of different workloads are refused; other differences that may
@@ -16,13 +16,14 @@ from pathlib import Path
 from parked.loadtest.report import compare_page, comparison
 from parked.loadtest.report.comparison import MOST_RUNS, Run, Threshold
 from parked.loadtest.report.record import NoRun
+from parked.loadtest.terms import checkout
 
 PASS, FAIL, USAGE, REFUSED = 0, 1, 2, 3
 
 
 def parser() -> argparse.ArgumentParser:
     made = argparse.ArgumentParser(
-        prog="python -m parked.loadtest.report.compare",
+        prog=f"{checkout.PROGRAM} compare",
         description="Lay runs side by side, with the ratio of each to the first.",
         epilog="Exit code: 0 done, 1 a threshold is crossed, 2 there is no run in a folder or an option is "
         "wrong, 3 the runs are of different workloads.",
@@ -84,7 +85,3 @@ def main(arguments: list[str] | None = None) -> int:
         return USAGE
     print(f"page     {chosen.page}")
     return FAIL if crossed else PASS
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -15,6 +15,7 @@ from string import Template
 from typing import TYPE_CHECKING, Any
 
 from parked.loadtest.report import charts, limits, tables
+from parked.loadtest.terms import checkout
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -46,7 +47,7 @@ def of_run(record: Record, summary: dict[str, Any], sentence: str) -> str:
         "</ul>",
         *map(table, tables.of_run(record, summary)),
         "<footer>Beside this page: summary.json, samples.csv (a row a second), latencies.hdr, logfile. "
-        "<code>python -m parked.loadtest.report.verify</code> recomputes every figure."
+        f"<code>{checkout.COMMAND} verify</code> recomputes every figure."
         f"{_not_told(record)}</footer>",
     ]
     title = f"{summary['target_connections']:,} connections: {summary['verdict']}"

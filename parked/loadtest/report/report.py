@@ -1,6 +1,6 @@
 """From a run's folder to its verdict: `summary.json`, the page `index.html` and the plots.
 
-    python -m parked.loadtest.report.report results/20261123T010000Z-20000
+    ./run_test report results/20261123T010000Z-20000
 
 Reads what :mod:`parked.loadtest.master.run` wrote, `run.json` and `samples.csv`, and nothing else, so it
 can be made again at any time, also for a run whose master was killed.
@@ -9,7 +9,6 @@ can be made again at any time, also for a run whose master was killed.
 from __future__ import annotations
 
 import argparse
-import importlib.util
 import json
 import shlex
 import sys
@@ -18,13 +17,12 @@ from typing import TYPE_CHECKING, Any
 
 from parked.loadtest.report.record import NoRun, Record
 from parked.loadtest.report.summary import summarise
+from parked.loadtest.terms import checkout
 from parked.loadtest.terms.units import MIB
+from parked.shared.extras import lacks
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
-
-#: What a run says that could not be plotted, as any can be later.
-PLOTS_SKIPPED = "skipped; pip install 'parked[plots]', then python -m parked.loadtest.report.report {folder}"
 
 
 def sentence(summary: dict[str, Any]) -> str:
@@ -79,10 +77,16 @@ def lines(summary: dict[str, Any], folder: Path) -> list[str]:
         f"{kernel['retrans_segs'] or 0} retransmits",
         **{f"host {host['name']}": _host_line(host, summary) for host in summary.get("hosts", ())},
         "results": str(folder / "index.html"),
-        **({} if can_plot() else {"plots": PLOTS_SKIPPED.format(folder=shlex.quote(str(folder)))}),
+        **_plots(folder),
         "verdict": summary["verdict"] + "".join(f"\n{'':13}- {reason}" for reason in summary["reasons"]),
     }
     return [f"{name:<12} {text}" for name, text in rows.items()]
+
+
+def _plots(folder: Path) -> dict[str, str]:
+    """What is to be said of plots that could not be drawn."""
+    hint = lacks("plots", "matplotlib", "plots")
+    return {"plots": f"{hint}, then {checkout.COMMAND} report {shlex.quote(str(folder))}"} if hint else {}
 
 
 def _host_line(host: dict[str, Any], summary: dict[str, Any]) -> str:
@@ -120,16 +124,11 @@ def make(folder: Path, notes: Sequence[str] = ()) -> dict[str, Any]:
     _write(folder / "summary.json", json.dumps(summary, indent=2) + "\n")
     _write(folder / "latencies.hdr", record.facts["hold_latencies"] + "\n")
     _write(folder / "index.html", page.of_run(record, summary, sentence(summary)))
-    if can_plot():
+    if not lacks("plots", "matplotlib", "plots"):
         from parked.loadtest.report import plots
 
         plots.draw(folder / "samples.csv", folder, summary)
     return summary
-
-
-def can_plot() -> bool:
-    """Whether matplotlib is there; the packages' extra `plots` brings it."""
-    return importlib.util.find_spec("matplotlib") is not None
 
 
 def _write(path: Path, text: str) -> None:
@@ -141,7 +140,7 @@ def _write(path: Path, text: str) -> None:
 
 def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
-        prog="python -m parked.loadtest.report.report",
+        prog=f"{checkout.PROGRAM} report",
         description="Make summary.json, index.html and the plots of a run's folder.",
         epilog="Exit code: 0 the run has passed, 1 it has failed, 2 there is no run in the folder.",
     )
@@ -157,7 +156,3 @@ def main(arguments: list[str] | None = None) -> int:
         return 2
     print("\n".join(lines(summary, folder)))
     return 0 if summary["verdict"] == "pass" else 1
-
-
-if __name__ == "__main__":
-    sys.exit(main())

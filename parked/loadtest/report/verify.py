@@ -1,6 +1,6 @@
 """Is what `summary.json` says true?
 
-    python -m parked.loadtest.report.verify results/20261123T010000Z-20000 [RUN...]
+    ./run_test verify results/20261123T010000Z-20000 [RUN...]
 
 Recomputes every figure of it from `run.json`, `samples.csv` and the latencies, compares them one by one,
 reads `latencies.hdr` back, and asks the witnesses (:mod:`parked.loadtest.report.witnesses`). Each
@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 from parked.loadtest.report import witnesses
 from parked.loadtest.report.record import NoRun, Record, decode
 from parked.loadtest.report.summary import PERCENTILES, summarise
+from parked.loadtest.terms import checkout
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -72,7 +73,7 @@ def _histogram_file(record: Record, said: dict[str, Any], hearing: witnesses.Hea
 
 def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
-        prog="python -m parked.loadtest.report.verify",
+        prog=f"{checkout.PROGRAM} verify",
         description="Recompute every figure of a run's summary.json and cross-check its witnesses.",
         epilog="Exit code: 0 all agree, 1 something disagrees, 2 there is no run in a folder.",
     )
@@ -100,7 +101,3 @@ def main(arguments: list[str] | None = None) -> int:
             print(f"  not there to be asked: {', '.join(hearing.absent)}")
         code = max(code, 1 if found else 0)
     return code
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -10,6 +10,8 @@ from pathlib import Path
 PROJECT = Path(__file__).resolve().parents[3]
 IS_CHECKOUT = (PROJECT / "pyproject.toml").is_file()
 
+#: What a person types: in the project's folder, or anywhere.
+COMMAND = "./run_test" if IS_CHECKOUT else "parked-loadtest"
 #: What --help and messages call the program: the checkout's script, unless the installed command was called.
 PROGRAM = "parked-loadtest" if Path(sys.argv[0]).name == "parked-loadtest" else "run_test"
 

@@ -202,6 +202,8 @@ def test_a_killed_master_leaves_its_results_and_no_workers(tmp_path: Path) -> No
         (("--length", "0:5"), "MIN <= MAX"),
         (("--master-port", "70000"), "is not a port"),
         (("--nonsense",), "unrecognized arguments"),
+        (("-u", "5"), "here it is -c"),
+        (("--run-time=5",), "here it is --hold"),
     ],
 )
 def test_a_wrong_option_is_one_clear_line_and_exit_code_2(
@@ -269,6 +271,22 @@ def test_a_results_folder_that_cannot_be_made_is_exit_code_6(tmp_path: Path) -> 
     assert "Traceback" not in text
 
 
+def test_an_option_of_locusts_reaches_it(tmp_path: Path) -> None:
+    locustfile = tmp_path / "tagged.py"
+    locustfile.write_text(
+        "from locust import tag, task\nfrom parked.user import KeepAliveUser\n\n\n"
+        "class Tagged(KeepAliveUser):\n    @tag('one')\n    @task\n    def one(self):\n"
+        "        self.client.get('/?length=1', name='one')\n\n"
+        "    @tag('other')\n    @task\n    def other(self):\n"
+        "        self.client.get('/?length=2', name='other')\n"
+    )
+    options = ("-c", "20", "--hold", "2s", "--think", "0.5:1", "-f", str(locustfile), "--plain")
+    with run_test(tmp_path / "run", *options, "--tags", "one", "--stop-timeout", "2") as run:
+        assert run.end() == 0, run.text()
+    with (run.folder / "locust_stats.csv").open(newline="") as file:
+        assert [row["Name"] for row in csv.DictReader(file)] == ["one", "Aggregated"]
+
+
 def test_help_names_units_defaults_and_exit_codes() -> None:
     done = subprocess.run(
         [sys.executable, "-m", "loadtest", "--help"],
@@ -278,5 +296,5 @@ def test_help_names_units_defaults_and_exit_codes() -> None:
         timeout=30,
         check=True,
     )
-    for wanted in ("-c", "--hold", "(default: 10:90)", "exit codes", "PARKED_SOURCE"):
-        assert wanted in done.stdout
+    for wanted in ("-c", "--hold", "or 10:90)", "exit codes", "PARKED_SOURCE"):
+        assert wanted in " ".join(done.stdout.split())

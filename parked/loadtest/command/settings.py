@@ -1,0 +1,130 @@
+"""What is asked of a run, resolved against the machine."""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
+
+from parked.loadtest.machine.machine import Machine
+from parked.loadtest.plan import resources, sizing
+from parked.loadtest.terms import checkout, values
+
+if TYPE_CHECKING:
+    import argparse
+
+#: Addresses at which run_server is started if nobody listens there.
+LOCAL_HOSTS = ("127.0.0.1", "localhost", "::1")
+#: Connections opened a second and core at the beginning of a ramp that adapts.
+SPAWN_PER_S_A_CORE = 1500
+
+
+@dataclasses.dataclass(frozen=True)
+class Lead:
+    """This host leads a run of several and carries no connections itself."""
+
+    hosts: int
+    address: str  #: at which Locust's master listens; * for all
+    patience_s: int  #: for the hosts to join
+
+
+@dataclasses.dataclass(frozen=True)
+class Settings:
+    """What is asked for, resolved against the machine."""
+
+    connections: int
+    spawn_per_s: int
+    adaptive: bool
+    hold: str
+    think: str
+    length: str
+    host: str
+    locustfile: Path
+    processes: int
+    web_port: int | None
+    master_port: int
+    results: Path
+    force: bool
+    plain: bool
+    metrics: str | None
+    command: str
+    machine: Machine
+    of_locust: tuple[str, ...] = ()  #: options that are Locust's, as they were given
+    server_metrics: str = ""
+    bottleneck: str = ""
+    lead: Lead | None = None
+
+    @classmethod
+    def of(cls, chosen: argparse.Namespace, machine: Machine, command: str, now_unix_s: float) -> Settings:
+        """Fill in what was left to the machine."""
+        adaptive = chosen.spawn_rate == "auto"
+        spawn_per_s = max(100, int(SPAWN_PER_S_A_CORE * machine.cpu_count)) if adaptive else chosen.spawn_rate
+        settings = cls(
+            connections=1 if chosen.connections == "auto" else chosen.connections,
+            spawn_per_s=spawn_per_s,
+            adaptive=adaptive,
+            hold=chosen.hold,
+            think=chosen.think,
+            length=chosen.length,
+            host=",".join(values.hosts(chosen.host)),
+            locustfile=(chosen.locustfile or checkout.locustfile()).resolve(),
+            processes=chosen.processes,
+            web_port=chosen.web_port if chosen.web else None,
+            master_port=chosen.master_port,
+            results=Path(),
+            force=chosen.force,
+            plain=chosen.plain,
+            metrics=chosen.metrics,
+            command=command,
+            machine=machine,
+            of_locust=tuple(chosen.of_locust),
+            server_metrics=chosen.server_metrics,
+            lead=Lead(chosen.expect_hosts, chosen.master, values.duration(chosen.join_timeout))
+            if chosen.master
+            else None,
+        )
+        if chosen.connections == "auto":
+            fit = resources.largest_that_fits(
+                machine, settings.plan(local=settings.is_local, start=settings.is_local)
+            )
+            settings = dataclasses.replace(
+                settings, connections=max(fit.connections, 1), bottleneck=fit.bottleneck
+            )
+        stamp = time.strftime("%Y%m%dT%H%M%SZ", time.gmtime(now_unix_s))
+        folder = chosen.results or checkout.results() / f"{stamp}-{settings.connections}"
+        return dataclasses.replace(settings, results=Path(folder).resolve())
+
+    @property
+    def urls(self) -> list[str]:
+        return values.hosts(self.host)
+
+    @property
+    def is_local(self) -> bool:
+        """Whether the servers are on this machine, and so are the connections."""
+        return self.lead is None and all(urlsplit(url).hostname in LOCAL_HOSTS for url in self.urls)
+
+    @property
+    def port(self) -> int:
+        parts = urlsplit(self.urls[0])
+        return parts.port or (443 if parts.scheme == "https" else 80)
+
+    def plan(self, local: bool, start: bool) -> sizing.Plan:
+        """The run as the sizing model sees it; process counts of 0 are the model's to fill in."""
+        return sizing.Plan(
+            connections=self.connections,
+            think_s=values.think_time(self.think),
+            body_bytes=values.length(self.length),
+            hold_s=values.duration(self.hold),
+            spawn_per_s=self.spawn_per_s,
+            local_server=local,
+            start_server=start,
+            host=urlsplit(self.urls[0]).hostname or "",
+            port=self.port,
+            client_workers=self.processes,
+            master_port=self.master_port,
+            web_port=self.web_port,
+            metrics=values.listen_address(self.metrics) if self.metrics else None,
+            results=self.results,
+        )

@@ -1,0 +1,112 @@
+"""The options that ./run_test and the locustfile have in common: one table for both."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from typing import TYPE_CHECKING, Any
+
+from parked.loadtest.terms import values, variables
+
+if TYPE_CHECKING:
+    import argparse
+    from collections.abc import Callable
+
+
+@dataclasses.dataclass(frozen=True)
+class Option:
+    """One option. Its value stays the text that was given, since Locust sends it to its workers."""
+
+    flag: str
+    parse: Callable[[str], Any]
+    metavar: str
+    help: str  #: what it means, with its unit, without the default
+    default: str | None  #: of the locustfile
+    unset: str = ""  #: what happens without a default
+    of_run_test: str | None = None  #: its default there, if that is another
+    variable: str | None = None  #: environment variable that is as good as the option
+    in_web_ui: bool = False  #: whether Locust's form asks for it
+
+    def add_to_locust(self, parser: argparse.ArgumentParser) -> None:
+        """To Locust's own parser, which reads the environment and knows `include_in_web_ui`."""
+        parser.add_argument(
+            self.flag,
+            type=values.checked(self.parse),
+            default=self.default,
+            metavar=self.metavar,
+            env_var=self.variable,
+            include_in_web_ui=self.in_web_ui,
+            help=self._told(self.default),
+        )
+
+    def add_to_run_test(self, parser: argparse.ArgumentParser) -> None:
+        default = self.default if self.of_run_test is None else self.of_run_test
+        parser.add_argument(
+            self.flag,
+            type=values.checked(self.parse),
+            default=os.environ.get(self.variable or "") or default,
+            metavar=self.metavar,
+            help=self._told(default),
+        )
+
+    def _told(self, default: str | None) -> str:
+        otherwise = default or self.unset
+        variable = f"{self.variable}, or " if self.variable else ""
+        return f"{self.help} (default: {variable}{otherwise})"
+
+
+TABLE = (
+    Option(
+        "--think",
+        values.think_time,
+        "MIN:MAX",
+        "seconds between a response and the next request of a connection, drawn evenly",
+        "10:90",
+        variable="PARKED_THINK",
+        in_web_ui=True,
+    ),
+    Option(
+        "--length",
+        values.length,
+        "MIN:MAX",
+        "characters of a response, drawn evenly and checked",
+        "1024:10240",
+        variable="PARKED_LENGTH",
+        in_web_ui=True,
+    ),
+    Option(
+        "--hold",
+        values.duration,
+        "DURATION",
+        "end the test this long after all connections are established, such as 30s or 5m",
+        None,
+        unset="--run-time decides, 2m if not given",
+        of_run_test="60s",
+    ),
+    Option(
+        "--server-metrics",
+        values.metrics_address,
+        "ADDRESS",
+        "HOST:PORT or unix:/PATH of the server's own counters (run_server --metrics): they become columns of "
+        "samples.csv and a witness",
+        "",
+        unset="none; a socket of its own, if run_test starts run_server",
+    ),
+    Option(
+        "--metrics",
+        values.listen_address,
+        "ADDRESS",
+        "serve this load test's own /metrics for Prometheus at HOST:PORT",
+        None,
+        unset="not",
+        variable=variables.METRICS,
+    ),
+    Option(
+        "--results",
+        str,
+        "DIR",
+        "folder for samples, log, summary, page and plots",
+        None,
+        unset="none; of run_test results/<UTC time>-<connections>",
+    ),
+)

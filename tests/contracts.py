@@ -21,14 +21,15 @@ class Only(Contract):
     def check(self, graph: ImportGraph, verbose: bool) -> ContractCheck:
         package: Any = self.package
         allowed: Any = self.allowed
-        found = graph.find_upstream_modules(package, as_package=bool(self.with_modules))
+        as_packages = bool(self.with_modules)
+        found = graph.find_upstream_modules(package, as_package=as_packages)
         wrong = {
             name
             for name in found
             if name.partition(".")[0] not in sys.stdlib_module_names
             and not any(fnmatchcase(name, pattern) for pattern in allowed)
         }
-        chains = [graph.find_shortest_chain(package, name, as_packages=True) for name in sorted(wrong)]
+        chains = [graph.find_shortest_chain(package, name, as_packages=as_packages) for name in sorted(wrong)]
         return ContractCheck(kept=not wrong, metadata={"chains": chains})
 
     def render_broken_contract(self, check: ContractCheck) -> None:

@@ -8,26 +8,35 @@
 A test of your own needs no more than what is here: a subclass of KeepAliveUser with tasks.
 """
 
+import importlib.util
 import random
 import sys
+from importlib.machinery import PathFinder
 from pathlib import Path
 from typing import Any, ClassVar
 
-# Locust puts this folder first on the path while it loads this file, not the project's, where `parked` is
-# unless it is installed. Second, since Locust takes the first entry away again when it has loaded this file.
-PROJECT = Path(__file__).resolve().parent.parent
-if (PROJECT / "parked").is_dir() and str(PROJECT) not in sys.path:
-    sys.path.insert(1, str(PROJECT))
+# Locust puts this file's folder first on the path while it loads it, not the project's, where `parked` is
+# unless it is installed. The path stays as it is, since what lies in the project is not what a task means by
+# `import run`: the package is loaded from its folder, once, and finds its own modules without the path.
+if "parked" not in sys.modules and PathFinder.find_spec("parked") is None:
+    found = PathFinder.find_spec("parked", [str(Path(__file__).resolve().parent.parent)])
+    if found is not None and found.loader is not None:
+        sys.modules["parked"] = importlib.util.module_from_spec(found)
+        found.loader.exec_module(sys.modules["parked"])
 
 from locust import events, task
 
 from parked.loadtest.terms import values
 from parked.user import KeepAliveUser, WrongLength
 
+#: Seconds that the test lasts if neither --run-time nor --hold says so.
+RUN_TIME_S = 120
+
 
 class KeepAliveConnection(KeepAliveUser):
     """Asks for a text of random length, and checks that it gets it."""
 
+    host = "http://127.0.0.1:8000"
     length: ClassVar[tuple[int, int]] = (1024, 10240)
 
     @task
@@ -38,8 +47,17 @@ class KeepAliveConnection(KeepAliveUser):
                 response.failure(WrongLength("body has not the length that was asked for"))
 
 
+@events.init_command_line_parser.add_listener
+def _defaults(parser: Any) -> None:
+    parser.set_defaults(num_users=1000, spawn_rate=200)
+
+
 @events.init.add_listener
-def _follow_length(environment: Any, **_: Any) -> None:
+def _follow_options(environment: Any, **_: Any) -> None:
+    chosen = environment.parsed_options
+    if chosen.run_time is None and chosen.hold is None:
+        chosen.run_time = RUN_TIME_S  # no test lasts for ever
+
     def take_length(**_: Any) -> None:
         KeepAliveConnection.length = values.length(environment.parsed_options.length)
 

@@ -1,12 +1,24 @@
 """What a locustfile imports: `from parked.user import KeepAliveUser`.
 
-Importing it installs the plug-in into Locust (`parked.loadtest.plugin.install`); no module below it does.
+The first class with tasks that is derived from it installs the plug-in into Locust
+(`parked.loadtest.plugin.install`); a file without one runs as if this had not been imported.
 """
 
+from typing import Any
+
+from parked.loadtest.client import user
 from parked.loadtest.client.errors import RequestFailure, WrongLength
-from parked.loadtest.client.user import KeepAliveUser
 from parked.loadtest.plugin.install import install
 
 __all__ = ["KeepAliveUser", "RequestFailure", "WrongLength"]
 
-install(KeepAliveUser)
+
+class KeepAliveUser(user.KeepAliveUser):
+    __doc__ = user.KeepAliveUser.__doc__
+
+    abstract = True
+
+    def __init_subclass__(cls, **arguments: Any) -> None:
+        super().__init_subclass__(**arguments)
+        if not cls.abstract:
+            install(KeepAliveUser)

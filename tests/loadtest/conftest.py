@@ -12,6 +12,7 @@ from parked.loadtest.client import readiness as readiness_module
 from parked.loadtest.client.process import Process
 from parked.loadtest.client.readiness import Readiness
 from parked.loadtest.client.session import KeepAliveSession
+from parked.loadtest.plugin import adjustments
 from parked.loadtest.terms.sample import MESSAGE
 from parked.user import KeepAliveUser
 from tests.loadtest import browser
@@ -23,6 +24,7 @@ NewSession = Callable[..., KeepAliveSession]
 def environment(monkeypatch: pytest.MonkeyPatch) -> Iterator[Environment]:
     """A Locust without workers, as `locust -f ... --headless` has it, whose Process ends with the test."""
     monkeypatch.setattr(readiness_module, "SWEEP_S", 0.02)  # so that tests need not wait for timeouts
+    adjustments.apply()
     thresholds = gc.get_threshold()
     environment = Environment()
     runner = environment.create_local_runner()

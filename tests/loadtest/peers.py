@@ -181,6 +181,13 @@ def eventually(condition: Callable[[], Any], what: str = "") -> Any:
     return value
 
 
+def free_port() -> int:
+    """One that nobody listens on now."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
 @cache
 def server_tls(folder: Path, **options: Any) -> ssl.SSLContext:
     """A server's context with a self-signed certificate for 127.0.0.1, made in the folder."""

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter, defaultdict
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from locust import stats as locust_stats
 from locust.stats import StatsEntry
@@ -24,6 +24,9 @@ FOLD_S = 0.5
 
 class BatchedStatistics:
     """Gathers one process's requests for its Locust environment."""
+
+    #: Whether Locust's statistics are known to take batches; otherwise each request is told by itself.
+    may_fold: ClassVar[bool] = False
 
     def __init__(self, environment: Environment) -> None:
         self._environment = environment
@@ -40,7 +43,7 @@ class BatchedStatistics:
     def only_locust_listens(self) -> bool:
         """Whether nobody but the runner is told of each request."""
         listeners = self._listeners
-        return len(listeners) == 1 and listeners[0] is self._locusts
+        return len(listeners) == 1 and listeners[0] is self._locusts and self.may_fold
 
     def log(self, method: str, name: str, response_time_ms: float, length_bytes: int, failure: Any) -> None:
         self._done[name, method].append((response_time_ms, length_bytes))
@@ -53,6 +56,8 @@ class BatchedStatistics:
         failed, self._failed = self._failed, []
         began, self._folded = self._folded, time.time()
         stats = self._environment.stats
+        # Looked up each time, since Locust lets a test replace it.
+        bucket = getattr(locust_stats, "bucket_response_time", _two_digits)
         for (name, method), requests in done.items():
             times_ms = [time_ms for time_ms, _ in requests]
             entry: Any = StatsEntry(stats, name, method)
@@ -62,10 +67,17 @@ class BatchedStatistics:
             entry.min_response_time = min(times_ms)
             entry.max_response_time = max(times_ms)
             entry.total_content_length = sum(length_bytes for _, length_bytes in requests)
-            entry.response_times = Counter(map(locust_stats.bucket_response_time, times_ms))
+            entry.response_times = Counter(map(bucket, times_ms))
             entry.num_reqs_per_sec = {int(self._folded): len(requests)}
             entry.last_request_timestamp = self._folded
             stats.entries[name, method].extend(entry)
             stats.total.extend(entry)
         for method, name, failure in failed:
             stats.log_error(method, name, failure)
+
+
+def _two_digits(time_ms: float) -> int:
+    """How Locust rounds a response time before 2.43.4, where it is a part of `StatsEntry`."""
+    return int(
+        round(time_ms, 0 if time_ms < 100 else -1 if time_ms < 1000 else -2 if time_ms < 10000 else -3)
+    )

@@ -9,6 +9,7 @@ from __future__ import annotations
 import gc
 import itertools
 import os
+import weakref
 from collections import Counter
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -66,6 +67,23 @@ def _let_others_finish() -> None:
         pass
 
 
+#: What a child forked by a task must let go of (see :func:`_let_go`).
+_PROCESSES: weakref.WeakSet[Process] = weakref.WeakSet()
+
+
+def _let_go() -> None:
+    """In a child that a task has forked: leave the connections to the parent.
+
+    The two share the epoll set, and each edge is told to one of them only.
+    """
+    for process in list(_PROCESSES):
+        process.readiness.close()
+        process.timer.close()
+
+
+os.register_at_fork(after_in_child=_let_go)
+
+
 class Process:
     """Made with the first user of a process, after any fork. Get it with :meth:`of`."""
 
@@ -87,6 +105,7 @@ class Process:
         self.server_software: str | None = None
         self._origins: dict[tuple[str, type[Member]], Origin] = {}
         self._targets: dict[str, Iterator[str]] = {}
+        _PROCESSES.add(self)
         environment.events.test_stopping.add_listener(self._test_stopping)
         environment.events.test_stop.add_listener(self._test_stopped)
         environment.events.spawning_complete.add_listener(freeze_users)

@@ -33,7 +33,7 @@ def attach(events: Events) -> None:
 
     @events.init.add_listener
     def on_init(environment: Environment, **_: Any) -> None:
-        if not isinstance(environment.runner, WorkerRunner):
+        if environment.runner is not None and not isinstance(environment.runner, WorkerRunner):
             Recorder(environment)
 
 

@@ -86,7 +86,8 @@ class Run:
         self._phase = "ramp"
         self._started = time.monotonic()
         self.started_unix_s = clock.unix_time_s()
-        self._host = environment.host or ""
+        hosts_of_classes = [user_class.host for user_class in environment.user_classes if user_class.host]
+        self._host = environment.host or next(iter(hosts_of_classes), "")
         self._hold_asked_s = values.duration(chosen.hold) if chosen.hold else None
         self._think_s = _think_time_of(environment)
         self._asked = self._target, self._think_s
@@ -116,7 +117,7 @@ class Run:
             hosts.begin(folder)
 
     def _watch(self) -> Monitor:
-        target = urlsplit(values.hosts(self._host)[0])
+        target = urlsplit(self._host.partition(",")[0].strip())
         port = target.port or (443 if target.scheme == "https" else 80)
         # The servers of a run of several hosts are on none of them, as far as is known.
         monitor = Monitor(os.getpid(), port if self._hosts is None else None)

@@ -1,29 +1,31 @@
 """Every adjustment to Locust, each with its reason and the upstream code it answers.
 
-Written for the Locust version below. :func:`apply` refuses any other, and refuses when one of the functions
-that it stands in for has changed, since then nobody has looked whether the reason still holds. It is
-idempotent.
+Each is decided by itself: where what it stands in for reads as it did when somebody looked
+(:mod:`parked.loadtest.plugin.upstream`), it is made; where not, it is left out, and one line says so and what
+a run is without it. Locust is refused only where users would do something else than they say.
 """
 
 from __future__ import annotations
 
 import functools
-import hashlib
-import inspect
+import logging
 import math
 import os
 import signal
 import time
 import types
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import gevent
 import locust
-from locust import argument_parser, runners
-from locust.runners import STATE_RUNNING, STATE_SPAWNING, MasterRunner, Runner, WorkerRunner
+from locust import argument_parser, main, runners
+from locust.runners import STATE_RUNNING, STATE_SPAWNING, MasterRunner, Runner
 
+from parked.loadtest.client.locust_stats import BatchedStatistics
 from parked.loadtest.client.turns import UserHandle
 from parked.loadtest.client.user import KeepAliveUser
+from parked.loadtest.plugin import upstream
 from parked.loadtest.terms import variables
 from parked.loadtest.terms.clock import unix_time_s
 from parked.shared import out_of_memory
@@ -33,22 +35,7 @@ from parked.shared.descriptors import raise_nofile
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-
-#: The version these adjustments were written for.
-LOCUST_VERSION = "2.47.0"
-
-#: First characters of the SHA-256 of each upstream function's source, to notice a change.
-UPSTREAM: dict[str, tuple[Callable[..., Any] | property, str]] = {
-    "argument_parser.default_args_dict": (argument_parser.default_args_dict, "e2bb0dc3de63"),
-    "Runner.user_classes_count": (Runner.user_classes_count, "7fe2f3bab5fc"),
-    "Runner.stop_users": (Runner.stop_users, "7c825b785ff3"),
-    "Runner.spawn_users": (Runner.spawn_users, "3a06b59898b6"),
-    "WorkerRunner.handle_message": (WorkerRunner.handle_message, "35cce2c6ddaa"),
-    "MasterRunner.heartbeat_worker": (MasterRunner.heartbeat_worker, "40826c648165"),
-    "MasterRunner.start": (MasterRunner.start, "4e8ae4842328"),
-    "MasterRunner.stop": (MasterRunner.stop, "13390a98fc27"),
-    "MasterRunner.quit": (MasterRunner.quit, "69367e86ece0"),
-}
+logger = logging.getLogger(__name__)
 
 #: Heartbeats (of one second) that may stay out before a worker counts as missing. Upstream: 3. In a ramp a
 #: worker is busy for longer than that, and calling it missing moves its users to the others, which are then
@@ -69,45 +56,49 @@ STOP_BATCH = 200
 
 
 class UpstreamChanged(RuntimeError):
-    """Locust is not the one that the adjustments were written for."""
+    """What turns are made of is not as it was: users would do something else than they say."""
 
 
-def fingerprint(function: Callable[..., Any] | property) -> str:
-    code: Any = function.fget if isinstance(function, property) else function
-    return hashlib.sha256(inspect.getsource(inspect.unwrap(code)).encode()).hexdigest()[:12]
+@dataclass(frozen=True)
+class Adjustment:
+    """:ivar relies_on: names of :data:`upstream.KNOWN`; :ivar without: what a run is without it."""
 
-
-def check_upstream() -> None:
-    """Raise :class:`UpstreamChanged` unless Locust is as it was when this module was written."""
-    if locust.__version__ != LOCUST_VERSION:
-        raise UpstreamChanged(
-            f"parked/loadtest/plugin/adjustments.py was written for Locust {LOCUST_VERSION}, "
-            f"this is {locust.__version__}: install the version of requirements.txt"
-        )
-    changed = [name for name, (function, known) in UPSTREAM.items() if fingerprint(function) != known]
-    if changed:
-        raise UpstreamChanged(
-            f"Locust {LOCUST_VERSION} is not as published: {', '.join(changed)}; "
-            "review parked/loadtest/plugin/adjustments.py"
-        )
+    make: Callable[[], None]
+    relies_on: tuple[str, ...]
+    without: str
 
 
 @functools.cache
 def apply() -> None:
-    """Make the adjustments."""
-    check_upstream()
+    """Make the adjustments, once a process. Raises :class:`UpstreamChanged`."""
+    check_turns()
     raise_descriptor_limit()
     gevent.config.track_greenlet_tree = False
-    cache_default_arguments()
-    count_users_without_walking()
-    stop_users_without_greenlets()
-    end_in_order()
-    end_with_master()
     end_without_memory()
-    keep_time()
-    runners.HEARTBEAT_LIVENESS = HEARTBEAT_LIVENESS
-    runners.HEARTBEAT_DEAD_INTERNAL = HEARTBEAT_DEAD  # type: ignore[assignment]
     locust.events.init.add_listener(hear_interrupts)
+    # All are compared before the first one is made: it replaces what others are compared with.
+    changed = {one: upstream.changed(one.relies_on) for one in ADJUSTMENTS}
+    for one, names in changed.items():
+        if names:
+            logger.warning(
+                "Locust %s: %s changed, so parked leaves it alone: %s",
+                locust.__version__,
+                " and ".join(names),
+                one.without,
+            )
+        else:
+            one.make()
+
+
+def check_turns() -> None:
+    """Raise :class:`UpstreamChanged` if what turns are cut out of has changed."""
+    changed = upstream.changed(upstream.TURNS) + upstream.unknown_to_handles()
+    if changed:
+        raise UpstreamChanged(
+            f"Locust {locust.__version__} with gevent {gevent.__version__} is not known to run a "
+            f"KeepAliveUser as it is written: {', '.join(changed)} changed. docs/dependencies.md has the "
+            "versions that do"
+        )
 
 
 def raise_descriptor_limit() -> None:
@@ -116,6 +107,17 @@ def raise_descriptor_limit() -> None:
     Upstream: `locust/main.py`, `minimum_open_file_limit = 10000`, which raises it to 10,000 only.
     """
     raise_nofile()
+
+
+def be_patient_with_heartbeats() -> None:
+    """See :data:`HEARTBEAT_LIVENESS` and :data:`HEARTBEAT_DEAD`."""
+    runners.HEARTBEAT_LIVENESS = HEARTBEAT_LIVENESS
+    runners.HEARTBEAT_DEAD_INTERNAL = HEARTBEAT_DEAD  # type: ignore[assignment]
+
+
+def batch_statistics() -> None:
+    """Hand requests over to Locust's statistics in batches (:mod:`parked.loadtest.client.locust_stats`)."""
+    BatchedStatistics.may_fold = True
 
 
 def cache_default_arguments() -> None:
@@ -155,23 +157,28 @@ def stop_users_without_greenlets() -> None:
     KeepAliveUser at rest has nothing to interrupt: closing its connection is all. The rest is left to
     upstream.
     """
-    upstream = Runner.stop_users
+    usual = Runner.stop_users
 
     def stop_users(runner: Runner, user_classes_stop_count: dict[str, int]) -> None:
         if not any(user_classes_stop_count.values()):
             return  # a ramp calls this with every spawn message: no walk over the users then
         left = dict(user_classes_stop_count)
         stopped = 0
+        last_turns: list[UserHandle] = []  # on_stop is waited for, however long it takes, as upstream does
         for handle in list(runner.user_greenlets):
             name = type(handle.args[0]).__name__ if isinstance(handle, UserHandle) else ""
             if left.get(name, 0) > 0 and not handle.dead and handle.turn is None:
                 left[name] -= 1
                 handle.kill(block=False)
+                if not handle.dead:
+                    last_turns.append(handle)
                 stopped += 1
                 if stopped % STOP_BATCH == 0:
                     gevent.sleep(0)
         _let_own_turn_end(runner, left)
-        upstream(runner, {name: count for name, count in left.items() if count > 0})
+        usual(runner, {name: count for name, count in left.items() if count > 0})
+        for handle in last_turns:
+            handle.join()
 
     Runner.stop_users = stop_users  # type: ignore[assignment,method-assign]
 
@@ -227,17 +234,20 @@ def end_with_master() -> None:
     """Have the kernel end a forked worker whose master has ended, however that happened.
 
     Upstream: a worker notices after MASTER_HEARTBEAT_TIMEOUT, a minute, during which its connections go on;
-    one that is still looking for a master that could not start (busy port) does so for five.
+    one that is still looking for a master that could not start (busy port) does so for five. `gevent.fork()`
+    in `locust/main.py` is what makes a worker; what a test itself forks is its own affair.
     """
-    master = os.getpid()
+    fork, master = gevent.fork, os.getpid()
 
-    def in_worker() -> None:
-        # A worker that is asked to end says good-bye, whereupon a master that lives on elsewhere moves its
-        # users to the other hosts' workers, all at once.
-        number = signal.SIGKILL if os.environ.get(variables.HOST) else signal.SIGTERM
-        end_with_parent(number, master)
+    def fork_worker() -> int:
+        child: int = fork()
+        if not child:
+            # A worker that is asked to end says good-bye, whereupon a master that lives on elsewhere moves
+            # its users to the other hosts' workers, all at once.
+            end_with_parent(signal.SIGKILL if os.environ.get(variables.HOST) else signal.SIGTERM, master)
+        return child
 
-    os.register_at_fork(after_in_child=in_worker)
+    main.gevent = types.SimpleNamespace(**vars(gevent) | {"fork": fork_worker})  # type: ignore[attr-defined]
 
 
 def keep_time() -> None:
@@ -269,3 +279,56 @@ def end_without_memory() -> None:
     One that has ended is named by the master. An error in a task is Locust's to handle, and stays there.
     """
     out_of_memory.end_process(NO_MEMORY, NO_MEMORY_EXIT)
+
+
+ADJUSTMENTS = (
+    Adjustment(
+        cache_default_arguments,
+        ("locust.argument_parser:default_args_dict", "locust.runners:WorkerRunner.handle_message"),
+        "in a ramp each worker spends some 140 ms of CPU a second on its options",
+    ),
+    Adjustment(
+        count_users_without_walking,
+        ("locust.runners:Runner.user_classes_count", "locust.runners:Runner.spawn_users"),
+        "in a ramp workers walk over all of their users several times a second",
+    ),
+    Adjustment(
+        stop_users_without_greenlets,
+        ("locust.runners:Runner.stop_users",),
+        "stopping takes a greenlet a user, which is memory and time at the end of a run",
+    ),
+    Adjustment(
+        end_in_order,
+        (
+            "locust.runners:MasterRunner.start",
+            "locust.runners:MasterRunner.stop",
+            "locust.runners:MasterRunner.quit",
+        ),
+        "the end of a run does not wait for the workers' last figures, and does not end a ramp",
+    ),
+    Adjustment(
+        end_with_master,
+        ("locust.main:main",),
+        "workers outlive a master that was killed by up to five minutes",
+    ),
+    Adjustment(
+        be_patient_with_heartbeats,
+        ("locust.runners:MasterRunner.heartbeat_worker",),
+        "a worker that is busy for three seconds counts as missing, and its users move to the others",
+    ),
+    Adjustment(
+        keep_time,
+        ("locust.runners:WorkerRunner.heartbeat",),
+        "a wall clock that is set ahead by a minute ends all workers",
+    ),
+    Adjustment(
+        batch_statistics,
+        (
+            "locust.stats:StatsEntry.log",
+            "locust.stats:StatsEntry.extend",
+            "locust.stats:RequestStats.log_request",
+            "locust.stats:RequestStats.log_error",
+        ),
+        "each request is counted by itself, 2 us of CPU",
+    ),
+)

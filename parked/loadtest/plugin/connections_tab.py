@@ -19,6 +19,7 @@ import argparse
 import csv
 import io
 import json
+import logging
 import time
 from collections import deque
 from pathlib import Path
@@ -26,9 +27,9 @@ from string import Template
 from typing import TYPE_CHECKING, Any
 
 from flask import Blueprint, Response, jsonify, request
-from locust.runners import WorkerRunner
 
 from parked.loadtest.master.fleet import SILENT_S
+from parked.loadtest.plugin import upstream
 from parked.loadtest.terms import values
 
 if TYPE_CHECKING:
@@ -38,6 +39,8 @@ if TYPE_CHECKING:
 
     from parked.loadtest.master.recorder import Recorder
     from parked.loadtest.master.run import Run
+
+logger = logging.getLogger(__name__)
 
 _HERE = Path(__file__).resolve().parent
 _REPORT = _HERE.parent / "report"  # the page of a run has the same looks
@@ -55,8 +58,11 @@ def attach(events: Events) -> None:
     """Let every Locust process that shows a web UI have the tab."""
 
     def on_init(environment: Environment, **_: Any) -> None:
-        if environment.web_ui is not None and not isinstance(environment.runner, WorkerRunner):
-            ConnectionsTab(environment, environment.web_ui)
+        if environment.web_ui is not None and hasattr(environment, "parked_recorder"):
+            if changed := upstream.changed(upstream.TAB):
+                logger.warning("no Connections tab: %s changed in this Locust", " and ".join(changed))
+            else:
+                ConnectionsTab(environment, environment.web_ui)
 
     events.init.add_listener(on_init)
 

@@ -1,4 +1,4 @@
-"""What every locustfile with KeepAliveUsers brings into Locust; importing `parked.user` installs it.
+"""What every locustfile with KeepAliveUsers brings into Locust; the first class of theirs installs it.
 
 The adjustments for scale, the options (`--think`, `--hold`, `--results`, ...), the recorder on the master,
 and the tab in its web UI.
@@ -31,7 +31,8 @@ def install(user_class: type[KeepAliveUser]) -> None:
             print(hint, file=sys.stderr)
 
     def on_init(environment: Any, **_: Any) -> None:
-        options.limit_run_time(environment.parsed_options)
+        if environment.parsed_options is None:  # made by a program, which has no command line
+            return
 
         def take_think_time(**_: Any) -> None:
             user_class.think_time = values.think_time(environment.parsed_options.think)

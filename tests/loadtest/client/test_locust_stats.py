@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import random
 import time
 
@@ -139,6 +140,8 @@ def test_a_workers_report_holds_each_request_once(environment: Environment) -> N
     statistics = BatchedStatistics(environment)
     done = requests(300)
     master = RequestStats()
+    named = inspect.signature(locust_stats.StatsEntry.unserialize).parameters
+    of = [master] if "stats" in named else []  # older versions make an entry of none
     for at, request in enumerate(done, 1):
         statistics.log(*request)
         if at % 20 == 0:
@@ -151,9 +154,9 @@ def test_a_workers_report_holds_each_request_once(environment: Environment) -> N
             environment.events.report_to_master._handlers.clear()
             environment.events.worker_report._handlers.clear()
             for data in report["stats"]:  # type: ignore[attr-defined]
-                entry = locust_stats.StatsEntry.unserialize(data, master)
+                entry = locust_stats.StatsEntry.unserialize(data, *of)
                 master.entries[entry.name, entry.method].extend(entry)
-            master.total.extend(locust_stats.StatsEntry.unserialize(report["stats_total"], master))  # type: ignore[arg-type]
+            master.total.extend(locust_stats.StatsEntry.unserialize(report["stats_total"], *of))  # type: ignore[arg-type]
     assert numbers(master) == numbers(expected(done))
 
 

@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 import contextlib
-import inspect
 import os
-import re
 import resource
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -16,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import gevent
+import locust
 import pytest
 from gevent.pool import Group
 from locust import User, argument_parser, constant, runners, task
@@ -24,42 +22,96 @@ from locust.runners import Runner
 
 from parked.loadtest.client.process import Process
 from parked.loadtest.client.turns import UserHandle
-from parked.loadtest.plugin import adjustments
+from parked.loadtest.plugin import adjustments, upstream
 from parked.user import KeepAliveUser
-from tests.loadtest.peers import DEADLINE_S, Peer, answering, eventually, response
+from tests.loadtest.peers import DEADLINE_S, Peer, answering, eventually, free_port, response
 
 CHECKOUT = Path(__file__).parents[3]
 
 
-def test_a_locust_of_another_version_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(adjustments.locust, "__version__", "2.99.0")
-    with pytest.raises(adjustments.UpstreamChanged, match=r"2\.99\.0.*requirements\.txt"):
-        adjustments.check_upstream()
+def run_python(code: str) -> subprocess.CompletedProcess[str]:
+    """In a process of its own: here the functions are replaced already."""
+    return subprocess.run(
+        [sys.executable, "-c", code], cwd=CHECKOUT, capture_output=True, text=True, timeout=60, check=False
+    )
 
 
-def test_a_changed_upstream_function_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    changed = {
-        **adjustments.UPSTREAM,
-        "Runner.stop_users": (test_a_changed_upstream_function_is_named, "0" * 12),
-    }
-    monkeypatch.setattr(adjustments, "UPSTREAM", changed)
-    with pytest.raises(adjustments.UpstreamChanged, match=r"Runner\.stop_users"):
-        adjustments.check_upstream()
+def test_the_installed_locust_gets_every_adjustment_without_a_word() -> None:
+    done = run_python("from parked.loadtest.plugin import adjustments; adjustments.apply()")
+    assert (done.returncode, done.stderr) == (0, "")
 
 
-def test_the_installed_locust_is_the_one_that_was_written_for() -> None:
-    # In a process of its own: here the functions are replaced already.
-    code = "from parked.loadtest.plugin import adjustments; adjustments.check_upstream()"
-    subprocess.run([sys.executable, "-c", code], cwd=CHECKOUT, check=True, timeout=60)
+#: Locust with one function as no version has it.
+CHANGED = """
+import locust
+from locust import main, runners, stats, web
+from importlib import import_module
+def other(self, *arguments, **named): ...
+{change}
+from parked.loadtest.plugin import adjustments
+adjustments.apply()
+print(runners.Runner.stop_users is other, runners.HEARTBEAT_LIVENESS)
+"""
+
+
+def test_a_changed_function_is_left_alone_and_one_line_says_what_that_costs() -> None:
+    done = run_python(CHANGED.format(change="runners.Runner.stop_users = other"))
+    assert done.returncode == 0
+    assert done.stdout == f"True {adjustments.HEARTBEAT_LIVENESS}\n", "the others are made"
+    (line,) = done.stderr.splitlines()
+    assert "Runner.stop_users changed" in line
+    assert "a greenlet a user" in line
+
+
+def test_a_function_that_is_gone_is_a_changed_one() -> None:
+    done = run_python(CHANGED.format(change="del runners.MasterRunner.heartbeat_worker"))
+    assert done.returncode == 0
+    assert done.stdout == "False 3\n"
+    assert "MasterRunner.heartbeat_worker changed" in done.stderr
+
+
+def test_statistics_that_are_kept_otherwise_are_told_of_each_request() -> None:
+    code = CHANGED.format(change="stats.StatsEntry.extend = other")
+    done = run_python(
+        code + "from parked.loadtest.client.locust_stats import BatchedStatistics as B; print(B.may_fold)"
+    )
+    assert done.stdout.splitlines()[-1] == "False"
+    assert "StatsEntry.extend changed" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("change", "name"),
+    [
+        ("import_module('locust.user.task').TaskSet.run = other", "TaskSet.run"),
+        ("import_module('locust.user.users').User.stop = other", "User.stop"),
+    ],
+)
+def test_a_locust_in_which_users_would_do_something_else_is_refused_by_name(change: str, name: str) -> None:
+    done = run_python(CHANGED.format(change=change))
+    assert done.returncode == 1
+    assert f"UpstreamChanged: Locust {locust.__version__}" in done.stderr
+    assert name in done.stderr.splitlines()[-1]
+
+
+def test_a_group_that_asks_more_of_a_greenlet_than_a_handle_has_is_refused_by_name(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def add(self: Any, greenlet: Any) -> None:
+        greenlet.link_value(self)
+
+    monkeypatch.setattr(Group, "add", add)
+    assert upstream.unknown_to_handles() == ["Group (greenlet.link_value)"]
 
 
 def test_applying_twice_is_applying_once() -> None:
+    adjustments.apply()
     before = Runner.stop_users
     adjustments.apply()
     assert Runner.stop_users is before
 
 
 def test_the_descriptor_limit_is_raised_and_heartbeats_may_be_late() -> None:
+    adjustments.apply()
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     assert soft == hard
     assert runners.HEARTBEAT_LIVENESS == adjustments.HEARTBEAT_LIVENESS > 3
@@ -67,6 +119,7 @@ def test_the_descriptor_limit_is_raised_and_heartbeats_may_be_late() -> None:
 
 
 def test_default_arguments_are_built_once() -> None:
+    adjustments.apply()
     assert argument_parser.default_args_dict() is argument_parser.default_args_dict()
 
 
@@ -122,24 +175,14 @@ def test_other_users_beside_ours_are_counted_and_stopped_as_before(environment: 
 
 
 def test_a_handle_has_all_that_upstream_uses_of_a_greenlet() -> None:
-    """Read off the sources: what meets a handle is its group, and the runner where it stops users."""
-    met = {
-        Group: ("add", "discard", "_discard", "join", "kill", "killone"),
-        Runner: ("stop", "user_classes_count"),
-    }
-    sources = [inspect.getsource(adjustments.UPSTREAM["Runner.stop_users"][0])]  # type: ignore[arg-type]
-    for owner, names in met.items():
-        for name in names:
-            member = getattr(owner, name)
-            sources.append(inspect.getsource(getattr(member, "fget", member)))
-    used = set(re.findall(r"\b(?:user_greenlet|greenlet|g)\.([a-z_]\w*)", "".join(sources)))
-    of_modules = {"sleep", "getcurrent", "spawn", "killall", "_killall", "greenlet", "joinall"}
-    only_to_raise = {
-        "exception",
-        "_raise_exception",
-    }  # Group.join(raise_error=True), which Locust never asks for
-    assert {"rawlink", "unlink"} <= used
-    assert not {name for name in used - of_modules - only_to_raise if not hasattr(UserHandle, name)}
+    assert upstream.unknown_to_handles() == []
+    code = (
+        "from locust.runners import Runner; from parked.loadtest.plugin import upstream\n"
+        "print(*upstream.asked_of_greenlets(Runner.stop, Runner.stop_users, Runner.user_classes_count))"
+    )
+    used = set(run_python(code).stdout.split())
+    assert used
+    assert not {name for name in used if not hasattr(UserHandle, name)}
 
 
 #: Waits as Locust's main greenlet does, beside one that is always busy and lets nothing through.
@@ -249,12 +292,6 @@ def test_a_run_from_outside_counts_the_same_everywhere_and_ends_with_its_master(
                 eventually_slowly(lambda: not any(is_running(pid) for pid in workers))
             finally:
                 end_session(run)
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 def end_session(run: subprocess.Popen[bytes]) -> None:

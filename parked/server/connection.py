@@ -19,6 +19,16 @@ class ClientSocket(Protocol):
     def close(self) -> None: ...
 
 
+class Holder(Protocol):
+    """What keeps a connection busy without a greenlet."""
+
+    def begin(self) -> None:
+        """The request greenlet lets go of the connection."""
+
+    def on_events(self, events: int) -> None:
+        """In the hub: epoll has reported these."""
+
+
 class Connection:
     """One client connection. Slots, because there are many."""
 
@@ -32,7 +42,8 @@ class Connection:
         self.buffer = b""
         #: Tick at which the connection was parked last.
         self.since = 0
-        self.busy = False
+        #: Not parked: it is served (True), or somebody holds it, who is told of its events.
+        self.busy: bool | Holder = False
         #: An edge came while busy: look at the socket again before parking.
         self.pending = False
         #: The client has shut its side: after what it sent comes the end.

@@ -23,9 +23,9 @@ from gevent.socket import socket as gevent_socket
 
 from parked.server.body import NO_BODY, RequestBody
 from parked.server.connection import Connection
+from parked.server.defer import KEY, Deferring
 from parked.server.fields import error_response
 from parked.server.request import RequestHead
-from parked.server.response import ResponseWriter
 from parked.server.stream import ClientTimeoutError, ConnectionReader, send_all
 from parked.server.tls import TLSSocket
 
@@ -46,7 +46,7 @@ class _Lazy:
         return value
 
 
-class KeepAliveWSGIHandler(ResponseWriter):
+class KeepAliveWSGIHandler(Deferring):
     """Serve one request of a parked connection.
 
     Made with a socket instead of a `Connection`, it works as its base class does, a greenlet per connection;
@@ -62,7 +62,6 @@ class KeepAliveWSGIHandler(ResponseWriter):
         "MessageClass",
     )
 
-    head: RequestHead | None = None
     time_finish = 0.0
 
     def __init__(self, sock: Any, address: Any, server: Any, rfile: Any = None) -> None:
@@ -133,9 +132,10 @@ class KeepAliveWSGIHandler(ResponseWriter):
         try:
             self.handle_one_response()
         finally:
+            del self.environ  # it holds `defer`, and that holds this handler
             if "socket" in self.__dict__:
                 self._release_socket()
-        if self.server.statistics is not None:
+        if self.server.statistics is not None and self.deferred is None:
             self.server.statistics.note(self.code, self.response_length, self.time_finish - self.time_start)
         if head.fields.upgrade and self.wsgi_input is NO_BODY and self.rfile.used:
             return False  # read for a protocol that we do not speak, so nobody knows what comes next
@@ -188,6 +188,7 @@ class KeepAliveWSGIHandler(ResponseWriter):
         environ["PATH_INFO"] = head.path
         environ["QUERY_STRING"] = head.query
         environ["SERVER_PROTOCOL"] = head.version
+        environ[KEY] = self.defer
         address = self.client_address
         if isinstance(address, tuple):
             environ["REMOTE_ADDR"] = address[0]

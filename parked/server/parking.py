@@ -36,6 +36,7 @@ from parked.shared.moderation import Moderation
 _select_epoll: Any = monkey.get_original("select", "epoll")  # patch_select() hides it
 
 EPOLLIN: Final = 0x001
+EPOLLOUT: Final = 0x004
 EPOLLERR: Final = 0x008
 EPOLLHUP: Final = 0x010
 EPOLLRDHUP: Final = 0x2000
@@ -154,6 +155,14 @@ class Parking:
         if self._draining and not self.count:
             self._end_drain()
 
+    def watch_room(self, connection: Connection, wanted: bool) -> None:
+        """Report also when there is room for more bytes, now and after it was used up; or do not any more.
+
+        :raises OSError: the connection is lost.
+        """
+        events = EPOLLIN | EPOLLRDHUP | EPOLLET | (EPOLLOUT if wanted else 0)
+        self._epoll.modify(connection.sock.fileno(), events)
+
     def linger(self, connection: Connection) -> None:
         """Shut our side, let the client read what we sent, then close."""
         self._half_requests.pop(connection, None)
@@ -243,6 +252,8 @@ class Parking:
                 connection.hung_up = True
             if connection.busy:
                 connection.pending = True
+                if connection.busy is not True:
+                    connection.busy.on_events(event)
             elif connection.lingering:
                 self._discard(connection)
             else:

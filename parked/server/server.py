@@ -35,10 +35,12 @@ from parked.server.files import FileWrapper
 from parked.server.handler import KeepAliveWSGIHandler
 from parked.server.limits import Limits
 from parked.server.parking import Parking
+from parked.server.pending import PendingResponse
 from parked.server.request import BadRequestError, parse_head
 from parked.server.response import Counts
 from parked.server.stream import send_all
 from parked.server.tls import TLSSocket
+from parked.server.waiting import PendingResponses
 
 #: Seconds that a parked connection is kept. Long, for it costs so little, and since a client that reuses a
 #: connection in the moment we close it sees an error: our patience has to outlast the other side's, be that a
@@ -81,6 +83,7 @@ class KeepAliveWSGIServer(pywsgi.WSGIServer):  # type: ignore[misc]
     :param body_timeout: seconds to wait for the next bytes of request content; 0 for ever.
     :param write_timeout: seconds to wait for a client that does not read its response; 0 for ever.
     :param max_connections: connections at once; more get a 503. 0 for no bound but the descriptors.
+    :param max_pending: pending responses at once (docs/pending.md); more get a 503. 0 for no bound.
     :param limits: sizes that a request may have.
     :param logs_json: write the access log as JSON, an object a line, instead of in pywsgi's form.
     """
@@ -105,6 +108,7 @@ class KeepAliveWSGIServer(pywsgi.WSGIServer):  # type: ignore[misc]
         body_timeout: float = BODY_TIMEOUT_S,
         write_timeout: float = WRITE_TIMEOUT_S,
         max_connections: int = 0,
+        max_pending: int = 0,
         limits: Limits | None = None,
         logs_json: bool = False,
         **ssl_args: Any,
@@ -130,6 +134,15 @@ class KeepAliveWSGIServer(pywsgi.WSGIServer):  # type: ignore[misc]
         self.timed_out_writes = 0
         self.parking = Parking(
             self._on_ready, self._on_header_timeout, self._check_drained, idle_timeout, header_timeout
+        )
+        self.pending = PendingResponses(
+            self.parking,
+            self._serve_soon,
+            self._finish,
+            self._on_pending_end,
+            lambda line: self.error_log.write(line),
+            write_timeout,
+            max_pending,
         )
         self._evicting = False  # no connection is parked any more
         # Connections that `parking` does not know: in their handshake, or with a handler that reads itself.
@@ -167,6 +180,7 @@ class KeepAliveWSGIServer(pywsgi.WSGIServer):  # type: ignore[misc]
             self.socket.setsockopt(_socket.IPPROTO_TCP, _socket.TCP_NODELAY, 1)
         self.draining = self._evicting = False
         self.drained.clear()
+        self.pending.open()
         limit = getattr(self.pool, "size", None) or 0
         self._dispatch = RequestGreenlets(self._serve, self._spawn, limit)
 
@@ -197,6 +211,7 @@ class KeepAliveWSGIServer(pywsgi.WSGIServer):  # type: ignore[misc]
         self.draining = True
         self.close()
         self.parking.tell_when_empty()
+        self.pending.stop()
 
     def _begin_drain(self) -> None:
         if self._evicting:
@@ -206,6 +221,7 @@ class KeepAliveWSGIServer(pywsgi.WSGIServer):  # type: ignore[misc]
         if self._dispatch is not None:
             self._dispatch.stop()
         self.parking.drain()
+        self.pending.stop()
 
     def _check_drained(self) -> None:
         if self.draining and not self.parking.count and not self._outside:
@@ -325,7 +341,7 @@ class KeepAliveWSGIServer(pywsgi.WSGIServer):  # type: ignore[misc]
             return
         # The first request may have come with the end of the handshake, into OpenSSL where no edge is seen.
         connection.busy = connection.pending = True
-        self.loop.run_callback(self._on_ready, [connection])
+        self._serve_soon(connection)
 
     def handle(self, sock: Any, address: Any) -> None:
         """A connection whose handler reads for itself, from its first request to its last."""
@@ -416,9 +432,19 @@ class KeepAliveWSGIServer(pywsgi.WSGIServer):  # type: ignore[misc]
                 connection.pending = True  # there may be more, and no edge will tell
             connection.buffer = connection.buffer + data if connection.buffer else data
 
+    def _serve_soon(self, connection: Connection) -> None:
+        """As if an event had come for this busy connection."""
+        self.loop.run_callback(self._on_ready, [connection])
+
+    def _on_pending_end(self, pending: PendingResponse, connection: Connection) -> None:
+        if self.logs_requests or self.statistics is not None:
+            self.handler_class(connection, connection.address, self).note_pending(pending)
+
     def _finish(self, connection: Connection) -> None:
-        """After the last response: close, such that the client can read it."""
-        if connection.sock.fileno() >= 0:
+        """After the last response, unless it is still to come: close, such that the client can read it."""
+        if connection.busy and connection.busy is not True:
+            connection.busy.begin()
+        elif connection.sock.fileno() >= 0:
             self.parking.linger(connection)
 
     def _answer_bad_request(self, connection: Connection, error: BadRequestError) -> None:

@@ -1,0 +1,118 @@
+"""Deadlines of very many objects at O(1) each: a slot for each quarter of a second, a set in each slot.
+
+Unlike the timeouts of `parking`, which are all equally long, these are as long as an application says. One
+timer looks at them, and runs only while there are any. What is due together is worked off in portions: after
+a broadcast the heartbeats of all streams fall into one slot.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from time import monotonic
+from typing import Any, Final, Generic, Protocol, TypeVar
+
+from gevent.hub import get_hub
+
+#: Seconds of one slot, and between two looks at the clock: late by twice this at most, never early.
+GRAIN_S: Final = 0.25
+#: Called in one go, some 5-10 us each when they write; then the event loop has its turn.
+CALLS_A_TURN: Final = 256
+
+
+class Timed(Protocol):
+    """What can have a deadline: one at a time, whose slot it remembers for us; 0 for none."""
+
+    due: int
+
+
+T = TypeVar("T", bound=Timed)
+
+
+class Deadlines(Generic[T]):
+    """One deadline per object.
+
+    :param on_due: called in the hub with each object whose deadline has passed; it may set another.
+    :param clock: seconds that never go back.
+    """
+
+    def __init__(self, on_due: Callable[[T], None], clock: Callable[[], float] = monotonic) -> None:
+        self.grain_s = GRAIN_S
+        self._on_due = on_due
+        self._clock = clock
+        self._slots: dict[int, set[T]] = {}
+        self._next = self._slot_now()  # the first slot that has not been worked off
+        #: The slot that the last look at the clock fell in: free to read, and fine for what may be late.
+        self.now = self._next
+        self._timer: Any = None
+        self._scheduled = False
+
+    def slots(self, seconds: float) -> int:
+        """*seconds* in slots, rounded up."""
+        return math.ceil(seconds / self.grain_s)
+
+    def set(self, item: T, seconds: float) -> None:
+        """Call for *item* when *seconds* from now have passed, and not at its former deadline."""
+        self.set_slot(item, int((self._clock() + seconds) / self.grain_s))
+
+    def set_slot(self, item: T, slot: int) -> None:
+        """As `set`, at the end of a slot."""
+        if self._timer is None:
+            self.now = self._next = self._slot_now()
+            # ref=False: that time passes is no reason for a program to stay.
+            self._timer = get_hub().loop.timer(self.grain_s, self.grain_s, ref=False)
+            self._timer.start(self.tick)
+        elif item.due:
+            self.cancel(item)
+        item.due = max(slot, self._next)
+        self._slots.setdefault(item.due, set()).add(item)
+
+    def cancel(self, item: T) -> None:
+        """Forget the deadline of *item*, if it has one."""
+        slot = self._slots.get(item.due)
+        if slot is not None:
+            slot.discard(item)
+            if not slot:
+                del self._slots[item.due]
+        item.due = 0
+
+    def tick(self) -> None:
+        """Look at the clock; called every `grain_s` while there are deadlines."""
+        self.now = self._slot_now()
+        if not self._scheduled:
+            self._work_off()
+
+    def _work_off(self) -> None:
+        """In the hub: call for what is due, and for the rest in a moment."""
+        self._scheduled = False
+        budget = CALLS_A_TURN
+        while self._next < self.now:
+            while slot := self._slots.get(self._next):
+                if not budget:
+                    self._scheduled = True
+                    get_hub().loop.run_callback(self._work_off)
+                    return
+                budget -= 1
+                item = slot.pop()
+                item.due = 0
+                self._call(item)
+            self._slots.pop(self._next, None)
+            self._next += 1
+        if not self._slots:
+            self.stop()
+
+    def _call(self, item: T) -> None:
+        try:
+            self._on_due(item)
+        except Exception as error:  # gevent would stop the timer, and with it all deadlines
+            get_hub().loop.handle_error(item, type(error), error, error.__traceback__)
+
+    def stop(self) -> None:
+        """Until the next deadline is set, no timer is needed."""
+        if self._timer is not None:
+            self._timer.stop()
+            self._timer.close()
+            self._timer = None
+
+    def _slot_now(self) -> int:
+        return int(self._clock() / self.grain_s)

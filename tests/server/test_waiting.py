@@ -1,0 +1,167 @@
+from __future__ import annotations
+
+from typing import Any
+
+import gevent
+import gevent.event
+import pytest
+
+from parked.server import parking
+from parked.server import waiting as module
+from parked.server.pending import PendingResponse
+from tests.server.desk import POLL, Desk, attended, pending_at
+from tests.support import GET, Client, eventually
+
+
+@pytest.fixture(autouse=True)
+def _short_lingering(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Our clients stay open to see the end, and nobody waits for what they might still send."""
+    monkeypatch.setattr(parking, "LINGER_S", 0.1)
+
+
+NOW = GET.replace(b"/ ", b"/now ")
+
+
+@pytest.mark.parametrize("way", ["stop", "drain", "retire"])
+def test_a_server_that_stops_answers_what_waits_and_ends_streams_in_order(way: str) -> None:
+    desk = Desk()
+    with attended(desk) as desk, Client(desk.server) as polls, Client(desk.server) as streams:
+        polls.send(POLL)
+        desk.wait_for(1)
+        streams.send(POLL)
+        stream = desk.wait_for(2)
+        stream.start("200 OK", [])
+        stream.write(b"event")
+        if way == "drain":
+            assert desk.server.drain(5)
+        else:
+            getattr(desk.server, way)()
+        answer = polls.answer()
+        assert (answer.status, answer.headers["Connection"]) == (503, "close")
+        assert int(answer.headers["Retry-After"]) >= 1
+        assert streams.answer().body == b"event"
+        assert polls.closed()
+        assert streams.closed()
+        desk.wait_for_end("shutdown", "shutdown")
+        assert desk.server.drained.wait(5)
+
+
+def test_the_application_says_what_a_stop_means() -> None:
+    def goodbye(pending: PendingResponse) -> None:
+        if pending.context == "stream":
+            pending.write(b"goodbye")
+        else:
+            pending.send("200 OK", [], b"goodbye")
+
+    desk = Desk(on_shutdown=goodbye)
+    with attended(desk) as desk, Client(desk.server) as polls, Client(desk.server) as streams:
+        polls.send(POLL)
+        desk.wait_for(1)
+        streams.send(POLL)
+        stream = desk.wait_for(2)
+        stream.context = "stream"
+        stream.start("200 OK", [])
+        desk.server.retire()
+        assert polls.answer().body == b"goodbye"
+        assert streams.answer().body == b"goodbye"
+        assert desk.server.drained.wait(5)
+        assert sorted(map(str, desk.ended)) == ["answered", "shutdown"]
+
+
+def test_a_response_given_for_the_stop_is_sent() -> None:
+    desk = Desk(on_shutdown=("200 OK", [("X-Again", "1")], b""))
+    with pending_at(desk) as (client, _):
+        desk.server.retire()
+        answer = client.answer()
+        assert (answer.status, answer.headers["X-Again"], answer.headers["Connection"]) == (200, "1", "close")
+
+
+def test_what_becomes_pending_while_the_server_retires_is_ended_at_once() -> None:
+    desk = Desk()
+    with attended(desk) as desk, Client(desk.server) as client:
+        assert client.ask(NOW).status == 200
+        desk.server.retire()
+        assert client.ask(POLL).status == 503
+        assert client.closed()
+
+
+def test_many_are_stopped_in_portions(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "STOPS_A_TURN", 3)
+    desk = Desk()
+    with attended(desk) as desk:
+        clients = [Client(desk.server) for _ in range(10)]
+        for client in clients:
+            client.send(POLL)
+        desk.wait_for(10)
+        assert desk.server.drain(5)
+        for client in clients:
+            assert client.answer().status == 503
+            client.__exit__()
+
+
+def test_beyond_the_limit_the_client_gets_a_503_and_the_application_one_that_has_ended() -> None:
+    desk = Desk()
+    with attended(desk, max_pending=1) as desk, Client(desk.server) as first, Client(desk.server) as second:
+        first.send(POLL)
+        desk.wait_for(1)
+        answer = second.ask(POLL)
+        assert answer.status == 503
+        assert answer.headers["Retry-After"]
+        assert not desk.waiting[1].send("200 OK", [], b"")
+        desk.wait_for_end("limit")
+        assert second.ask(NOW).body == b"now"
+        desk.waiting[0].send("200 OK", [], b"x")
+        first.answer()
+        second.send(POLL)
+        desk.wait_for(3).send("200 OK", [], b"room")
+        assert second.answer().body == b"room"
+
+
+def test_callbacks_that_block_do_not_keep_others_waiting() -> None:
+    gate = gevent.event.Event()
+    done: list[Any] = []
+
+    def blocks(pending: PendingResponse) -> None:
+        gate.wait()
+        done.append("blocked")
+
+    desk = Desk(on_close=blocks)
+    with attended(desk) as desk, Client(desk.server) as client:
+        for number in range(3):
+            client.send(POLL)
+            pending = desk.wait_for(number + 1)
+            if number == 2:
+                pending._on_close = lambda pending: done.append("quick")
+            pending.send("200 OK", [], b"x")
+            client.answer()
+        eventually(lambda: done == ["quick"])
+        assert client.ask(NOW).status == 200
+        gate.set()
+        eventually(lambda: len(done) == 3)
+
+
+def test_callbacks_run_outside_of_the_applications_calls() -> None:
+    desk = Desk()
+    with pending_at(desk) as (client, pending):
+        pending.send("200 OK", [], b"x")
+        assert not desk.ended
+        client.answer()
+        desk.wait_for_end("answered")
+
+
+def test_figures_add_up() -> None:
+    desk = Desk()
+    with attended(desk) as desk, Client(desk.server) as client:
+        client.send(POLL)
+        desk.wait_for(1).send("200 OK", [], b"x")
+        client.answer()
+        client.send(POLL)
+        stream = desk.wait_for(2)
+        stream.start("200 OK", [])
+        stream.write(b"x")
+        stream.write(b"y")
+        stream.close()
+        assert client.answer().body == b"xy"
+        pending = desk.server.pending
+        assert (pending.count, pending.deferred, pending.messages) == (0, 2, 4)
+        assert pending.endings == {"answered": 1, "closed": 1}

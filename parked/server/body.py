@@ -7,6 +7,7 @@ whether some of the content is still on its way, since what is left unread must 
 from __future__ import annotations
 
 import re
+import sys
 from collections.abc import Callable
 from errno import ECONNRESET
 from typing import Final
@@ -25,6 +26,14 @@ MAX_DISCARD_BYTES: Final = 262144
 MAX_CHUNK_LINE_BYTES: Final = 8192
 MAX_TRAILER_BYTES: Final = 8192
 
+#: Chunks of one block of decoded content. They may have extensions, and then each costs 1.5 us.
+MAX_CHUNKS_A_BLOCK: Final = 2048
+
+# What comes next in chunked content.
+_SIZE, _CONTENT, _CHUNK_END, _TRAILER = range(4)
+
+# With ECONNRESET, by which WSGIHandler knows that a client has left.
+_CLOSED_EARLY: Final = "the client closed before the end of its request"
 _CONTINUE: Final = b"HTTP/1.1 100 Continue\r\n\r\n"
 
 _TOKEN: Final = rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]+"
@@ -39,6 +48,11 @@ _CHUNK_LINE: Final = re.compile(
     + _QUOTED
     + rb"))?)*\r\n"
 )
+# Whole chunks of up to 15 bytes, without extensions: in one go, for a line of Python costs as much for one
+# byte as for a thousand. 0.3 us per chunk instead of 1.2.
+_SMALL_CHUNK: Final = b"|".join(b"[%x%X]\r\n.{%d}\r\n" % (size, size, size) for size in range(1, 16))
+_SMALL_CHUNKS: Final = re.compile(b"(?:%b)+" % _SMALL_CHUNK, re.DOTALL)
+_EACH_SMALL_CHUNK: Final = re.compile(_SMALL_CHUNK, re.DOTALL)
 # RFC 9112, 7.1.2: trailers are field lines; we check and drop them, as pywsgi does.
 _TRAILER_LINE: Final = re.compile(_TOKEN + rb":[\t\x20-\x7e\x80-\xff]*\r\n")
 
@@ -53,14 +67,19 @@ class RequestBody(pywsgi.Input):  # type: ignore[misc] # gevent has no type hint
 
     __slots__ = (
         "abandoned",
+        "at",
+        "block",
         "broken",
         "chunk_left",
         "ended",
         "extension_bytes",
         "limit",
+        "phase",
+        "reason",
         "received",
         "send_continue",
         "too_long",
+        "trailer_bytes",
     )
 
     def __init__(
@@ -78,27 +97,34 @@ class RequestBody(pywsgi.Input):  # type: ignore[misc] # gevent has no type hint
         self.abandoned = False
         #: The coding is broken: nobody knows where the content ends.
         self.broken = False
+        self.reason = "reading on after an error"
+        self.phase = _SIZE
         self.chunk_left = 0
         self.ended = False
         self.extension_bytes = 0
+        self.trailer_bytes = 0
+        #: Bytes of content taken from the connection, or announced by the chunks begun.
         self.received = 0
+        #: Content that the application gets next, and how much of it it has got.
+        self.block = b""
+        self.at = 0
         #: It was refused for its length.
         self.too_long = False
 
     @property
     def unread(self) -> bool:
-        """Whether content is left that the application has not read."""
-        return not self.ended if self.chunked_input else self.position < (self.content_length or 0)
+        """Whether content is left on the connection, behind what was taken for the application."""
+        return not self.ended if self.chunked_input else self.received < (self.content_length or 0)
 
     def _discard(self) -> None:
         if self.broken or not self.unread:
             return
-        left = (self.content_length or 0) - self.position
+        left = (self.content_length or 0) - self.received
         if self.send_continue is not None:
             # The client waits for 100 Continue, which will not come: after the final answer it may send its
             # content or not (RFC 9110, 10.1.1), and nobody can tell what comes next. Unless it has not
             # waited.
-            if self.chunked_input or len(self.rfile.connection.buffer) < left:
+            if self.chunked_input or self.rfile.held < left:
                 self.abandoned = True
                 return
             self.send_continue = None
@@ -121,91 +147,165 @@ class RequestBody(pywsgi.Input):  # type: ignore[misc] # gevent has no type hint
             send, self.send_continue = self.send_continue, None
             send(_CONTINUE)
 
-    def _do_read(self, length: int | None = None, use_readline: bool = False) -> bytes:
-        left = (self.content_length or 0) - self.position
-        size = left if length is None else min(length, left)
-        if not size:
-            return b""
-        self._send_100_continue()
-        data = self._take(size, use_readline)
+    def read(self, length: int | None = None) -> bytes:
+        """*length* bytes, fewer only at the end of the content; all of it if None or negative."""
+        missing = sys.maxsize if length is None or length < 0 else length
+        parts = []
+        while missing > 0 and (self.at < len(self.block) or self._next_block()):
+            data = self.block[self.at : self.at + missing]
+            self.at += len(data)
+            missing -= len(data)
+            parts.append(data)
+        return self._handed_out(parts[0] if len(parts) == 1 else b"".join(parts))
+
+    def readline(self, size: int | None = None) -> bytes:
+        """One line with its LF, at most *size* bytes of it unless that is None or negative."""
+        if size is None and (end := self.block.find(b"\n", self.at) + 1):  # nearly all lines: twice as fast
+            data = self.block[self.at : end]
+            self.at = end
+            self.position += len(data)
+            self.rfile.turns.share()
+            return data
+        missing = sys.maxsize if size is None or size < 0 else size
+        parts = []
+        while missing > 0 and (self.at < len(self.block) or self._next_block()):
+            end = self.block.find(b"\n", self.at, self.at + missing) + 1
+            data = self.block[self.at : end or self.at + missing]
+            self.at += len(data)
+            missing -= len(data)
+            parts.append(data)
+            if end:
+                break
+        return self._handed_out(parts[0] if len(parts) == 1 else b"".join(parts))
+
+    def _handed_out(self, data: bytes) -> bytes:
         self.position += len(data)
+        if self.rfile is not None:
+            self.rfile.turns.share()  # an application may read a byte at a time
         return data
 
-    def _take(self, size: int, use_readline: bool) -> bytes:
-        """*size* bytes, or a line if that is shorter."""
+    def _next_block(self) -> bool:
+        """Take some content from the connection; false if there is no more."""
+        if not self.unread:
+            return False
         if self.broken:
-            raise self._invalid("reading on after an error")
+            raise self._invalid(self.reason)
+        self._send_100_continue()
         try:
-            data: bytes = self.rfile.readline(size) if use_readline else self.rfile.read(size)
+            if self.chunked_input:
+                self.block = self._decode()
+            else:
+                self.block = self.rfile.take((self.content_length or 0) - self.received)
+                self.received += len(self.block)
+                if not self.block:
+                    raise ConnectionResetError(ECONNRESET, _CLOSED_EARLY)
         except BaseException:  # too slow, gone, or the application's own timeout: what came is lost
             self.abandoned = self.broken = True
             raise
-        if len(data) < size and not (use_readline and data.endswith(b"\n")):
-            self.abandoned = self.broken = True
-            # An OSError like pywsgi's, with the number by which WSGIHandler knows that a client has left.
-            raise ConnectionResetError(ECONNRESET, "the client closed before the end of its request")
-        return data
+        self.at = 0
+        return bool(self.block)
 
     def _invalid(self, reason: str) -> Exception:
         self.abandoned = self.broken = True
+        self.reason = reason
         error: Exception = pywsgi._InvalidClientInput(reason)
         return error
 
-    def _line(self, limit: int) -> bytes:
-        try:
-            line: bytes = self.rfile.readline(limit)
-        except BaseException:
-            self.abandoned = self.broken = True
-            raise
-        if not line.endswith(b"\n"):
-            raise self._invalid("end of input or line too long in chunked content")
-        return line
+    def _decode(self) -> bytes:
+        """Content of the chunks that are there, waiting for some; empty only behind the last chunk."""
+        parts: list[bytes] = []
+        while not parts and not self.ended:
+            try:
+                lacks_input = self._decode_held(parts)
+            except pywsgi._InvalidClientInput:
+                if not parts:
+                    raise
+                break  # what came before the fault is good; the next call raises
+            if lacks_input and not parts and not self.rfile.more():
+                if self.phase != _CONTENT:
+                    raise self._invalid("end of input in chunked content")
+                raise ConnectionResetError(ECONNRESET, _CLOSED_EARLY)
+        return b"".join(parts)
 
-    def _next_chunk(self) -> None:
-        """Read a chunk-size line and, behind the last chunk, the trailers."""
-        line = self._line(MAX_CHUNK_LINE_BYTES)
-        match = _CHUNK_LINE.fullmatch(line)
-        if match is None:
-            raise self._invalid("malformed chunk size")
-        self.chunk_left = int(match[1], 16)
-        self.extension_bytes += len(line) - match.end(1) - 2
-        if self.extension_bytes > MAX_CHUNK_LINE_BYTES + self.received:
-            raise self._invalid("more chunk extensions than content")
-        self.received += self.chunk_left
+    def _decode_held(self, parts: list[bytes]) -> bool:
+        """Append to *parts* the content of the chunks at hand; whether only more input can help."""
+        rfile = self.rfile
+        data = rfile.connection.buffer
+        at = rfile.at
+        try:
+            for _ in range(MAX_CHUNKS_A_BLOCK):
+                if self.phase == _CONTENT:
+                    part = data[at : at + self.chunk_left]
+                    if not part:
+                        return True
+                    parts.append(part)
+                    at += len(part)
+                    self.chunk_left -= len(part)
+                    if self.chunk_left:
+                        return True
+                    self.phase = _CHUNK_END
+                if self.phase == _CHUNK_END:
+                    if not data.startswith(b"\r\n", at):
+                        if data[at : at + 2] in (b"", b"\r"):
+                            return True
+                        raise self._invalid("no CRLF behind a chunk")
+                    at += 2
+                    self.phase = _SIZE
+                if self.phase == _SIZE:
+                    run = _SMALL_CHUNKS.match(data, at)
+                    if run is not None:
+                        content = b"".join([chunk[3:-2] for chunk in _EACH_SMALL_CHUNK.findall(run[0])])
+                        self._count(len(content))
+                        parts.append(content)
+                        at = run.end()
+                    line = _CHUNK_LINE.match(data, at, at + MAX_CHUNK_LINE_BYTES)
+                    if line is None:
+                        if self._lacks_line(data, at, MAX_CHUNK_LINE_BYTES):
+                            return True
+                        raise self._invalid("malformed chunk size")
+                    self._begin_chunk(int(line[1], 16), line.end() - line.end(1) - 2)
+                    at = line.end()
+                if self.phase == _TRAILER:
+                    if self._lacks_line(data, at, MAX_TRAILER_BYTES - self.trailer_bytes):
+                        return True
+                    end = data.index(b"\n", at) + 1
+                    self._take_trailer(data[at:end])
+                    at = end
+                    if self.ended:
+                        return False
+            return False
+        finally:
+            rfile.at = at
+
+    def _lacks_line(self, data: bytes, at: int, limit: int) -> bool:
+        """Whether the rest of a line of at most *limit* bytes is still on its way."""
+        if data.find(b"\n", at, at + limit) >= 0:
+            return False
+        if len(data) - at >= limit:
+            raise self._invalid("line too long in chunked content")
+        return True
+
+    def _count(self, content_bytes: int) -> None:
+        self.received += content_bytes
         if self.limit and self.received > self.limit:
             self.too_long = True
             raise self._invalid("chunked content too long")
-        if self.chunk_left:
-            return
-        budget = MAX_TRAILER_BYTES
-        while (line := self._line(budget)) != b"\r\n":
-            if not _TRAILER_LINE.fullmatch(line):
-                raise self._invalid("malformed trailer")
-            budget -= len(line)
-            if budget <= 0:
-                raise self._invalid("trailers too long")
-        self.ended = True
 
-    def _chunked_read(self, length: int | None = None, use_readline: bool = False) -> bytes:
-        self._send_100_continue()
-        parts: list[bytes] = []
-        while length is None or length > 0:
-            if not self.chunk_left:
-                if self.ended:
-                    break
-                self._next_chunk()
-                continue
-            size = self.chunk_left if length is None else min(length, self.chunk_left)
-            data = self._take(size, use_readline)
-            parts.append(data)
-            self.chunk_left -= len(data)
-            if length is not None:
-                length -= len(data)
-            if not self.chunk_left and self._take(2, False) != b"\r\n":
-                raise self._invalid("no CRLF behind a chunk")
-            if use_readline and data.endswith(b"\n"):
-                break
-        return b"".join(parts)
+    def _begin_chunk(self, size: int, extension_bytes: int) -> None:
+        self.extension_bytes += extension_bytes
+        if self.extension_bytes > MAX_CHUNK_LINE_BYTES + self.received:
+            raise self._invalid("more chunk extensions than content")
+        self._count(size)
+        self.chunk_left = size
+        self.phase = _CONTENT if size else _TRAILER
+
+    def _take_trailer(self, line: bytes) -> None:
+        if line == b"\r\n":
+            self.ended = True
+            return
+        if not _TRAILER_LINE.fullmatch(line):
+            raise self._invalid("malformed trailer")
+        self.trailer_bytes += len(line)
 
 
 #: The content of a request that has none. It has no state, so that all requests share it.

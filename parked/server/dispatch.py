@@ -15,6 +15,7 @@ from gevent.hub import get_hub
 from greenlet import getcurrent
 
 from parked.server.connection import Connection
+from parked.server.turns import of_hub
 
 #: Waiting greenlets kept for the next burst; each holds about 10 KB.
 MAX_WAITING: Final = 64
@@ -35,6 +36,7 @@ class RequestGreenlets:
         self._serve = serve
         self._spawn = spawn
         self._hub = get_hub()
+        self._turns = of_hub()
         self._queue: deque[Connection] = deque()
         self._waiting: list[Any] = []
         self._count = 0  # greenlets alive, the waiting ones with them
@@ -54,9 +56,14 @@ class RequestGreenlets:
         self.run()
 
     def put_back(self, connection: Connection) -> None:
-        """Queue a connection behind all others; called in a request greenlet that has served it for long."""
+        """Queue a connection behind all others, those that the next poll finds included.
+
+        Called in a request greenlet that has served it for long.
+        """
         self._queue.append(connection)
-        self._schedule()
+        if not self._scheduled:
+            self._scheduled = True
+            self._turns.after_poll(self.run)
 
     def run(self) -> None:
         """Serve what is queued now; what is added meanwhile waits until the hub has been round once."""

@@ -96,7 +96,7 @@ class KeepAliveWSGIHandler(Deferring):
     @_Lazy
     def rfile(self) -> ConnectionReader:
         assert self.connection is not None
-        return ConnectionReader(self.connection, self.server.body_timeout)
+        return ConnectionReader(self.connection, self.server.turns, self.server.body_timeout)
 
     @_Lazy
     def headers(self) -> Any:
@@ -133,6 +133,8 @@ class KeepAliveWSGIHandler(Deferring):
             self.handle_one_response()
         finally:
             del self.environ  # it holds `defer`, and that holds this handler
+            if "rfile" in self.__dict__:
+                self.rfile.settle()
             if "socket" in self.__dict__:
                 self._release_socket()
         if self.server.statistics is not None and self.deferred is None:

@@ -11,7 +11,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from typing import Any, Final, Protocol
 
-import gevent
 from gevent import pywsgi
 
 from parked.server.connection import Connection
@@ -28,7 +27,8 @@ from parked.server.fields import (
 )
 from parked.server.files import FileWrapper
 from parked.server.limits import Limits
-from parked.server.stream import BYTES_A_TURN, WriteTimeoutError, send_all, send_file
+from parked.server.stream import WriteTimeoutError, send_all, send_file
+from parked.server.turns import Turns
 
 #: Bytes up to which content is copied behind the header to leave in the same send. A copy of 64 KB takes
 #: about as long as the second system call that it saves.
@@ -51,6 +51,7 @@ class Server(Protocol):
     application: Any
     draining: bool
     limits: Limits
+    turns: Turns
     body_timeout: float
     write_timeout: float
     statistics: Counts | None
@@ -75,7 +76,6 @@ class ResponseWriter(pywsgi.WSGIHandler):  # type: ignore[misc] # gevent has no 
     _promised: int | None = None
     # Length of a file that is sent whole.
     _file_bytes: int | None = None
-    _next_turn = BYTES_A_TURN  # of response_length
     _has_no_content = False
 
     def start_response(
@@ -200,9 +200,8 @@ class ResponseWriter(pywsgi.WSGIHandler):  # type: ignore[misc] # gevent has no 
         framed = self._frame(data)
         if framed:
             self._sendall(framed)
-            if self.response_length >= self._next_turn and self.connection is not None:
-                self._next_turn = self.response_length + BYTES_A_TURN
-                gevent.sleep(0)
+            if self.connection is not None:
+                self.server.turns.share()
 
     def _write_with_headers(self, data: bytes) -> None:
         self.finalize_headers()
@@ -268,7 +267,7 @@ class ResponseWriter(pywsgi.WSGIHandler):  # type: ignore[misc] # gevent has no 
         self.write(content)
         if separate and not self._has_no_content:
             try:
-                sent = send_file(connection, fd, offset, count, self.server.write_timeout)
+                sent = send_file(connection, self.server.turns, fd, offset, count, self.server.write_timeout)
             except OSError as error:
                 self._note_lost(connection, error)
                 raise

@@ -40,6 +40,7 @@ from parked.server.request import BadRequestError, parse_head
 from parked.server.response import Counts
 from parked.server.stream import send_all
 from parked.server.tls import TLSSocket
+from parked.server.turns import of_hub
 from parked.server.waiting import PendingResponses
 
 #: Seconds that a parked connection is kept. Long, for it costs so little, and since a client that reuses a
@@ -56,7 +57,8 @@ BODY_TIMEOUT_S: Final = 60.0
 WRITE_TIMEOUT_S: Final = 60.0
 #: Bytes asked for at once. A request is mostly smaller; Python allocates this much for each call.
 RECV_BYTES: Final = 8192
-#: Requests served in a row on one connection before others get their turn (pipelining only).
+#: Requests served in a row on one connection before others get their turn (pipelining only), if they do not
+#: take longer than a turn.
 REQUESTS_A_TURN: Final = 32
 #: Connections taken in one go before the requests get their turn.
 ACCEPTS_A_WAKEUP: Final = 64
@@ -117,6 +119,7 @@ class KeepAliveWSGIServer(pywsgi.WSGIServer):  # type: ignore[misc]
         self.write_timeout = write_timeout
         self.max_connections = max_connections
         self.limits = limits if limits is not None else Limits()
+        self.turns = of_hub()
         #: No new connections; responses end theirs.
         self.draining = False
         self.logs_json = logs_json
@@ -405,7 +408,7 @@ class KeepAliveWSGIServer(pywsgi.WSGIServer):  # type: ignore[misc]
                         self._finish(connection)
                         return
                     turns -= 1
-                    if turns:
+                    if turns and not (connection.buffer and self.turns.over()):
                         continue
                     if connection.buffer or connection.pending:
                         assert self._dispatch is not None

@@ -12,15 +12,16 @@ import sys
 from errno import ECONNRESET, EINVAL
 from typing import Final
 
-import gevent
 from gevent.socket import wait_read, wait_write
 
 from parked.server.connection import Connection
+from parked.server.turns import Turns
 
-#: Bytes of one request or response that pass before others get their turn: a client with a fast network
-#: never makes us wait, and so would keep the process for itself.
-BYTES_A_TURN: Final = 1 << 20
-_RECV_BYTES: Final = 65536
+#: Bytes of a file that sendfile(2) passes at once, in about 0.3 ms.
+MAX_SENDFILE_BYTES: Final = 1 << 20
+#: Bytes received or encrypted at once. The longest piece of work between two looks at the clock is to decode
+#: so many.
+RECV_BYTES: Final = 65536
 
 
 class WriteTimeoutError(ConnectionResetError):
@@ -52,7 +53,9 @@ def send_all(connection: Connection, data: bytes | bytearray | memoryview, timeo
             pass
 
 
-def send_file(connection: Connection, fd: int, offset: int, count: int, timeout: float = 0) -> int:
+def send_file(
+    connection: Connection, turns: Turns, fd: int, offset: int, count: int, timeout: float = 0
+) -> int:
     """Send *count* bytes of the file *fd* from *offset*, waiting as `send_all` does.
 
     Without a copy through this process (sendfile(2)), unless it is to be encrypted here. Returns the bytes
@@ -65,9 +68,9 @@ def send_file(connection: Connection, fd: int, offset: int, count: int, timeout:
     while left:
         try:
             if plain:
-                sent = os.sendfile(connection.sock.fileno(), fd, offset, min(left, BYTES_A_TURN))
+                sent = os.sendfile(connection.sock.fileno(), fd, offset, min(left, MAX_SENDFILE_BYTES))
             else:
-                data = os.pread(fd, min(left, _RECV_BYTES), offset)
+                data = os.pread(fd, min(left, RECV_BYTES), offset)
                 send_all(connection, data, timeout)
                 sent = len(data)
         except BlockingIOError:
@@ -83,7 +86,7 @@ def send_file(connection: Connection, fd: int, offset: int, count: int, timeout:
         offset += sent
         left -= sent
         if left:
-            gevent.sleep(0)
+            turns.share()
     return count - left
 
 
@@ -95,78 +98,82 @@ def _wait_until_writable(connection: Connection, timeout: float) -> None:
 class ConnectionReader:
     """What pywsgi calls *rfile*: first the bytes received with the request head, then the socket.
 
+    What is read stays in the connection's buffer until `settle`, so that a short read copies only itself.
+
     :param timeout: seconds to wait for the next bytes, 0 for ever; then reading raises `ClientTimeoutError`.
     """
 
-    __slots__ = ("_unshared", "closed", "connection", "timeout", "used")
+    __slots__ = ("at", "closed", "connection", "timeout", "turns", "used")
 
-    def __init__(self, connection: Connection, timeout: float = 0) -> None:
+    def __init__(self, connection: Connection, turns: Turns, timeout: float = 0) -> None:
         self.connection = connection
         self.timeout = timeout
         self.closed = False
         #: Somebody has read from it.
         self.used = False
-        self._unshared = 0  # bytes received since others had their turn
+        #: Bytes of the connection's buffer that have been read.
+        self.at = 0
+        self.turns = turns
 
-    def _receive(self) -> bytes:
-        if self._unshared >= BYTES_A_TURN:
-            self._unshared = 0
-            gevent.sleep(0)
-        sock = self.connection.sock
+    @property
+    def held(self) -> int:
+        """Bytes received and not read."""
+        return len(self.connection.buffer) - self.at
+
+    def settle(self) -> None:
+        """Leave the connection with what was not read."""
+        self.connection.buffer = self.connection.buffer[self.at :]
+        self.at = 0
+
+    def more(self) -> bool:
+        """Receive into the buffer, waiting for it; false at the end of the input."""
+        connection = self.connection
+        self.turns.share()
         while True:
             try:
-                data = sock.recv(_RECV_BYTES)
+                data = connection.sock.recv(RECV_BYTES)
+                break
             except BlockingIOError:
-                wait_read(
-                    sock.fileno(),
-                    self.timeout or None,
-                    ClientTimeoutError("the request content did not come"),
-                )
-                self._unshared = 0
-                continue
-            self._unshared += len(data)
-            if len(data) == _RECV_BYTES:
-                self.connection.pending = True  # the edge is used up, though more may be waiting
-            return data
+                too_late = ClientTimeoutError("the request content did not come")
+                wait_read(connection.sock.fileno(), self.timeout or None, too_late)
+                self.turns.share()  # others may have come with the same poll
+        if len(data) == RECV_BYTES:
+            connection.pending = True  # the edge is used up, though more may be waiting
+        connection.buffer = connection.buffer[self.at :] + data
+        self.at = 0
+        return bool(data)
+
+    def take(self, limit: int) -> bytes:
+        """What is there, *limit* bytes at most; waits if there is nothing. Empty only at the end."""
+        if self.held:
+            self.turns.share()
+        elif not self.more():
+            return b""
+        at = self.at
+        self.at = min(at + limit, len(self.connection.buffer))
+        return self.connection.buffer[at : self.at]
 
     def read(self, size: int | None = -1) -> bytes:
         """*size* bytes, fewer only at the end of the input; all of it if negative."""
         self.used = True
-        connection = self.connection
-        held = connection.buffer
-        limit = size if size is not None and size >= 0 else None
-        if limit is not None and len(held) >= limit:
-            connection.buffer = held[limit:]
-            return held[:limit]
-        parts = [held]
-        connection.buffer = b""
-        missing = -1 if limit is None else limit - len(held)
-        while missing and (data := self._receive()):
-            if 0 <= missing < len(data):
-                connection.buffer = data[missing:]
-                data = data[:missing]
+        missing = size if size is not None and size >= 0 else sys.maxsize
+        parts = []
+        while missing and (data := self.take(missing)):
             parts.append(data)
-            if missing > 0:
-                missing -= len(data)
-        return b"".join(parts)
+            missing -= len(data)
+        return parts[0] if len(parts) == 1 else b"".join(parts)
 
     def readline(self, size: int | None = -1) -> bytes:
         """One line with its LF, at most *size* bytes of it unless that is negative."""
         self.used = True
-        connection = self.connection
-        left = size if size is not None and size >= 0 else sys.maxsize
+        missing = size if size is not None and size >= 0 else sys.maxsize
         parts: list[bytes] = []
-        data = connection.buffer
-        while True:
-            end = data.find(b"\n", 0, left) + 1 or min(left, len(data))
-            parts.append(data[:end])
-            connection.buffer = data[end:]
-            left -= end
-            if not left or connection.buffer or data[:end].endswith(b"\n"):
+        while missing and (self.held or self.more()):
+            end = self.connection.buffer.find(b"\n", self.at, self.at + missing) + 1
+            parts.append(self.take(end - self.at if end else missing))
+            if end:
                 break
-            data = self._receive()
-            if not data:
-                break
+            missing -= len(parts[-1])
         return parts[0] if len(parts) == 1 else b"".join(parts)
 
     def close(self) -> None:

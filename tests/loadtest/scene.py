@@ -43,6 +43,9 @@ def sample(**changes: Any) -> dict[str, Any]:
         "cpu_s": 0.1,
         "send_delay_s": 0.0,
         "requests_sent": 5,
+        "elsewhere": 0,
+        "others": 0,
+        "others_failed": 0,
         "gc_pause_s": 0.0,
         "gc_pause_max_s": 0.0,
         "loop_lag_max_s": 0.001,
@@ -59,7 +62,9 @@ class Scene:
     def __init__(self, folder: Path, monkeypatch: pytest.MonkeyPatch, **options: Any) -> None:
         self.now = 1000.0
         monkeypatch.setattr(run.time, "monotonic", lambda: self.now)
-        self.runner = SimpleNamespace(target_user_count=10, state=STATE_SPAWNING)
+        self.runner = SimpleNamespace(
+            target_user_count=10, target_user_classes_count={}, state=STATE_SPAWNING
+        )
         chosen = {
             "hold": "3s",
             "metrics": None,

@@ -53,6 +53,11 @@ class Counters:
         self.sent_bytes += size_bytes
         self._sends[int(time.time() * PARTS_A_SECOND) % PARTS_A_SECOND] += 1
 
+    @property
+    def requests_sent_now(self) -> int:
+        """All that were sent until now, not only until the last sample."""
+        return self.requests_sent + sum(self._sends)
+
     def sent_late(self, seconds: float) -> None:
         """Note how long after its due time a request leaves."""
         self.send_delay_s += seconds

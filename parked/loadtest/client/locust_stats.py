@@ -12,6 +12,7 @@ import time
 from collections import Counter, defaultdict
 from typing import TYPE_CHECKING, Any, ClassVar
 
+from greenlet import getcurrent
 from locust import stats as locust_stats
 from locust.stats import StatsEntry
 
@@ -33,6 +34,11 @@ class BatchedStatistics:
         self._listeners = environment.events.request._handlers
         #: The runner's own listener, which counts (`Runner.__init__`).
         self._locusts = next((own for own in self._listeners if own.__module__ == "locust.runners"), None)
+        #: Requests that others tell of, such as an HttpUser or a task's own `events.request.fire`.
+        self.others = self.others_failed = 0
+        self._tellers: set[Any] = set()
+        self._own = self._note_other
+        environment.events.request.add_listener(self._own)
         self._folded = time.time()
         #: (response time in ms, content length in bytes) of the requests of each (name, method).
         self._done: dict[tuple[str, str], list[tuple[float, int]]] = defaultdict(list)
@@ -43,7 +49,29 @@ class BatchedStatistics:
     def only_locust_listens(self) -> bool:
         """Whether nobody but the runner is told of each request."""
         listeners = self._listeners
-        return len(listeners) == 1 and listeners[0] is self._locusts and self.may_fold
+        return (
+            len(listeners) == 2
+            and listeners[0] is self._locusts
+            and listeners[1] is self._own
+            and self.may_fold
+        )
+
+    def tell(self, **request: Any) -> None:
+        """Fire the request event, since somebody else listens."""
+        teller = getcurrent()  # listeners may let others run
+        self._tellers.add(teller)
+        try:
+            self._environment.events.request.fire(**request)
+        finally:
+            self._tellers.discard(teller)
+
+    def _note_other(self, exception: Any = None, **_: Any) -> None:
+        teller = getcurrent()
+        if teller in self._tellers:
+            self._tellers.remove(teller)  # told once: a listener that tells more tells of others
+        else:
+            self.others += 1
+            self.others_failed += exception is not None
 
     def log(self, method: str, name: str, response_time_ms: float, length_bytes: int, failure: Any) -> None:
         self._done[name, method].append((response_time_ms, length_bytes))
@@ -73,7 +101,10 @@ class BatchedStatistics:
             stats.entries[name, method].extend(entry)
             stats.total.extend(entry)
         for method, name, failure in failed:
-            stats.log_error(method, name, failure)
+            try:
+                stats.log_error(method, name, failure)
+            except Exception:  # a task's own exception, which can't be told in words
+                stats.log_error(method, name, type(failure).__name__)
 
 
 def _two_digits(time_ms: float) -> int:

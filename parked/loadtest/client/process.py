@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import gc
 import itertools
+import logging
 import os
 import weakref
 from collections import Counter
@@ -17,6 +18,7 @@ import gevent
 from locust.runners import WorkerRunner
 
 from parked.loadtest.client.counters import Counters
+from parked.loadtest.client.errors import RequestFailure
 from parked.loadtest.client.locust_stats import FOLD_S, BatchedStatistics
 from parked.loadtest.client.origin import Origin, TlsSettings, tls_context
 from parked.loadtest.client.readiness import Readiness
@@ -34,6 +36,8 @@ if TYPE_CHECKING:
 
     from parked.loadtest.client.response import KeepAliveResponse
 
+logger = logging.getLogger(__name__)
+
 #: Seconds between two samples for the master.
 SAMPLE_S = 1.0
 
@@ -42,6 +46,10 @@ SAMPLE_S = 1.0
 #: free; Python's defaults (700, 10, 10) would walk them all again and again in a ramp. Requests make no
 #: cycles, so little waits to be collected.
 GC_THRESHOLDS = (100_000, 50, 1_000)
+
+
+#: What a time (ms) or a length (bytes) can be.
+_NUMBERS, _MOST = (int, float), 1e15
 
 
 class Member(Sleeper, TlsSettings, Protocol):
@@ -91,6 +99,8 @@ class Process:
         self._environment = environment
         self.hub = gevent.get_hub()
         self.counters = Counters()
+        #: Connections and requests to other hosts than the users' own: no part of what a run holds.
+        self.elsewhere = Counters()
         self.pauses = Collections()
         self.readiness = Readiness()
         self.turns = TurnPool()
@@ -106,8 +116,9 @@ class Process:
         self._origins: dict[tuple[str, type[Member]], Origin] = {}
         self._targets: dict[str, Iterator[str]] = {}
         _PROCESSES.add(self)
-        environment.events.test_stopping.add_listener(self._test_stopping)
-        environment.events.test_stop.add_listener(self._test_stopped)
+        # Before whoever listens already: they look at figures that are only whole after this.
+        environment.events.test_stopping._handlers.insert(0, self._test_stopping)
+        environment.events.test_stop._handlers.insert(0, self._test_stopped)
         environment.events.spawning_complete.add_listener(freeze_users)
         gc.set_threshold(*GC_THRESHOLDS)
         _let_others_finish()
@@ -158,14 +169,27 @@ class Process:
         wall_start: float,
         context: Mapping[str, Any] | None,
     ) -> None:
-        """Count a request that has ended, here and in Locust."""
+        """Count a request that has ended, here and in Locust.
+
+        Time and length may be what a task has put there; what is no number fails its request.
+        """
+        if not (
+            isinstance(response_time_ms, _NUMBERS)
+            and isinstance(length_bytes, _NUMBERS)
+            and 0 <= response_time_ms < _MOST
+            and 0 <= length_bytes < _MOST
+        ):
+            failure = failure or RequestFailure("the task has set a time or length that is no number")
+            response_time_ms, length_bytes = 0.0, 0
+        if type(name) is not str or type(method) is not str:
+            method, name = str(method), str(name)  # Locust sorts its rows by them
         self.counters.request_done(response_time_ms, length_bytes, received_bytes, failure)
         if self.server_software is None and response is not None:
             self.server_software = str(response.headers.get("server", ""))
         if self.statistics.only_locust_listens:
             self.statistics.log(method, name, response_time_ms, length_bytes, failure)
         else:
-            self._environment.events.request.fire(
+            self.statistics.tell(
                 request_type=method,
                 name=name,
                 response_time=response_time_ms,
@@ -186,6 +210,9 @@ class Process:
             source = next((origin.sources.used for origin in self._origins.values() if origin.sources), "")
             sample: Sample = {
                 **self.counters.sample(self.timer, source, self.users.total()),
+                "elsewhere": self.elsewhere.requests_sent_now,
+                "others": self.statistics.others,
+                "others_failed": self.statistics.others_failed,
                 "gc_pause_s": self.pauses.seconds,
                 "gc_pause_max_s": self.pauses.begin_window(),
                 "server": self.server_software or "",
@@ -199,11 +226,14 @@ class Process:
         next_sample = loop.now()
         while True:
             gevent.sleep(FOLD_S)
-            self.statistics.fold()
-            if loop.now() >= next_sample:
-                self._moderate()
-                next_sample = max(next_sample + SAMPLE_S, loop.now() - SAMPLE_S)
-                self.send_sample()
+            try:
+                self.statistics.fold()
+                if loop.now() >= next_sample:
+                    next_sample = max(next_sample + SAMPLE_S, loop.now() - SAMPLE_S)
+                    self._moderate()
+                    self.send_sample()
+            except Exception:  # without samples the master would take this process for dead
+                logger.exception("a sample could not be made")
 
     def _moderate(self) -> None:
         """If cores are short, fetch responses when think times end."""

@@ -30,6 +30,7 @@ from parked.loadtest.client.wire import RawResponse, failure_of, read_response
 if TYPE_CHECKING:
     from collections.abc import Generator, Mapping
 
+    from parked.loadtest.client.counters import Counters
     from parked.loadtest.client.origin import Origin
     from parked.loadtest.client.process import Process
 
@@ -50,6 +51,7 @@ class Owner(Member, Protocol):
     """What a session reads of its user."""
 
     host: str | None
+    client: KeepAliveSession
     process: Process
     connection_timeout: float
     network_timeout: float
@@ -94,6 +96,12 @@ class KeepAliveSession:
 
     # The connection
 
+    @property
+    def _tally(self) -> Counters:
+        """Where its connections count: only those to the user's own host are what a run holds."""
+        process = self._process
+        return process.counters if self._user.client is self else process.elsewhere
+
     def connect(self) -> None:
         """Open the connection if it is not open. Raises a :class:`RequestFailure`."""
         if self._connection is None:
@@ -115,7 +123,7 @@ class KeepAliveSession:
             connection.close()
             raise in_use()
         self._connection = connection
-        self._process.counters.connection_opened(again=self._opened)
+        self._tally.connection_opened(again=self._opened)
         self._opened = True
         return connection
 
@@ -128,13 +136,13 @@ class KeepAliveSession:
         if self._connection is not None:
             self._connection.close()
             self._connection = None
-            self._process.counters.connection_closed()
+            self._tally.connection_closed()
         for other in (self._others or {}).values():
             other.close()
 
     def _lost(self, _connection: Connection) -> None:
         self._connection = None
-        self._process.counters.connection_closed(by_peer=True)
+        self._tally.connection_closed(by_peer=True)
 
     # Requests
 
@@ -392,7 +400,7 @@ class KeepAliveSession:
         elif connection.ready or connection.tls is not None:
             connection = self._checked(connection)
         timeout_s = self._user.network_timeout
-        self._process.counters.request_sent(len(message))
+        self._tally.request_sent(len(message))
         try:
             connection.send(message, timeout_s)
             raw = read_response(connection, timeout_s, method == "HEAD")
@@ -424,7 +432,7 @@ class KeepAliveSession:
         if self._connection is not None:
             self._connection.close()
             self._connection = None
-            self._process.counters.connection_closed(by_peer)
+            self._tally.connection_closed(by_peer)
 
     @property
     def cookiejar(self) -> CookieJar:

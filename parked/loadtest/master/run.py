@@ -26,6 +26,7 @@ from urllib.parse import urlsplit
 from gevent.lock import RLock
 from locust.runners import STATE_MISSING, STATE_RUNNING, STATE_SPAWNING, MasterRunner
 
+from parked.loadtest.client.user import KeepAliveUser
 from parked.loadtest.machine.machine import Machine
 from parked.loadtest.machine.monitor import MachineSample, Monitor
 from parked.loadtest.master import rows
@@ -47,6 +48,8 @@ logger = logging.getLogger(__name__)
 FACTS_S = 5
 #: Seconds without one more connection after which a ramp counts as stalled and the test ends.
 STALLED_S = 60
+#: Seconds without another user after which all are there that will be.
+SETTLED_S = 5.0
 #: Seconds by which the wall clock must have been set to be told of; NTP slews it by less in an hour.
 CLOCK_STEP_S = 2.0
 #: Packages whose versions belong to a result.
@@ -86,11 +89,15 @@ class Run:
         self._phase = "ramp"
         self._started = time.monotonic()
         self.started_unix_s = clock.unix_time_s()
-        hosts_of_classes = [user_class.host for user_class in environment.user_classes if user_class.host]
+        hosts_of_classes = [kind.host for kind in _keep_alive_classes(environment) if kind.host]
         self._host = environment.host or next(iter(hosts_of_classes), "")
         self._hold_asked_s = values.duration(chosen.hold) if chosen.hold else None
         self._think_s = _think_time_of(environment)
         self._asked = self._target, self._think_s
+        #: Users that are to be connected (:meth:`_look_who_is_there`); how many there are, and since when.
+        self._wanted = self._target
+        self._users = 0
+        self._users_since = 0.0
         #: What was asked for anew while the run went on.
         self._changes: list[dict[str, Any]] = []
         self._notes: list[str] = []
@@ -141,6 +148,31 @@ class Run:
     def _target(self) -> int:
         return self._runner.target_user_count
 
+    def _look_who_is_there(self) -> None:
+        """How many connections there are to be: those of KeepAliveUsers, as long as these are alive.
+
+        Users of other classes have none that we know of, and a user may end itself (StopUser). A worker that
+        has ended has not ended its users: they still count.
+        """
+        runner = self._runner
+        if self._phase == "stop":
+            return
+        wanted = self._target
+        users = sum(worker.sample["users"] for worker in self.fleet.workers.values())
+        if users != self._users:
+            self._users, self._users_since = users, time.monotonic()
+        if runner.state == STATE_RUNNING:
+            wanted -= sum(
+                runner.target_user_classes_count.get(user_class.__name__, 0)
+                for user_class in self._environment.user_classes
+                if not issubclass(user_class, KeepAliveUser)
+            )
+            if self._phase == "ramp" and time.monotonic() - self._users_since >= SETTLED_S:
+                wanted = min(wanted, users)
+            elif self._phase == "hold":
+                wanted = min(wanted, self._wanted)
+        self._wanted = wanted
+
     @property
     def _elapsed_s(self) -> float:
         return time.monotonic() - self._started
@@ -161,6 +193,7 @@ class Run:
                 self._server_processes_lost += 1
                 self.note(f"server process {process.pid} ended at {self._elapsed_s:.0f} s")
         self._notice_change()
+        self._look_who_is_there()
         phase = self._phase
         self._decide(second, machine)
         if hosts is not None:
@@ -216,12 +249,12 @@ class Run:
         if self._phase == "ramp":
             if self.pace is not None:
                 self.pace.observe(second, machine)
-            if self._target and second.connections >= self._target and self._runner.state == STATE_RUNNING:
+            if self._wanted and second.connections >= self._wanted and self._runner.state == STATE_RUNNING:
                 self._phase = "hold"
                 self.hold.begin(now, self.fleet.counted_unix_s, second, machine)
                 self.fleet.hold_begins()
             elif self._stalled(now):
-                self.note(f"the ramp stalled at {second.connections:,} of {self._target:,} connections")
+                self.note(f"the ramp stalled at {second.connections:,} of {self._wanted:,} connections")
                 self.over = "ramp stalled: no new connection for a minute, ending the test"
         elif self._phase == "hold":
             self.hold.add(now, self.fleet.counted_unix_s, second, machine)
@@ -229,8 +262,10 @@ class Run:
                 self.over = f"held for {self.hold.seconds:.0f} s, ending the test"
 
     def _stalled(self, now: float) -> bool:
-        waited_s = now - (self._progress_at or self._started)
-        return bool(self._target) and self._runner.state == STATE_RUNNING and waited_s > STALLED_S
+        """Whether a hold that was asked for will not come: a run without one ends when Locust says."""
+        if self._hold_asked_s is None or not self._wanted or self._runner.state != STATE_RUNNING:
+            return False
+        return now - (self._progress_at or self._started) > STALLED_S
 
     def _take_row(self, phase: str, second: Second, machine: MachineSample | None) -> None:
         self.row = {
@@ -238,7 +273,7 @@ class Run:
             "unix_time_s": round(clock.unix_time_s(), 1),
             "counted_unix_s": round(self.fleet.counted_unix_s, 3),
             "phase": phase,
-            "connections_wanted": self._target,
+            "connections_wanted": self._wanted,
             **rows.counted(second, self._totals),
         }
         if self._server is not None and (told := self._server.since_begin):
@@ -248,7 +283,7 @@ class Run:
         self._totals = second.totals
         self.second_now, self.machine_now = second, machine
         # A lost connection still has requests due in the hold.
-        due = self._target if phase == "hold" else second.connections
+        due = self._wanted if phase == "hold" else second.connections
         self.offered_per_s = 2 * due / sum(self._think_s) if any(self._think_s) else None
 
     def _write(self) -> None:
@@ -310,7 +345,7 @@ class Run:
         assert self._folder is not None
         return {
             "host": self._host,
-            "target_connections": self._target,
+            "target_connections": self._wanted,
             "started_unix_s": self.started_unix_s,
             "think_s": self._think_s,
             "changes": self._changes,
@@ -338,13 +373,15 @@ class Run:
         }
 
 
+def _keep_alive_classes(environment: Environment) -> list[type[KeepAliveUser]]:
+    return [kind for kind in environment.user_classes if issubclass(kind, KeepAliveUser)]
+
+
 def _think_time_of(environment: Environment) -> tuple[float, float]:
-    """Think time of all users, from which the offered rate follows; 0, 0 if they have no common one."""
+    """Think time of all KeepAliveUsers, which makes the offered rate; 0, 0 if they have no common one."""
     spans = {
-        getattr(user_class, "think_time", (0.0, 0.0))
-        if getattr(user_class.wait_time, "__module__", "") == "parked.loadtest.client.user"
-        else (0.0, 0.0)
-        for user_class in environment.user_classes
+        user_class.think_time if user_class.wait_time is KeepAliveUser.wait_time else (0.0, 0.0)
+        for user_class in _keep_alive_classes(environment)
     }
     return spans.pop() if len(spans) == 1 else (0.0, 0.0)
 

@@ -51,6 +51,8 @@ VISITORS = 5
 _STEPS = ("requests", "failures", "reconnects", "received_bytes")
 _GROWING = ("opened", "late_sends", "requests_sent", *_STEPS)
 _SERVER_GROWING = ("server_accepted_total", "server_requests_total", "server_sent_bytes_total")
+#: What Locust counts, and the requests among them that are not ours.
+_IN_LOCUST = {"requests": "others", "failures": "others_failed"}
 _PHASES = ("ramp", "hold", "stop")
 _PERCENTILES = {"p50": 50.0, "p90": 90.0, "p99": 99.0}
 
@@ -332,6 +334,11 @@ def _server(record: Record, hearing: Hearing) -> None:
     if not facts.get("server_metrics"):
         hearing.absent.append("the server's own counters")
         return
+    if elsewhere := facts["totals"].get("elsewhere"):
+        hearing.absent.append(
+            f"the server's own counters, since {elsewhere:,.0f} requests went to other hosts"
+        )
+        return
     lost = facts["server_processes_lost"] + sum(bool(worker["lost"]) for worker in facts["workers"])
     untold = UNTOLD_S * lost * max(numbers(rows, "requests"), default=0.0)
     for name in _SERVER_GROWING if not lost else ():
@@ -435,9 +442,17 @@ def _locust(record: Record, hearing: Hearing) -> None:
         return
     lost = any(worker.get("lost") for worker in record.facts["workers"])
     missing = LOCUST_REPORT_S * max(numbers(record.rows, "requests"), default=0.0) if lost else 0.0
-    for name, count in zip(("requests", "failures"), counts, strict=True):
-        said = record.facts["totals"].get(name, 0)
+    totals = record.facts["totals"]
+    for name, others, count in zip(
+        ("requests", "failures"), ("others", "others_failed"), counts, strict=True
+    ):
+        # Locust also counts what other users and the tasks themselves tell it of.
+        said = totals.get(name, 0) + totals.get(others, 0)
         hearing.equal(f"{name} in all", missing, run=said, locust=count)
+    if totals.get("others"):
+        hearing.explained.append(
+            f"{totals['others']:,.0f} requests in Locust's statistics are not those of KeepAliveUsers"
+        )
 
 
 def _locust_counts(record: Record) -> tuple[float, float] | None:

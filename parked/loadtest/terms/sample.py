@@ -26,6 +26,9 @@ Counter = Literal[
     "sent_bytes",
     "cpu_s",
     "gc_pause_s",
+    "elsewhere",
+    "others",
+    "others_failed",
 ]
 CUMULATIVE: tuple[Counter, ...] = get_args(Counter)
 
@@ -61,6 +64,9 @@ class Counted(TypedDict):
 class Sample(Counted):
     """The whole message."""
 
+    elsewhere: int  #: requests sent to other hosts than the users' own
+    others: int  #: requests in Locust's statistics that no KeepAliveUser has sent
+    others_failed: int
     gc_pause_s: float
     gc_pause_max_s: float
     server: str  #: the Server field of the first response; "" before one came

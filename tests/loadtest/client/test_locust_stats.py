@@ -13,6 +13,7 @@ from locust.stats import PERCENTILES_TO_REPORT, RequestStats
 
 from parked.loadtest.client.errors import BadStatus, ClosedByPeer
 from parked.loadtest.client.locust_stats import BatchedStatistics
+from parked.loadtest.client.process import Process
 
 #: (method, name, response time in ms, content length in bytes, failure)
 Request = tuple[str, str, float, int, Exception | str | None]
@@ -161,7 +162,7 @@ def test_a_workers_report_holds_each_request_once(environment: Environment) -> N
 
 
 def test_anybody_else_who_listens_is_noticed(environment: Environment) -> None:
-    statistics = BatchedStatistics(environment)
+    statistics = Process.of(environment).statistics
     assert statistics.only_locust_listens
 
     def listener(**_: object) -> None: ...

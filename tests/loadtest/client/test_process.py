@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import gc
-from typing import Any
+from typing import Any, cast
 
 import pytest
 from locust import constant, task
 from locust.env import Environment
+from locust.stats import sort_stats
 
 from parked.loadtest.client.errors import BadStatus
 from parked.loadtest.client.process import Process, freeze_users
@@ -115,3 +116,92 @@ def test_a_growing_ramp_is_frozen_with_each_sample(environment: Environment) -> 
     assert counts[0] > 0
     assert counts[1] > 0
     assert counts[2] == 0, "nobody has come"
+
+
+class Unspeakable(Exception):
+    def __repr__(self) -> str:
+        raise ValueError("no words for it")
+
+    __str__ = __repr__
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        {"response_time": None},
+        {"response_time": "fast"},
+        {"response_time": float("nan")},
+        {"response_time": float("inf")},
+        {"response_time": 10**400},
+        {"response_time": -1},
+        {"response_length": None},
+        {"response_length": []},
+        {"name": None},
+        {"name": 7},
+        {"request_type": None},
+    ],
+)
+def test_no_value_that_a_task_sets_ends_more_than_its_own_request(
+    environment: Environment, new_session: NewSession, process: Process, values: dict[str, Any]
+) -> None:
+    with Peer(answering(response())) as peer:
+        session = new_session(peer.url)
+        with session.get("/", catch_response=True) as answer:
+            answer.request_meta.update(values)
+        session.get("/")
+        process.statistics.fold()
+        process.send_sample()
+        sort_stats(environment.stats.entries)
+    assert process.counters.requests == 2
+    assert environment.stats.total.num_requests == 2
+    wrong = not isinstance(next(iter(values.values())), str | int) or "response" in next(iter(values))
+    assert process.counters.failures == (wrong and "name" not in values and "request_type" not in values)
+
+
+def test_a_failure_without_words_is_counted(environment: Environment, process: Process) -> None:
+    user: Any = object()
+    process.request_done(user, "GET", "/", 5.0, 10, 100, Unspeakable(), None, 0.0, None)
+    process.statistics.fold()
+    assert [error.occurrences for error in environment.stats.errors.values()] == [1]
+
+
+def test_who_listens_to_the_end_of_a_test_meets_whole_figures(environment: Environment) -> None:
+    seen: list[int] = []
+    environment.events.test_stop.add_listener(
+        lambda environment, **_: seen.append(environment.stats.total.num_requests)
+    )
+    process, user = Process.of(environment), cast(Any, object())
+    process.request_done(user, "GET", "/", 5.0, 10, 100, None, None, 0.0, None)
+    environment.events.test_stop.fire(environment=environment)
+    assert seen == [1]
+
+
+def test_requests_that_others_tell_locust_of_are_counted_beside_ours(
+    environment: Environment, new_session: NewSession, process: Process
+) -> None:
+    other = {"request_type": "GRPC", "name": "call", "response_time": 1.0, "response_length": 1}
+    with Peer(answering(response())) as peer:
+        session = new_session(peer.url)
+        session.get("/")
+        environment.events.request.fire(**other, exception=None, context={})
+        environment.events.request.fire(**other, exception=ValueError(), context={})
+        environment.events.request.add_listener(lambda **_: None)
+        session.get("/")
+    process.statistics.fold()
+    told = process.statistics
+    assert (told.others, told.others_failed, process.counters.requests) == (2, 1, 2)
+    assert environment.stats.total.num_requests == 4
+
+
+def test_connections_to_other_hosts_are_no_part_of_what_is_held(
+    environment: Environment, new_session: NewSession, process: Process, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sent: list[dict[str, Any]] = []
+    runner: Any = environment.runner
+    monkeypatch.setattr(runner, "send_message", lambda kind, data: sent.append(data))
+    with Peer(answering(response())) as own, Peer(answering(response())) as other:
+        session = new_session(own.url)
+        session.get("/")
+        session.get(f"{other.url}/")
+        process.send_sample()
+    assert (sent[-1]["connections"], sent[-1]["opened"], sent[-1]["elsewhere"]) == (1, 1, 1)

@@ -11,13 +11,14 @@ from typing import TYPE_CHECKING, Any
 
 import gevent
 import pytest
+from locust import User
 from locust.runners import STATE_RUNNING
 
 from parked.loadtest.master import run
 from parked.loadtest.report import summary, witnesses
 from parked.loadtest.report.record import Record
 from parked.user import KeepAliveUser
-from tests.loadtest.scene import Scene
+from tests.loadtest.scene import Scene, sample
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -141,6 +142,47 @@ def test_a_ramp_that_makes_no_progress_is_given_up(scene: Scene) -> None:
     assert "stalled" in scene.run.over
     scene.run.end()
     assert "the ramp stalled at 7 of 10 connections" in scene.facts()["notes"]
+
+
+def test_a_run_without_a_hold_never_ends_before_locust_says(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scene = Scene(tmp_path / "run", monkeypatch, hold=None)
+    scene.runner.state = STATE_RUNNING
+    for _ in range(2 * run.STALLED_S):
+        scene.second(connections=7)
+    assert scene.run.over == ""
+    scene.run.end()
+
+
+def test_users_of_other_classes_and_users_that_ended_themselves_are_not_waited_for(scene: Scene) -> None:
+    class Stock(User):
+        pass
+
+    scene.environment.user_classes = [KeepAliveUser, Stock]
+    scene.runner.target_user_classes_count = {"KeepAliveUser": 6, "Stock": 4}
+    scene.second(connections=3, users=3)
+    scene.runner.state = STATE_RUNNING
+    for _ in range(int(run.SETTLED_S) + 1):  # one has raised StopUser
+        scene.second(connections=5, connections_min=5, users=5)
+    assert scene.run.row["connections_wanted"] == 5
+    for _ in range(3):
+        scene.second(connections=5, connections_min=5, users=5)
+    assert "held for 3 s" in scene.run.over
+    scene.run.end()
+    assert scene.facts()["target_connections"] == 5
+
+
+def test_users_of_a_worker_that_was_lost_are_still_wanted(
+    scene: Scene, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scene.runner.state = STATE_RUNNING
+    scene.fleet.take("lost", sample(users=6, connections=6))
+    scene.second(users=4, connections=4, connections_min=4)
+    monkeypatch.setattr("parked.loadtest.master.fleet._may_be_alive", lambda worker, silent_s: False)
+    for _ in range(int(run.SETTLED_S) + 5):
+        scene.second(users=4, connections=4, connections_min=4)
+    assert (scene.run.row["connections_wanted"], scene.run.row["connections"]) == (10, 4)
 
 
 def test_a_worker_that_ended_is_named_and_its_counts_stay(

@@ -15,6 +15,7 @@ from time import monotonic
 from typing import Any, Final
 
 from parked.prefork.scoreboard import STATUSES, TIME_BUCKETS_S, Scoreboard
+from parked.server.pending import REASONS
 
 _PSS = re.compile(r"^Pss:\s+(\d+) kB", re.MULTILINE)
 #: Seconds for which a worker's memory is not read again: the kernel walks its page tables for it, 0.1-2 ms.
@@ -54,11 +55,12 @@ class WorkersCollector:
     def collect(self) -> Iterator[Any]:
         core = importlib.import_module("prometheus_client.core")
         counter, gauge_family = core.CounterMetricFamily, core.GaugeMetricFamily
-        connections, active = self._sum("connections"), self._sum("active")
+        connections, active, pending = map(self._sum, ("connections", "active", "pending"))
         gauge = gauge_family("parked_connections", "Client connections.", labels=["state"])
         gauge.add_metric(["open"], connections)
         gauge.add_metric(["active"], active)
-        gauge.add_metric(["idle"], max(0, connections - active))
+        gauge.add_metric(["pending"], pending)
+        gauge.add_metric(["idle"], max(0, connections - active - pending))
         yield gauge
         yield counter("parked_accepted", "Connections accepted.", self._sum("accepted"))
         yield counter("parked_rejected", "Connections refused: 503.", self._sum("rejected"))
@@ -71,6 +73,13 @@ class WorkersCollector:
             if count := self._sum(f"status_{status}"):
                 requests.add_metric([str(status) if status else "other"], count)
         yield requests
+        yield counter("parked_deferred", "Responses left for later.", self._sum("deferred"))
+        yield counter("parked_pending_messages", "Sent into these.", self._sum("pending_messages"))
+        yield counter("parked_pending_heartbeats", "Heartbeats.", self._sum("pending_heartbeats"))
+        ends = counter("parked_pending_ended", "Pending responses that have ended.", labels=["reason"])
+        for reason in REASONS:
+            ends.add_metric([reason], self._sum(f"pending_{reason}"))
+        yield ends
         yield counter("parked_sent_bytes", "Bytes of responses.", self._sum("sent_bytes"))
         total, buckets = 0, []
         for number, bound in enumerate((*TIME_BUCKETS_S, float("inf"))):

@@ -13,6 +13,7 @@ from http import HTTPStatus
 from typing import Final
 from zlib import crc32
 
+from parked.server.pending import REASONS
 from parked.shared.listeners import MAX_WORKERS
 
 #: Upper bounds of the request time histogram, in seconds; what is beyond the last is counted as well.
@@ -34,6 +35,11 @@ COUNTERS: Final = (
     "header_timeouts",
     "body_timeouts",
     "write_timeouts",
+    "pending",
+    "deferred",
+    "pending_messages",
+    "pending_heartbeats",
+    *(f"pending_{reason}" for reason in REASONS),
     "sent_bytes",
     "request_us",
     "collections",
@@ -46,7 +52,7 @@ COUNTERS: Final = (
     *(f"bucket_{number}" for number in range(len(TIME_BUCKETS_S) + 1)),
 )
 #: What goes up and down.
-_LEVELS: Final = ("ready", "connections", "active", "collection_longest_us", "lag_longest_us")
+_LEVELS: Final = ("ready", "connections", "active", "pending", "collection_longest_us", "lag_longest_us")
 _PLACES: Final = {name: place for place, name in enumerate(COUNTERS)}
 
 

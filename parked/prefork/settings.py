@@ -182,6 +182,9 @@ class Settings:
     limit_requests: int = _setting(
         "0", "N", count, "Requests in flight, a worker; more wait their turn; 0: any number."
     )
+    limit_pending: int = _setting(
+        "0", "N", count, "Responses left for later, a worker; beyond it 503; 0: any number."
+    )
     reload_timeout: float = _setting(
         "120",
         "SECONDS",

@@ -123,6 +123,7 @@ def _make_server(duty: Duty) -> KeepAliveWSGIServer:
         body_timeout=settings.body_timeout,
         write_timeout=settings.write_timeout,
         max_connections=settings.limit_connections or listeners.room(duty.nofile),
+        max_pending=settings.limit_pending,
         limits=Limits(
             settings.limit_request_line,
             settings.limit_header_bytes,

@@ -18,7 +18,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable
 from http import HTTPStatus
-from typing import Any, Final, Literal, Protocol, TypeAlias
+from typing import Any, Final, Literal, Protocol, TypeAlias, get_args
 
 from gevent import monkey
 
@@ -44,6 +44,7 @@ HEAD_ONLY, HTTP_1_0, CLOSES, CHUNKED, RETURNED, LOST, STOPPED = (1 << place for 
 Reason: TypeAlias = Literal[
     "answered", "closed", "head", "client", "timeout", "slow", "shutdown", "limit", "error"
 ]
+REASONS: Final[tuple[Reason, ...]] = get_args(Reason)
 #: Status, header fields, content.
 Response: TypeAlias = tuple[str, Iterable[tuple[str, str]], bytes]
 Callback: TypeAlias = Callable[["PendingResponse"], Any]

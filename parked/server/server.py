@@ -367,6 +367,7 @@ class KeepAliveWSGIServer(pywsgi.WSGIServer):  # type: ignore[misc]
         yield "header_timeouts", self.timed_out_heads
         yield "body_timeouts", self.timed_out_bodies
         yield "write_timeouts", self.timed_out_writes
+        yield from self.pending.figures()
 
     @property
     def active(self) -> int:

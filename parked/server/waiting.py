@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from time import monotonic
 from typing import Any, Final
 
@@ -15,7 +15,7 @@ from gevent.hub import get_hub
 from parked.server.connection import Connection
 from parked.server.deadlines import Deadlines
 from parked.server.parking import Parking
-from parked.server.pending import Callback, PendingResponse, Reason
+from parked.server.pending import REASONS, Callback, PendingResponse, Reason
 
 #: Bytes that may wait for a client that does not read; a single body or chunk may be longer. Too few cut off
 #: slow links in a burst of events, too many are memory for clients that nobody sits behind.
@@ -60,7 +60,7 @@ class PendingResponses:
         self.deferred = 0
         self.messages = 0
         self.heartbeats = 0
-        self.endings: dict[Reason, int] = {}
+        self.endings: dict[Reason, int] = dict.fromkeys(REASONS, 0)
         self._parking = parking
         self._serve = serve
         self._finish = finish
@@ -70,6 +70,15 @@ class PendingResponses:
         self._callers = 0
         self._scheduled = False
         self._loop: Any = None
+
+    def figures(self) -> Iterator[tuple[str, int]]:
+        """What is counted here: name and value."""
+        yield "pending", self.count
+        yield "deferred", self.deferred
+        yield "pending_messages", self.messages
+        yield "pending_heartbeats", self.heartbeats
+        for reason in REASONS:
+            yield f"pending_{reason}", self.endings[reason]
 
     def open(self) -> None:
         """The server starts, in this thread."""
@@ -176,4 +185,4 @@ class PendingResponses:
     def _count_end(self, pending: PendingResponse) -> None:
         self.count -= 1
         assert pending.reason is not None
-        self.endings[pending.reason] = self.endings.get(pending.reason, 0) + 1
+        self.endings[pending.reason] += 1

@@ -8,6 +8,7 @@ from typing import Any
 
 from parked.server.pending import PendingResponse
 from parked.server.server import KeepAliveWSGIServer
+from parked.server.waiting import PendingResponses
 from tests.support import Client, eventually, serving
 
 POLL = b"GET /poll HTTP/1.1\r\nHost: x\r\n\r\n"
@@ -41,6 +42,11 @@ class Desk:
     def wait_for_end(self, *reasons: str) -> None:
         eventually(lambda: len(self.ended) >= len(reasons), f"the end: {reasons}")
         assert tuple(self.ended) == reasons
+
+
+def ended(pending: PendingResponses) -> dict[str, int]:
+    """How many have ended, by reason."""
+    return {reason: count for reason, count in pending.endings.items() if count}
 
 
 @contextlib.contextmanager

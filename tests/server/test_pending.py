@@ -16,7 +16,7 @@ import pytest
 
 from parked.server.pending import PendingResponse
 from parked.server.server import KeepAliveWSGIServer
-from tests.server.desk import OLD_POLL, POLL, Desk, attended, pending_at
+from tests.server.desk import OLD_POLL, POLL, Desk, attended, ended, pending_at
 from tests.server.test_tls import TLSClient, certificate
 from tests.support import GET, PATIENCE_S, Client, eventually, serving
 
@@ -81,7 +81,7 @@ def test_a_response_may_be_sent_before_the_application_returns() -> None:
         client.send(GET + GET)
         assert [client.answer().body, client.answer().body] == [b"early", b"early"]
         eventually(lambda: not server.pending.count)
-        assert server.pending.endings == {"answered": 2}
+        assert ended(server.pending) == {"answered": 2}
 
 
 def test_head_gets_the_length_and_no_content() -> None:
@@ -334,7 +334,7 @@ def test_a_stream_whose_reader_is_slow_is_closed_and_counted() -> None:
             written += 10_000
             assert written < 50_000_000
         desk.wait_for_end("slow")
-        assert desk.server.pending.endings == {"slow": 1}
+        assert ended(desk.server.pending) == {"slow": 1}
         eventually(lambda: desk.server.parking.count == 0)
         assert not client.rest().endswith(b"0\r\n\r\n")
 

@@ -9,7 +9,7 @@ import pytest
 from parked.server import parking
 from parked.server import waiting as module
 from parked.server.pending import PendingResponse
-from tests.server.desk import POLL, Desk, attended, pending_at
+from tests.server.desk import POLL, Desk, attended, ended, pending_at
 from tests.support import GET, Client, eventually
 
 
@@ -164,4 +164,4 @@ def test_figures_add_up() -> None:
         assert client.answer().body == b"xy"
         pending = desk.server.pending
         assert (pending.count, pending.deferred, pending.messages) == (0, 2, 4)
-        assert pending.endings == {"answered": 1, "closed": 1}
+        assert ended(pending) == {"answered": 1, "closed": 1}

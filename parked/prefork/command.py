@@ -14,23 +14,42 @@ def main(demo: str = "parked.demo.wsgi:application") -> int:
     """
     # Before gevent is imported: spawn trees cost a traceback and 1 KB for each greenlet.
     os.environ.setdefault("GEVENT_TRACK_GREENLET_TREE", "0")
-    from parked.prefork import settings, supervisor
+    _guard_output()
+    from parked.prefork import settings, supervisor, trial
+    from parked.prefork.application import StartError
+    from parked.prefork.signals import Signals, StopRequested
     from parked.shared import old_names
     from parked.shared.extras import lacks
 
-    for hint in old_names.hints(os.environ):
-        print(f"{settings.PROGRAM}: {hint}", file=sys.stderr)
-    chosen = settings.load(sys.argv[1:], os.environ)
-    if not chosen.app:
-        if hint := lacks("without --app the demo is served, which", "falcon", "demo"):
-            print(f"{settings.PROGRAM}: {hint}", file=sys.stderr)
-            return settings.EXIT_APP
-        chosen = dataclasses.replace(chosen, app=demo)
+    tried = trial.wanted(os.environ)
     try:
-        if os.environ.get("PARKED_TRIAL"):
-            supervisor.load_application(chosen.app)
-            return 0
-        return supervisor.Supervisor(chosen).run()
-    except supervisor.StartError as error:
+        # Before anything is made that would have to be removed, or that an image before this one has left.
+        signals = Signals() if tried < 0 else None
+        for hint in old_names.hints(os.environ) if tried < 0 else []:
+            print(f"{settings.PROGRAM}: {hint}", file=sys.stderr)
+        chosen = settings.load(sys.argv[1:], os.environ)
+        if not chosen.app:
+            if hint := lacks("without --app the demo is served, which", "falcon", "demo"):
+                raise StartError(hint, settings.EXIT_APP)
+            chosen = dataclasses.replace(chosen, app=demo)
+        return trial.run(chosen, tried) if signals is None else supervisor.run(chosen, signals)
+    except StopRequested:
+        return 0
+    except StartError as error:
         print(f"{settings.PROGRAM}: {error}", file=sys.stderr)
         return error.code
+
+
+def _guard_output() -> None:
+    """From now on no line that can't be written ends or holds up anything, here and in all that is forked."""
+    from parked.shared.log import GuardedLog
+
+    # Where 0, 1 or 2 are closed, a socket would get that number, and with it what is meant for people.
+    while (fd := os.open(os.devnull, os.O_RDWR)) <= 2:
+        os.set_inheritable(fd, True)
+    os.close(fd)
+    for name in ("stdout", "stderr"):
+        stream = getattr(sys, name)
+        if stream is not None:
+            stream.reconfigure(line_buffering=True)
+            setattr(sys, name, GuardedLog(stream))

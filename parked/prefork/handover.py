@@ -3,7 +3,7 @@
 The process stays, and with it its id, its children and its descriptors; the code is new. What the new image
 has to know comes in one environment variable, valid for this process id only. The order of events:
 
-    HUP -> a child imports the application, to see whether it can be done at all
+    HUP -> a child tries the new code, as far as a worker that is ready (`parked.prefork.trial`)
         -> the supervisor executes itself, keeping the listening sockets and the pipes to its workers
         -> it imports, forks new workers on the same sockets, waits until all are ready
         -> the old workers retire: they accept no more, and each response is their connection's last
@@ -14,13 +14,16 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
-import socket
 import sys
-from collections.abc import Mapping
+from collections.abc import MutableMapping
 from dataclasses import asdict, dataclass
-from typing import Final, NoReturn
+from socket import socket
+from typing import Any, Final
+
+from gevent import monkey
 
 _VARIABLE: Final = "PARKED_HANDOVER"
+_Socket: Any = monkey.get_original("socket", "socket")  # gevent's would make an event loop
 
 
 @dataclass(frozen=True)
@@ -37,11 +40,22 @@ class Handover:
     #: The scoreboard, whose figures go on, and the layout that it has.
     scoreboard: int = -1
     layout: int = 0
+    #: Where it was started, with the links in its path as they were written.
+    folder: str = ""
+    #: Files that this server has made, by path, device and inode, and who removes them
+    #: (`parked.prefork.made`).
+    files: list[tuple[str, int, int]] = dataclasses.field(default_factory=list)
+    remover: tuple[int, int] = (0, -1)
+
+    def descriptors(self) -> list[int]:
+        """All that the next image keeps open."""
+        single = (self.metrics if self.metrics is not None else -1, self.scoreboard, self.remover[1])
+        return [*self.listeners, *self.lifelines, *(fd for fd in single if fd >= 0)]
 
 
-def receive(environment: Mapping[str, str]) -> Handover | None:
-    """What was left to us, if this is a new image of a running server."""
-    text = environment.get(_VARIABLE)
+def receive(environment: MutableMapping[str, str]) -> Handover | None:
+    """What was left to us, if this is a new image of a running server; taken out of *environment*."""
+    text = environment.pop(_VARIABLE, "")
     if not text:
         return None
     fields = json.loads(text)
@@ -50,23 +64,35 @@ def receive(environment: Mapping[str, str]) -> Handover | None:
     # An image of another version may say more than we know.
     known = {field.name for field in dataclasses.fields(Handover)}
     handover = Handover(**{name: value for name, value in fields.items() if name in known})
-    for fd in [*handover.lifelines, *([handover.scoreboard] if handover.scoreboard >= 0 else [])]:
+    for fd in handover.descriptors():
         os.set_inheritable(fd, False)
     return handover
 
 
-def execute(handover: Handover) -> NoReturn:
-    """Become the new image; nothing after this runs."""
-    metrics = [handover.metrics] if handover.metrics is not None else []
-    for fd in [*handover.listeners, *handover.lifelines, *metrics, handover.scoreboard]:
-        os.set_inheritable(fd, True)
+def execute(handover: Handover) -> None:
+    """Become the new image; nothing after this runs.
+
+    :raises OSError: it cannot be done, and this image goes on.
+    """
+    descriptors = handover.descriptors()
     environment = {**os.environ, _VARIABLE: json.dumps({"pid": os.getpid(), **asdict(handover)})}
-    os.execve(sys.executable, sys.orig_argv, environment)
+    before = os.open(".", os.O_PATH)  # not by its name: the old release's folder may be gone
+    try:
+        os.chdir(handover.folder)
+        for fd in descriptors:
+            os.set_inheritable(fd, True)
+        os.execve(sys.executable, sys.orig_argv, environment)
+    except OSError:
+        for fd in descriptors:
+            os.set_inheritable(fd, False)
+        os.fchdir(before)
+        os.close(before)
+        raise
 
 
-def adopt(fd: int) -> socket.socket:
+def adopt(fd: int) -> socket:
     """A socket object for an inherited descriptor, closed on the next exec."""
-    sock = socket.socket(fileno=fd)
+    sock: socket = _Socket(fileno=fd)
     sock.set_inheritable(False)
     sock.setblocking(False)
     return sock

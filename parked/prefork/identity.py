@@ -1,65 +1,67 @@
-"""Who the server runs as, and the file that says as which process."""
+"""Who the server runs as."""
 
 from __future__ import annotations
 
 import grp
 import os
 import pwd
-from pathlib import Path
+from typing import NamedTuple
 
 
 class IdentityError(Exception):
-    """A user, group or pid file that cannot be had, in words."""
+    """A user, a group or a file for them that cannot be had, in words."""
 
 
-def become(user: str, group: str) -> None:
-    """Give up root for *user* and *group* (names or numbers; empty: leave as it is).
+class Identity(NamedTuple):
+    """A user and a group; None where they are to stay as they are. *account* is missing for a bare number."""
 
-    :raises IdentityError: unknown, or not allowed.
+    uid: int | None
+    gid: int | None
+    account: pwd.struct_passwd | None
+
+    def become(self) -> None:
+        """Give up root for them; HOME, USER and LOGNAME follow.
+
+        :raises IdentityError: not allowed.
+        """
+        uid, gid, account = self
+        try:
+            # Groups first: afterwards we may no longer.
+            if gid is not None and (gid != os.getegid() or os.geteuid() == 0):
+                if os.geteuid() == 0:
+                    os.setgroups(os.getgrouplist(account.pw_name, gid) if account else [gid])
+                os.setgid(gid)
+            if uid is not None and uid != os.geteuid():
+                os.setuid(uid)
+                os.environ["HOME"] = account.pw_dir if account else "/"
+                for variable in ("USER", "LOGNAME"):
+                    os.environ[variable] = account.pw_name if account else str(uid)
+        except OSError as error:
+            raise IdentityError(f"cannot become user {uid}, group {gid}: {error.strerror}") from error
+
+
+def find(user: str, group: str) -> Identity:
+    """Look up names or numbers; empty leaves it as it is.
+
+    A number needs no entry in the user database, as in a container; without one its group is the same number.
+
+    :raises IdentityError: a name that is unknown.
     """
+    account = None
+    uid = gid = None
     try:
-        account = None
-        if user:
-            account = pwd.getpwuid(int(user)) if user.isdigit() else pwd.getpwnam(user)
-        gid = account.pw_gid if account else None
+        if user.isdigit():
+            uid = gid = int(user)
+            try:
+                account = pwd.getpwuid(uid)
+            except KeyError:
+                pass
+        elif user:
+            account = pwd.getpwnam(user)
+        if account is not None:
+            uid, gid = account.pw_uid, account.pw_gid
         if group:
             gid = int(group) if group.isdigit() else grp.getgrnam(group).gr_gid
-    except KeyError as error:
+    except (KeyError, OverflowError) as error:
         raise IdentityError(f"unknown user or group: {error.args[0]}") from error
-    try:
-        # Groups first: afterwards we may no longer.
-        if gid is not None and (gid != os.getegid() or os.geteuid() == 0):
-            if os.geteuid() == 0:
-                os.setgroups(os.getgrouplist(account.pw_name, gid) if account else [gid])
-            os.setgid(gid)
-        if account is not None and account.pw_uid != os.geteuid():
-            os.setuid(account.pw_uid)
-    except OSError as error:
-        raise IdentityError(f"cannot become {user or 'user'}:{group or 'group'}: {error.strerror}") from error
-
-
-class PidFile:
-    """A file with our process id, as long as we live.
-
-    :raises IdentityError: another living process is in it, or it cannot be written.
-    """
-
-    def __init__(self, name: str) -> None:
-        self._path = Path(name)
-        try:
-            other = int(self._path.read_text("ascii"))
-        except (OSError, ValueError):
-            other = 0
-        if other > 0 and other != os.getpid() and Path(f"/proc/{other}").exists():
-            raise IdentityError(f"process {other} of {name} is running")
-        try:
-            self._path.write_text(f"{os.getpid()}\n", "ascii")
-        except OSError as error:
-            raise IdentityError(f"cannot write {name}: {error.strerror}") from error
-
-    def remove(self) -> None:
-        try:
-            if int(self._path.read_text("ascii")) == os.getpid():
-                self._path.unlink()
-        except (OSError, ValueError):
-            pass  # gone, not ours any more, or in a folder that we may no longer change
+    return Identity(uid, gid, account)

@@ -11,12 +11,16 @@ import socket
 import stat
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
+
+from gevent import monkey
 
 from parked.shared.addresses import Address
 
 #: sd_listen_fds(3): SD_LISTEN_FDS_START.
 _FIRST_LISTEN_FD: Final = 3
+#: As it is before gevent patches it: its own would give the supervisor an event loop.
+_Socket: Any = monkey.get_original("socket", "socket")
 _SOMAXCONN: Final = Path("/proc/sys/net/core/somaxconn")
 
 
@@ -37,23 +41,25 @@ def inherited(environment: Mapping[str, str]) -> list[socket.socket]:
     if environment.get("LISTEN_PID") != str(os.getpid()):
         return []
     count = int(environment.get("LISTEN_FDS", "0"))
-    sockets = [socket.socket(fileno=fd) for fd in range(_FIRST_LISTEN_FD, _FIRST_LISTEN_FD + count)]
+    sockets = [_Socket(fileno=fd) for fd in range(_FIRST_LISTEN_FD, _FIRST_LISTEN_FD + count)]
     for sock in sockets:
         sock.set_inheritable(False)
         sock.setblocking(False)
     return sockets
 
 
-def listen(address: Address, count: int, backlog: int) -> list[socket.socket]:
+def listen(address: Address, count: int, backlog: int, mode: int | None = None) -> list[socket.socket]:
     """Make *count* TCP sockets that share *address*, or one unix socket, which all share.
 
     The kernel spreads new connections over the TCP sockets.
+
+    :param mode: permissions of a unix socket, whoever may write may connect; None: as the umask has it.
 
     :raises ListenError: e.g. the address is in use.
     """
     try:
         if address.path:
-            sockets = [_bound_unix(address.path)]
+            sockets = [_bound_unix(address.path, mode)]
         else:
             family, resolved = _resolve(address)
             # SO_REUSEPORT would let us in beside another server of the same user, which then gets half of our
@@ -86,20 +92,22 @@ def place(sock: socket.socket) -> str:
     return f"http://{Address(name[0], name[1])}"
 
 
-def _bound_unix(path: str) -> socket.socket:
+def _bound_unix(path: str, mode: int | None) -> socket.socket:
     """A unix socket at *path*; one that a dead server has left there is replaced."""
     try:
         if stat.S_ISSOCK(Path(path).stat().st_mode):
-            with socket.socket(socket.AF_UNIX) as probe:
+            with _Socket(socket.AF_UNIX) as probe:
                 try:
                     probe.connect(path)
                 except ConnectionRefusedError:
                     Path(path).unlink()
     except FileNotFoundError:
         pass
-    sock = socket.socket(socket.AF_UNIX)
+    sock: socket.socket = _Socket(socket.AF_UNIX)
     try:
         sock.bind(path)
+        if mode is not None:
+            Path(path).chmod(mode)  # nobody can connect before it listens
     except OSError:
         sock.close()
         raise
@@ -115,7 +123,7 @@ def _resolve(address: Address) -> tuple[int, tuple[str, int] | tuple[str, int, i
 def _bound(
     family: int, resolved: tuple[str, int] | tuple[str, int, int, int], reuse_port: bool
 ) -> socket.socket:
-    sock = socket.socket(family, socket.SOCK_STREAM)
+    sock: socket.socket = _Socket(family, socket.SOCK_STREAM)
     try:
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # or TIME-WAIT keeps us from restarting
         if reuse_port:

@@ -104,7 +104,8 @@ class Scoreboard:
         return self._cells[_ROW_0 + _PLACES[counter] : end : len(COUNTERS)].tolist()
 
     def set(self, row: int, counter: str, value: int) -> None:
-        self._cells[_ROW_0 + row * len(COUNTERS) + _PLACES[counter]] = value
+        """A number below 0 cannot be stored, and must not end who tells it."""
+        self._cells[_ROW_0 + row * len(COUNTERS) + _PLACES[counter]] = max(0, value)
 
     def restart(self, row: int) -> None:
         """A worker's successor takes over its row: what counts up goes on, what is a level starts at 0."""

@@ -35,7 +35,8 @@ _EXIT_CODES: Final = f"""exit codes:
   {EXIT_LISTEN}  the address cannot be listened on
   {EXIT_APP}  the application cannot be imported
   {EXIT_WORKERS}  the workers cannot start
-  {EXIT_KILLED}  stopped, but requests were cut off: the graceful timeout ran out or a second signal came
+  {EXIT_KILLED}  stopped, but requests were cut off: the graceful timeout ran out, QUIT or a second signal
+  came
 """
 
 
@@ -77,6 +78,15 @@ def application_name(text: str) -> str:
 
 def file_name(text: str) -> str:
     return text
+
+
+def socket_mode(text: str) -> int | None:
+    if not text:
+        return None
+    value = int(text, 8)
+    if not 0 <= value <= 0o777:
+        raise ValueError("needs permissions in octal, such as 660")
+    return value
 
 
 def log_format(text: str) -> str:
@@ -191,6 +201,12 @@ class Settings:
         seconds,
         "After HUP or TTOU, time for old workers to answer each connection once more.",
     )
+    trial_timeout: float = _setting(
+        "300",
+        "SECONDS",
+        seconds,
+        "After HUP, time for the new code to be ready on trial; 0: any.",
+    )
     access_log: str = _setting(
         "", "FILE", file_name, "Append a line a request to FILE, - for standard output; off if empty."
     )
@@ -201,8 +217,23 @@ class Settings:
         "", "ADDRESS", optional_address, "Serve /metrics for Prometheus at this address; off if empty."
     )
     pid: str = _setting("", "FILE", file_name, "Keep the supervisor's process id in FILE; off if empty.")
-    user: str = _setting("", "NAME", file_name, "Become this user, by name or number, when listening.")
+    user: str = _setting("", "NAME", file_name, "Become this user when listening, by name or by any number.")
     group: str = _setting("", "NAME", file_name, "Become this group instead of the user's own.")
+    socket_mode: int | None = _setting(
+        "",
+        "MODE",
+        socket_mode,
+        "Permissions of unix sockets, such as 660; empty: as the umask has them.",
+    )
+    socket_owner: str = _setting(
+        "",
+        "USER:GROUP",
+        file_name,
+        "Owner of unix sockets, either part may be empty; then --user, --group.",
+    )
+    chdir: str = _setting(
+        "", "DIR", file_name, "Work in this folder; links in its path are followed anew at each reload."
+    )
 
 
 def flag(field: dataclasses.Field[Any]) -> str:

@@ -1,41 +1,31 @@
-"""The supervisor: makes the sockets, forks the workers, replaces those that die, stops them in order.
+"""The supervisor: forks the workers, replaces those that die, reloads, and stops them in order.
 
-It is a plain process that waits for signals with sigtimedwait(2): no event loop, no handlers that run between
-two lines. The application is imported here, before the forks, so that all workers share its memory;
-`gc.freeze` keeps the collector from touching, and so copying, what they share.
+It is a plain process that waits for signals and otherwise for nothing: no event loop, no handlers that do
+things between two lines (`parked.prefork.signals`). The application is imported here, before the forks, so
+that all workers share its memory; `gc.freeze` keeps the collector from touching, and so copying, what they
+share.
 """
 
 from __future__ import annotations
 
 import gc
-import importlib
 import os
 import signal
 import sys
 import time
-import traceback
-from collections.abc import Callable
 from dataclasses import dataclass
-from os import (
-    WNOHANG,
-    _exit,
-    close,
-    fork,
-    waitpid,
-)  # as they are before gevent patches them: see `_be_worker`
-from pathlib import Path
+from os import WNOHANG, _exit, close, fork, waitpid  # as they are before gevent patches them
 from socket import socket
-from typing import Any, Final
+from typing import Final
 
-from gevent import monkey
-
-from parked.prefork import handover, metrics, sizing, worker
-from parked.prefork.identity import IdentityError, PidFile, become
-from parked.prefork.listening import ListenError, another, inherited, listen, place
+from parked.prefork import application, forks, handover, sizing, trial, worker
+from parked.prefork.application import StartError
+from parked.prefork.identity import IdentityError
+from parked.prefork.listening import ListenError, another, place
 from parked.prefork.notify import READY, STOPPING, notify, reloading
-from parked.prefork.scoreboard import LAYOUT, Scoreboard
+from parked.prefork.opening import Opened, open_all
+from parked.prefork.scoreboard import LAYOUT
 from parked.prefork.settings import (
-    EXIT_APP,
     EXIT_KILLED,
     EXIT_LISTEN,
     EXIT_USAGE,
@@ -43,25 +33,16 @@ from parked.prefork.settings import (
     PROGRAM,
     Settings,
 )
-from parked.shared import exposition
-from parked.shared.descriptors import raise_nofile
+from parked.prefork.signals import STOPPING as STOP_SIGNALS
+from parked.prefork.signals import Signals, StopRequested, block
+from parked.shared.children import cause
 from parked.shared.listeners import MAX_WORKERS
 
-_SIGNALS: Final = {
-    signal.SIGCHLD,
-    signal.SIGTERM,
-    signal.SIGINT,
-    signal.SIGHUP,
-    signal.SIGTTIN,
-    signal.SIGTTOU,
-}
 #: Seconds between looks at the scoreboard while workers start.
 _START_POLL_S: Final = 0.02
 #: Seconds before a worker is replaced that lived less than `_LONG_LIFE_S`: doubled each time, from .. to.
 _BACK_OFF_S: Final = (0.1, 10.0)
 _LONG_LIFE_S: Final = 10.0
-#: Seconds that the application may take to be imported on trial, before a reload.
-_TRIAL_S: Final = 60.0
 #: Deaths before any worker was ever ready after which we give up.
 _MAX_START_FAILURES: Final = 5
 #: Seconds in which a second TERM or INT is taken for an echo of the first: timeout(1) and some shells signal
@@ -69,14 +50,8 @@ _MAX_START_FAILURES: Final = 5
 _ECHO_S: Final = 0.5
 #: Seconds beyond the graceful timeout that a worker may take to exit.
 _EXIT_GRACE_S: Final = 2.0
-
-
-class StartError(Exception):
-    """Why the server cannot start: one line for the user, and the exit code."""
-
-    def __init__(self, message: str, code: int) -> None:
-        super().__init__(message)
-        self.code = code
+#: Seconds without anything due; the pipe of signals wakes us.
+_IDLE_S: Final = 3600.0
 
 
 @dataclass
@@ -93,116 +68,112 @@ class _Slot:
     back_off_s: float = 0.0
 
 
-def load_application(name: str) -> Callable[..., Any]:
-    """Import MODULE:CALLABLE; the current directory counts as on Python's own path.
+def run(settings: Settings, signals: Signals) -> int:
+    """Run the server; returns the exit code.
 
-    :raises StartError: with the module and the error.
+    :raises StartError: it cannot start; nothing that it made is left.
     """
-    module_name, _, attributes = name.partition(":")
-    sys.path.insert(0, str(Path.cwd()))
+    left = handover.receive(os.environ)
     try:
-        found: Any = importlib.import_module(module_name)
-        for attribute in attributes.split("."):
-            found = getattr(found, attribute)
-    except Exception as error:
-        raise StartError(f"cannot import {name}: {type(error).__name__}: {error}", EXIT_APP) from error
-    except SystemExit as error:
-        raise StartError(f"cannot import {name}: it exits ({error.code})", EXIT_APP) from error
-    if not callable(found):
-        raise StartError(f"cannot import {name}: it is not callable", EXIT_APP)
-    application: Callable[..., Any] = found
-    return application
+        opened = open_all(settings, left)
+    except (sizing.SizingError, IdentityError) as error:
+        raise StartError(str(error), EXIT_USAGE) from error
+    except ListenError as error:
+        raise StartError(str(error), EXIT_LISTEN) from error
+    try:
+        return Supervisor(settings, signals, opened).run()
+    finally:
+        opened.files.remove()
 
 
 class Supervisor:
-    """Run the server as *settings* say; `run` returns the exit code."""
+    """One image of it, from what is open to the exit code, or to the next image."""
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, signals: Signals, opened: Opened) -> None:
         self.settings = settings
-        self._nofile = raise_nofile()
-        handed_over = handover.receive(os.environ)
-        try:
-            workers, self._capacity = sizing.plan(
-                settings.workers, settings.connections, self._nofile, sizing.cpu_count()
-            )
-            if handed_over:
-                workers = handed_over.workers
-                self._listeners = [handover.adopt(fd) for fd in handed_over.listeners]
-            else:
-                self._listeners = inherited(os.environ) or listen(settings.bind, workers, settings.backlog)
-            metrics_listener = None
-            if handed_over and handed_over.metrics is not None:
-                metrics_listener = handover.adopt(handed_over.metrics)
-            elif settings.metrics is not None:
-                (metrics_listener,) = listen(settings.metrics, 1, 0)
-            self._pid_file = PidFile(settings.pid) if settings.pid else None
-            become(settings.user, settings.group)
-        except (sizing.SizingError, IdentityError) as error:
-            raise StartError(str(error), EXIT_USAGE) from error
-        except ListenError as error:
-            raise StartError(str(error), EXIT_LISTEN) from error
-        # Here, after our sockets are made and before the application is imported: what that imports (sockets,
-        # locks, database drivers) then cooperates, so that a request that waits lets others run. The
-        # supervisor itself waits in the kernel; a socket made after this line would give it an event loop,
-        # which no worker could use.
-        try:
-            monkey.patch_all()
-        except ImportError as error:  # Python's own modules, which the new user may not read
-            raise StartError(f"cannot go on as user {settings.user}: {error}", EXIT_APP) from error
-        self._application = load_application(settings.app)
-        self._shared = len(self._listeners) < workers
-        self._slots = [_Slot(self._listeners[place % len(self._listeners)]) for place in range(workers)]
-        self._scoreboard = _scoreboard(handed_over)
-        self._metrics = _Slot(metrics_listener) if metrics_listener else None
-        if self._metrics is not None:
-            load_metrics(self._scoreboard)
+        self._signals = signals
+        self._opened = opened
+        self._listeners = opened.listeners
+        self._shared = len(opened.listeners) < opened.workers
+        self._slots = [
+            _Slot(opened.listeners[place % len(opened.listeners)]) for place in range(opened.workers)
+        ]
+        self._scoreboard = opened.scoreboard
+        self._metrics = _Slot(opened.metrics) if opened.metrics else None
         self._lifeline = os.pipe()
         self._announced = False
         self._start_failures = 0
         # Processes that do not belong here any more, and the pipes to those of an earlier image.
-        self._retiring: set[int] = set(handed_over.old if handed_over else [])
-        self._old_lifelines = list(handed_over.lifelines if handed_over else [])
+        self._retiring: set[int] = set(opened.old)
+        self._old_lifelines = list(opened.lifelines)
         self._reload_wanted = False
+        #: The process that tries the new code, and until when it may.
+        self._trial = 0
+        self._trial_ends = 0.0
+        #: When to try once more to become an image that has an application; only if this one has none.
+        self._again: float | None = None
+        #: What the next fork is to keep.
+        self._spared: socket | None = None
+        forks.in_child(self._let_go)
 
     def run(self) -> int:
-        signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
+        try:
+            self._application = application.load(self.settings.app)
+            if self._metrics is not None:
+                trial.load_metrics(self._scoreboard)
+        except StopRequested:
+            return self._stop(at_once=False)
+        except StartError as error:
+            if not self._retiring:
+                raise
+            # It was tried before, so it may well work the next time. The old workers serve on.
+            self._say(f"{error}; trying again in {_BACK_OFF_S[1]:g} s, the old workers stay")
+            self._again = time.monotonic() + _BACK_OFF_S[1]
+        self._signals.interrupts = False
+        self._signals.take_all()
         gc.collect()
         gc.freeze()
-        try:
-            return self._supervise()
-        finally:
-            for address in (self.settings.bind, self.settings.metrics):
-                if address and address.path:
-                    Path(address.path).unlink(missing_ok=True)
-            if self._pid_file is not None:
-                self._pid_file.remove()
+        return self._supervise()
 
     def _supervise(self) -> int:
         while True:
-            self._start_due()
-            if not self._announced:
-                self._announce_if_ready()
-            elif self._reload_wanted:
-                self._reload()
-            received = signal.sigtimedwait(_SIGNALS, self._timeout())
-            number = received.si_signo if received else 0
-            if number in (signal.SIGTERM, signal.SIGINT):
-                return self._stop()
-            if number == signal.SIGHUP:
-                self._reload_wanted = True
-            elif number == signal.SIGTTIN:
-                self._add_worker()
-            elif number == signal.SIGTTOU:
-                self._remove_worker()
-            elif number == signal.SIGCHLD:
-                self._reap()
-                if self._start_failures >= _MAX_START_FAILURES:
-                    self._say(f"giving up: {self._start_failures} workers died before they were ready")
-                    self._stop()
+            if self._again is None:
+                self._start_due()
+                if not self._announced:
+                    self._announce_if_ready()
+            elif self._again <= time.monotonic():
+                self._become_next()
+            self._reload_if_wanted()
+            for number in self._signals.wait(self._timeout()):
+                if number in STOP_SIGNALS:
+                    return self._stop(at_once=number == signal.SIGQUIT)
+                self._hear(number)
+            self._reap()
+            if self._start_failures >= _MAX_START_FAILURES:
+                failed, self._start_failures = self._start_failures, 0
+                if not self._retiring:
+                    self._say(f"giving up: {failed} workers died before they were ready")
+                    self._stop(at_once=False)
                     return EXIT_WORKERS
+                self._say(f"{failed} new workers died before they were ready; the old ones stay")
+
+    def _hear(self, number: int) -> None:
+        if number == signal.SIGHUP:
+            self._reload_wanted = True
+        elif number == signal.SIGUSR1:
+            for pid in self._pids():
+                _kill(pid, signal.SIGUSR1)
+        elif number == signal.SIGTTIN:
+            self._add_worker()
+        elif number == signal.SIGTTOU:
+            self._remove_worker()
 
     def _places(self) -> list[_Slot]:
         return [*self._slots, self._metrics] if self._metrics is not None else self._slots
+
+    def _pids(self) -> set[int]:
+        """Of all processes that serve, those that retire included."""
+        return {slot.pid for slot in self._places() if slot.pid} | self._retiring
 
     # -- processes come
 
@@ -219,14 +190,20 @@ class Supervisor:
                 self._say("cannot start a worker: those of earlier reloads are still at work")
                 slot.due = time.monotonic() + _BACK_OFF_S[1]
                 return
+        self._spared = slot.listener
+        # A worker has no handlers yet; what comes meanwhile waits for them.
+        mask = signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
         try:
             pid = fork()
+            if not pid:
+                _exit(self._work(slot))
         except OSError as error:
             self._say(f"cannot start a worker: {error.strerror}")
             slot.due = time.monotonic() + _BACK_OFF_S[1]
             return
-        if not pid:
-            _exit(self._work(slot))
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+            self._spared = None
         if slot.row is not None:
             self._scoreboard.set(slot.row, "owner", pid)
         slot.pid = pid
@@ -234,32 +211,28 @@ class Supervisor:
 
     def _work(self, slot: _Slot) -> int:
         """In the child, which must not return into the supervisor's code."""
-        try:
-            # gevent's close() waits for the event loop to have been round, which here may be never.
-            for fd in (self._lifeline[1], *self._old_lifelines):
-                close(fd)
-            for other in self._places():
-                if other.listener is not slot.listener:
-                    other.listener.close()
-            signal.signal(signal.SIGINT, signal.SIG_IGN)  # ^C reaches all; the supervisor will say TERM
-            duty = worker.Duty(
-                slot.row or 0,
-                slot.listener,
-                self._shared,
-                self._application,
-                self.settings,
-                self._nofile,
-                self._scoreboard,
-                self._lifeline[0],
-            )
-            code = worker.serve_metrics(duty) if slot is self._metrics else worker.run(duty)
-            sys.stdout.flush()
-            sys.stderr.flush()
-            return code
-        except BaseException:
-            traceback.print_exc()
-            sys.stderr.flush()
-            return 1
+        duty = worker.Duty(
+            slot.row or 0,
+            slot.listener,
+            self._shared,
+            self._application,
+            self.settings,
+            self._opened.nofile,
+            self._scoreboard,
+            self._lifeline[0],
+        )
+        return worker.main(duty, worker.serve_metrics if slot is self._metrics else worker.run)
+
+    def _let_go(self) -> None:
+        """In a forked child, a worker or one of the application's own."""
+        for fd in (self._lifeline[1], *self._old_lifelines):
+            close(fd)
+        if self._spared is None:
+            close(self._lifeline[0])
+        for sock in (*self._listeners, *([self._metrics.listener] if self._metrics else [])):
+            if sock is not self._spared:
+                sock.close()
+        self._opened.files.let_go()
 
     def _is_ready(self, slot: _Slot) -> bool:
         return slot.row is not None and self._scoreboard.get(slot.row, "ready") == slot.pid != 0
@@ -273,7 +246,7 @@ class Supervisor:
         where = " and ".join(dict.fromkeys(place(sock) for sock in self._listeners))
         line = (
             f"listening on {where} with {workers} worker{'s' * (workers > 1)}"
-            f" for {self._capacity} connections"
+            f" for {self._opened.capacity} connections"
         )
         print(line, flush=True)
         notify(READY, line)
@@ -282,10 +255,12 @@ class Supervisor:
 
     def _timeout(self) -> float:
         """Seconds until something is due without a signal."""
-        if not self._announced:
+        if not self._announced and self._again is None:
             return _START_POLL_S
-        dues = [slot.due for slot in self._places() if not slot.pid]
-        return max(0.0, min(dues) - time.monotonic()) if dues else 3600.0
+        dues = [slot.due for slot in self._places() if not slot.pid] if self._again is None else [self._again]
+        if self._trial and self._trial_ends:
+            dues.append(self._trial_ends)
+        return max(0.0, min(dues) - time.monotonic()) if dues else _IDLE_S
 
     # -- more, fewer and new ones
 
@@ -319,58 +294,83 @@ class Supervisor:
             _kill(slot.pid, signal.SIGHUP)
         self._say(f"removing a worker: {len(self._slots)}")
 
-    def _reload(self) -> None:
-        """HUP: become the new image, if its application can be imported."""
-        self._reload_wanted = False
-        if not self._can_import():
-            self._say("not reloaded: the application cannot be imported")
+    def _reload_if_wanted(self) -> None:
+        """HUP: try the new code, unless that is under way or nothing here is ready yet."""
+        if self._trial:
+            if self._trial_ends and time.monotonic() >= self._trial_ends:
+                self._say(f"the new version is not ready after {self.settings.trial_timeout:g} s")
+                self._trial_ends = 0.0
+                _kill(self._trial, signal.SIGKILL)
             return
-        notify(reloading())
-        handover.execute(
-            handover.Handover(
-                [listener.fileno() for listener in self._listeners],
-                self._metrics.listener.fileno() if self._metrics is not None else None,
-                len(self._slots),
-                [*self._retiring, *(slot.pid for slot in self._places() if slot.pid)],
-                [*self._old_lifelines, self._lifeline[1]],
-                self._scoreboard.fd,
-                LAYOUT,
-            )
-        )
+        if not self._reload_wanted or not (self._announced or self._retiring):
+            return
+        self._reload_wanted = False
+        self._spared = self._listeners[0]
+        supervisor = os.getpid()
+        try:
+            pid = fork()
+        except OSError as error:
+            self._say(f"not reloaded: {error.strerror}")
+            return
+        finally:
+            spared, self._spared = self._spared, None
+        if not pid:
+            trial.execute(spared, self._opened.folder, supervisor)
+        self._trial = pid
+        patience_s = self.settings.trial_timeout
+        self._trial_ends = time.monotonic() + patience_s if patience_s else 0.0
 
-    def _can_import(self) -> bool:
-        """Try in a process of its own, as main() would, but only so far that the application is there."""
-        trial = fork()
-        if not trial:
-            signal.pthread_sigmask(signal.SIG_UNBLOCK, _SIGNALS)
-            os.execve(sys.executable, sys.orig_argv, {**os.environ, "PARKED_TRIAL": "1"})
-        deadline = time.monotonic() + _TRIAL_S
-        while not (ended := waitpid(trial, WNOHANG))[0]:
-            if time.monotonic() > deadline or signal.sigpending() & {signal.SIGTERM, signal.SIGINT}:
-                _kill(trial, signal.SIGKILL)
-            signal.sigtimedwait({signal.SIGCHLD}, _START_POLL_S)
-        self._reap()  # the signal may have been another child's
-        return ended[1] == 0
+    def _tried(self, status: int) -> None:
+        """The trial has ended."""
+        self._trial = 0
+        if reason := trial.verdict(status):
+            self._say(f"not reloaded: {reason}")
+        elif not self._reload_wanted:  # else the code has changed again, and is tried again
+            notify(reloading())
+            self._become_next()
+
+    def _become_next(self) -> None:
+        metrics = self._metrics.listener.fileno() if self._metrics is not None else None
+        block()
+        try:
+            handover.execute(
+                handover.Handover(
+                    [listener.fileno() for listener in self._listeners],
+                    metrics,
+                    len(self._slots),
+                    [*self._pids()],
+                    [*self._old_lifelines, self._lifeline[1]],
+                    self._scoreboard.fd,
+                    LAYOUT,
+                    self._opened.folder,
+                    self._opened.files.known,
+                    self._opened.files.remover,
+                )
+            )
+        except OSError as error:
+            self._signals.take_all()
+            self._say(f"not reloaded: {error.strerror}")
+            notify(READY)
+            if self._again is not None:
+                self._again = time.monotonic() + _BACK_OFF_S[1]
 
     # -- processes go
 
     def _reap(self) -> None:
-        while True:
-            try:
-                pid, status = waitpid(-1, WNOHANG)
-            except ChildProcessError:
-                return
-            if not pid:
-                return
-            if pid in self._retiring:
-                self._retiring.discard(pid)
-                self._scoreboard.release(pid)
-            for slot in self._places():
-                if slot.pid == pid:
-                    self._lost(slot, status)
-            if not self._retiring:
-                while self._old_lifelines:
-                    close(self._old_lifelines.pop())
+        """Take note of who has ended, of our own children."""
+        if self._trial and (status := _ended(self._trial)) is not None:
+            self._tried(status)
+        for pid in [pid for pid in self._retiring if _ended(pid) is not None]:
+            self._retiring.discard(pid)
+            self._scoreboard.release(pid)
+        for slot in self._places():
+            if slot.pid and (status := _ended(slot.pid)) is not None:
+                self._lost(slot, status)
+        if not self._retiring:
+            while self._old_lifelines:
+                close(self._old_lifelines.pop())
+        if os.getpid() == 1:
+            _bury_orphans()
 
     def _lost(self, slot: _Slot, status: int) -> None:
         now = time.monotonic()
@@ -383,77 +383,66 @@ class Supervisor:
         else:
             slot.back_off_s = wait_s = min(slot.back_off_s * 2, _BACK_OFF_S[1])
         when = f" in {wait_s:g} s" if wait_s else ""
-        self._say(f"worker {slot.pid} {_cause(status)}; replacing it{when}")
+        self._say(f"worker {slot.pid} {cause(status)}; replacing it{when}")
         slot.pid = 0
         slot.due = now + wait_s
         if slot.row is not None:
             self._scoreboard.restart(slot.row)
 
-    def _stop(self) -> int:
-        """Let the workers finish; a second signal ends them at once."""
+    def _stop(self, at_once: bool) -> int:
+        """Let the workers finish; *at_once*, or with a second signal, end them as they are."""
+        self._signals.interrupts = False
+        self._signals.take_all()
         notify(STOPPING)
-        self._reap()  # who has died before is not our doing
-        left = {slot.pid for slot in self._places() if slot.pid} | self._retiring
+        if self._trial:
+            _kill(self._trial, signal.SIGKILL)
+        left = {pid for pid in self._pids() if _ended(pid) is None}  # who has died before is not our doing
+        began = time.monotonic()
+        deadline = began + (0 if at_once else self.settings.graceful_timeout + _EXIT_GRACE_S)
         for pid in left:
             _kill(pid, signal.SIGTERM)
-        began = time.monotonic()
-        deadline = began + self.settings.graceful_timeout + _EXIT_GRACE_S
         code = 0
         while left:
-            try:
-                pid, status = waitpid(-1, WNOHANG)
-            except ChildProcessError:
-                break
-            if pid:
-                left.discard(pid)
-                code = EXIT_KILLED if status else code
-                continue
-            received = signal.sigtimedwait(_SIGNALS, max(0.0, deadline - time.monotonic()))
             now = time.monotonic()
-            again = received is not None and received.si_signo in (signal.SIGTERM, signal.SIGINT)
-            if now >= deadline or (again and now > began + _ECHO_S):
+            if now >= deadline:
                 for pid in left:
                     _kill(pid, signal.SIGKILL)
                 code = EXIT_KILLED
-                deadline = now + 3600.0  # a killed process ends, if the kernel lets it
+                deadline = now + _IDLE_S  # a killed process ends, if the kernel lets it
+            received = self._signals.wait(deadline - now)
+            is_echo = time.monotonic() <= began + _ECHO_S
+            if signal.SIGQUIT in received or (not is_echo and {*received} & {*STOP_SIGNALS}):
+                deadline = now
+            for pid in [*left]:
+                if (status := _ended(pid)) is not None:
+                    left.discard(pid)
+                    code = EXIT_KILLED if status else code
         return code
 
     def _say(self, message: str) -> None:
         print(f"{PROGRAM}: {message}", file=sys.stderr, flush=True)
 
 
-def load_metrics(scoreboard: Scoreboard) -> None:
-    """Import what the metrics process needs, so that it shares our memory.
-
-    :raises StartError: without prometheus_client.
-    """
+def _ended(pid: int) -> int | None:
+    """The status of a child that has ended; 0 if somebody else was told it, None while it runs."""
     try:
-        exposition.application(metrics.WorkersCollector(scoreboard))
-    except exposition.MetricsUnavailableError as error:
-        raise StartError(str(error), EXIT_USAGE) from error
+        found, status = waitpid(pid, WNOHANG)
+    except ChildProcessError:
+        return 0
+    return status if found else None
 
 
-def _scoreboard(handed_over: handover.Handover | None) -> Scoreboard:
-    """That of the image before us, so that totals go on, if it is of the same form."""
-    if handed_over is None or handed_over.scoreboard < 0:
-        return Scoreboard()
-    if handed_over.layout != LAYOUT:
-        close(handed_over.scoreboard)
-        return Scoreboard()
-    scoreboard = Scoreboard(handed_over.scoreboard)
-    for owner in {*scoreboard.column("owner")} - {*handed_over.old}:
-        scoreboard.release(owner)  # of a process that was about to be replaced
-    return scoreboard
+def _bury_orphans() -> None:
+    """As process 1, of a container."""
+    try:
+        while waitpid(-1, WNOHANG)[0]:
+            pass
+    except ChildProcessError:
+        pass
 
 
 def _kill(pid: int, number: signal.Signals) -> None:
     try:
         os.kill(pid, number)
-    except ProcessLookupError:
-        pass  # it was quicker
-
-
-def _cause(status: int) -> str:
-    if os.WIFSIGNALED(status):
-        return f"was killed by signal {os.WTERMSIG(status)}"
-    return f"exited with code {os.WEXITSTATUS(status)}"
+    except OSError:
+        pass  # it was quicker, or has become another user

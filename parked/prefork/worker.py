@@ -7,27 +7,29 @@ import os
 import signal
 import socket
 import sys
+import traceback
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Final
 
 import gevent
 from gevent.event import Event
 
-from parked.prefork import metrics
+from parked.prefork import access_log, forks, metrics
 from parked.prefork.counts import Statistics
 from parked.prefork.scoreboard import Scoreboard
 from parked.prefork.settings import EXIT_KILLED, Settings
+from parked.prefork.signals import HARMLESS
 from parked.server.limits import Limits
 from parked.server.server import KeepAliveWSGIServer
 from parked.shared import exposition, listeners, out_of_memory
+from parked.shared.log import GuardedLog
 
 #: Allocations between two collections of young objects, and of these until an older generation's turn. A full
 #: collection visits every connection: 20,000 of them take 3 ms, in which no request is answered.
 _GC_THRESHOLDS: Final = (20_000, 20, 50)
-
-
+#: Seconds that a worker of a trial lives: one that dies as soon as it serves is no good either.
+_REHEARSAL_S: Final = 0.5
 #: Made while there is memory.
 _NO_MEMORY: Final = b"a worker has no memory left and ends\n"
 #: Seconds between two copies of the counters to the scoreboard.
@@ -51,38 +53,58 @@ class Duty:
     lifeline: int
 
 
+def main(duty: Duty, work: Callable[[Duty], int]) -> int:
+    """In the forked process: do *work* and say what it was that ended it; returns the exit code."""
+    try:
+        code = work(duty)
+        for stream in (sys.stdout, sys.stderr):
+            if stream is not None:
+                stream.flush()
+        return code
+    except BaseException:
+        traceback.print_exc()
+        return 1
+
+
 def run(duty: Duty) -> int:
     """Serve until TERM, until HUP and the last connection's end, or until the supervisor is gone.
 
     Returns the exit code.
     """
-    gevent.reinit()  # the hub, if the application made one when it was imported, is the parent's
-    gc.set_threshold(*_GC_THRESHOLDS)
-    out_of_memory.end_process(_NO_MEMORY, EXIT_KILLED)
+    _begin()
     settings = duty.settings
-    server = _make_server(duty)
+    log = access_log.open_log(settings.access_log)
+    server = _make_server(duty, log)
     stopping, retiring = Event(), Event()
-    gevent.signal_handler(signal.SIGTERM, stopping.set)
-    gevent.signal_handler(signal.SIGHUP, retiring.set)
-    _unblock_signals()
-    orphaned = gevent.get_hub().loop.io(duty.lifeline, 1)
-    orphaned.start(stopping.set)
+    watch = _Watch(duty, server, stopping.set)
+    watch.signal(signal.SIGHUP, retiring.set)
+    if isinstance(log, access_log.LogFile):
+        watch.signal(signal.SIGUSR1, log.reopen)
+    watch.unblock()
     server.start()
-    gevent.spawn(_report, duty, server)
+    gevent.spawn(_report, duty, server, watch)
     duty.scoreboard.set(duty.row, "ready", os.getpid())
     gevent.wait([stopping, retiring], count=1)
     if not stopping.is_set():
         server.retire()
         gevent.wait([stopping, server.drained], timeout=settings.reload_timeout, count=1)
-    orphaned.stop()
     finished = server.drain(settings.graceful_timeout)
     server.log.flush()
     return 0 if finished else EXIT_KILLED
 
 
+def rehearse(duty: Duty) -> int:
+    """The same as far as it goes without accepting; and it has to live for a moment."""
+    _begin()
+    signal.pthread_sigmask(signal.SIG_SETMASK, ())
+    _make_server(duty, access_log.open_log(duty.settings.access_log))
+    gevent.sleep(_REHEARSAL_S)
+    return 0
+
+
 def serve_metrics(duty: Duty) -> int:
     """The process behind --metrics: serve the scoreboard until TERM or until the supervisor is gone."""
-    gevent.reinit()
+    _begin()
     server = KeepAliveWSGIServer(
         duty.listener,
         exposition.application(metrics.WorkersCollector(duty.scoreboard)),
@@ -90,23 +112,74 @@ def serve_metrics(duty: Duty) -> int:
         environ={"SERVER_NAME": ""},
     )
     stopping = Event()
-    for number in (signal.SIGTERM, signal.SIGHUP):
-        gevent.signal_handler(number, stopping.set)
-    _unblock_signals()
-    orphaned = gevent.get_hub().loop.io(duty.lifeline, 1)
-    orphaned.start(stopping.set)
+    watch = _Watch(duty, server, stopping.set)
+    watch.signal(signal.SIGHUP, stopping.set)
+    watch.unblock()
     server.start()
     stopping.wait()
     server.drain(1)
     return 0
 
 
-def _unblock_signals() -> None:
-    """The supervisor has them all blocked; one that came before we were ready for it is delivered now."""
-    signal.pthread_sigmask(signal.SIG_SETMASK, ())
+def _begin() -> None:
+    # The hub, if the application made one when it was imported, is the parent's; so is what gevent has put in
+    # place to hear of children, which the supervisor has taken away again.
+    gevent.reinit()
+    gevent.get_hub().loop.reset_sigchld()
+    gc.set_threshold(*_GC_THRESHOLDS)
+    out_of_memory.end_process(_NO_MEMORY, EXIT_KILLED)
 
 
-def _make_server(duty: Duty) -> KeepAliveWSGIServer:
+class _Watch:
+    """What this process hears of others: signals, and that the supervisor is gone. Its forked children don't.
+
+    :param stop: ends this process in order.
+    """
+
+    def __init__(self, duty: Duty, server: KeepAliveWSGIServer, stop: Callable[[], None]) -> None:
+        self._duty = duty
+        self._server = server
+        #: Whether this is a child that the application has forked: what it counts is not the worker's.
+        self.is_forked = False
+        self._signals = [
+            gevent.signal_handler(signal.SIGTERM, stop),
+            gevent.signal_handler(signal.SIGQUIT, os._exit, EXIT_KILLED),
+        ]
+        # ^C reaches all, and the supervisor will say TERM; the others are for the supervisor, or for nobody.
+        for number in (signal.SIGINT, signal.SIGHUP, signal.SIGUSR1, signal.SIGTTIN, signal.SIGTTOU):
+            self.signal(number, _do_nothing)
+        for number in HARMLESS:
+            if signal.getsignal(number) is signal.SIG_DFL:
+                self.signal(number, _do_nothing)
+        self._orphaned = gevent.get_hub().loop.io(duty.lifeline, 1)
+        self._orphaned.start(stop)
+        forks.in_child(self._let_go)
+
+    def signal(self, number: int, act: Callable[[], Any]) -> None:
+        self._signals.append(gevent.signal_handler(number, act))
+
+    def unblock(self) -> None:
+        """All have been blocked since the fork; those that came meanwhile are delivered now."""
+        signal.pthread_sigmask(signal.SIG_SETMASK, ())
+
+    def _let_go(self) -> None:
+        """In a forked child: nothing of this, and signals at their defaults."""
+        self.is_forked = True
+        gevent.get_hub().loop.reinit()  # or it would take our watchers out of the epoll set that both have
+        self._server.stop_accepting()
+        self._orphaned.stop()
+        for watcher in self._signals:
+            watcher.cancel()
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+        self._duty.listener.close()
+        os.close(self._duty.lifeline)
+
+
+def _do_nothing() -> None:
+    pass
+
+
+def _make_server(duty: Duty, log: GuardedLog | None) -> KeepAliveWSGIServer:
     settings = duty.settings
     name = duty.listener.getsockname()
     # pywsgi asks the resolver for SERVER_NAME, which takes a thread and up to seconds; we know our address.
@@ -114,7 +187,7 @@ def _make_server(duty: Duty) -> KeepAliveWSGIServer:
     server = KeepAliveWSGIServer(
         duty.listener,
         duty.application,
-        log=_access_log(settings.access_log),
+        log=log,
         error_log=sys.stderr,
         spawn=settings.limit_requests or "default",
         environ={"wsgi.multiprocess": True, "SERVER_NAME": server_name},
@@ -138,21 +211,12 @@ def _make_server(duty: Duty) -> KeepAliveWSGIServer:
     return server
 
 
-def _report(duty: Duty, server: KeepAliveWSGIServer) -> None:
+def _report(duty: Duty, server: KeepAliveWSGIServer, watch: _Watch) -> None:
     """Leave our figures on the scoreboard, again and again."""
     base = duty.scoreboard.snapshot(duty.row)
     statistics = Statistics()
     if duty.settings.metrics is not None:
         server.statistics = statistics
-    while True:
+    while not watch.is_forked:
         duty.scoreboard.update(duty.row, statistics.counters(server.figures()), base)
         gevent.sleep(_REPORT_S)
-
-
-def _access_log(name: str) -> Any:
-    if not name:
-        return None
-    if name == "-":
-        return sys.stdout
-    # Appended line by line: short lines of several processes do not mix (write(2), O_APPEND).
-    return Path(name).open("a", buffering=1, encoding="utf-8")

@@ -1,4 +1,4 @@
-"""How a child process begins: tied to its parent's life."""
+"""How a child process begins and how it ended."""
 
 from __future__ import annotations
 
@@ -18,3 +18,10 @@ def end_with_parent(number: int, parent: int) -> None:
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, number)
     if os.getppid() != parent:
         os._exit(1)
+
+
+def cause(status: int) -> str:
+    """How a child ended, in words; *status* as from `os.waitpid`."""
+    if os.WIFSIGNALED(status):
+        return f"was killed by signal {os.WTERMSIG(status)}"
+    return f"exited with code {os.WEXITSTATUS(status)}"

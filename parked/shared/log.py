@@ -32,6 +32,8 @@ class GuardedLog:
 
     def write(self, text: str) -> None:
         """Write *text*, a line or several, or count it."""
+        if not isinstance(text, str):  # who asks whether this is a binary file is told as by any text file
+            raise TypeError(f"write() argument must be str, not {type(text).__name__}")
         try:
             if not self.lost:
                 self._put(text)
@@ -42,6 +44,11 @@ class GuardedLog:
             self._is_torn = False
         except Exception:  # whatever a log of somebody's own may raise
             self.lost += max(1, text.count("\n"))
+
+    def change(self, file: Any) -> Any:
+        """From the next line on write to *file*, one of the same kind; returns the one before."""
+        before, self._file = self._file, file
+        return before
 
     def writelines(self, lines: Any) -> None:
         for line in lines:

@@ -33,7 +33,7 @@ def duty(*arguments: str, nofile: int = 1000) -> worker.Duty:
 )
 def test_every_bound_reaches_the_server(flag: str, attribute: str) -> None:
     given = duty(flag, "123")
-    found = worker._make_server(given)
+    found = worker._make_server(given, None)
     for name in attribute.split("."):
         found = getattr(found, name)
     assert found == 123
@@ -42,7 +42,7 @@ def test_every_bound_reaches_the_server(flag: str, attribute: str) -> None:
 
 def test_without_a_bound_a_worker_takes_what_its_descriptors_allow() -> None:
     given = duty(nofile=1000)
-    server = worker._make_server(given)
+    server = worker._make_server(given, None)
     assert server.max_connections == 1000 - 250
     assert server.pool is None
     given.listener.close()

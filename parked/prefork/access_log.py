@@ -1,0 +1,40 @@
+"""The access log: lines of all workers in one file, which logrotate may rename at any time."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import TextIO
+
+from parked.shared.log import GuardedLog
+
+
+class LogFile(GuardedLog):
+    """A file that is appended to, line by line: short lines of several processes do not mix (write(2),
+    O_APPEND).
+
+    :raises OSError: it cannot be opened.
+    """
+
+    def __init__(self, name: str) -> None:
+        self._path = Path(name).absolute()
+        super().__init__(self._open())
+
+    def reopen(self) -> None:
+        """Go on in the file that has this name now. Where there is none to be had, the old one will do."""
+        try:
+            new = self._open()
+        except OSError as error:
+            print(f"cannot open {self._path} again: {error.strerror}", file=sys.stderr, flush=True)
+            return
+        self.change(new).close()
+
+    def _open(self) -> TextIO:
+        return self._path.open("a", buffering=1, encoding="utf-8", errors="backslashreplace")
+
+
+def open_log(name: str) -> GuardedLog | None:
+    """The log by its name as a setting: - is standard output, empty is none."""
+    if not name or (name == "-" and sys.stdout is None):
+        return None
+    return GuardedLog(sys.stdout) if name == "-" else LogFile(name)

@@ -1,0 +1,52 @@
+"""The application by its name: MODULE:CALLABLE, imported."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from gevent import monkey
+
+from parked.prefork.settings import EXIT_APP
+from parked.prefork.signals import StopRequested
+
+
+class StartError(Exception):
+    """Why the server cannot start: one line for the user, and the exit code."""
+
+    def __init__(self, message: str, code: int) -> None:
+        super().__init__(message)
+        self.code = code
+
+
+def load(name: str) -> Callable[..., Any]:
+    """Import MODULE:CALLABLE; the current directory counts as on Python's own path.
+
+    What it imports (sockets, locks, database drivers) is made to cooperate before, so that a request that
+    waits lets others run.
+
+    :raises StartError: with the module and the error.
+    """
+    try:
+        monkey.patch_all()
+    except ImportError as error:  # Python's own modules, which the user that we became may not read
+        raise StartError(f"cannot go on as this user: {error}", EXIT_APP) from error
+    module_name, _, attributes = name.partition(":")
+    sys.path.insert(0, str(Path.cwd()))
+    try:
+        found: Any = importlib.import_module(module_name)
+        for attribute in attributes.split("."):
+            found = getattr(found, attribute)
+    except StopRequested:
+        raise
+    except SystemExit as error:
+        raise StartError(f"cannot import {name}: it exits ({error.code})", EXIT_APP) from error
+    except Exception as error:
+        raise StartError(f"cannot import {name}: {type(error).__name__}: {error}", EXIT_APP) from error
+    if not callable(found):
+        raise StartError(f"cannot import {name}: it is not callable", EXIT_APP)
+    application: Callable[..., Any] = found
+    return application

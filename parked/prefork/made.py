@@ -1,0 +1,129 @@
+"""Files that the server makes (process id, unix sockets): gone at its end when, and only when, they are ours.
+
+A file is known by its inode, so one that somebody else has put in its place stays. Where `--user` gives up
+root for somebody who may not change the folder any more, a small process remains root and removes the files
+when the supervisor has ended, however that happened.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from os import WNOHANG, _exit, close, fork, waitpid  # as they are before gevent patches them
+from pathlib import Path
+from time import sleep
+from typing import Final
+
+from parked.prefork.identity import IdentityError
+
+#: Seconds that the remover may take at the end.
+_REMOVER_S: Final = 2.0
+#: The highest descriptor that the remover closes; it is forked early, when there are few.
+_FDS: Final = 1 << 16
+
+
+class MadeFiles:
+    """The files of this server, by path, device and inode.
+
+    :param known: those that an image before this one has made.
+    :param remover: its process that removes them, as (process id, writing end of its pipe); (0, -1) for none.
+    """
+
+    def __init__(self, known: list[tuple[str, int, int]], remover: tuple[int, int] = (0, -1)) -> None:
+        self.known = [(name, device, inode) for name, device, inode in known]
+        self.remover = remover
+
+    def add(self, name: str) -> None:
+        """A file that was just made."""
+        path = os.path.abspath(name)  # noqa: PTH100 - and not resolved: a link is its owner's to change
+        found = os.stat(path)  # noqa: PTH116
+        self.known.append((path, found.st_dev, found.st_ino))
+
+    def write_pid(self, name: str) -> None:
+        """Write our process id; a file that has it already is left alone, whoever may write it.
+
+        :raises IdentityError: another living process is in it, or it cannot be written.
+        """
+        path = Path(name)
+        try:
+            other = int(path.read_text("ascii"))
+        except (OSError, ValueError):
+            other = 0
+        if other == os.getpid():
+            return
+        if other > 0 and Path(f"/proc/{other}").exists():
+            raise IdentityError(f"process {other} of {name} is running")
+        try:
+            path.unlink(missing_ok=True)  # whoever holds the old one keeps it
+            path.write_text(f"{os.getpid()}\n", "ascii")
+            self.add(name)
+        except OSError as error:
+            raise IdentityError(f"cannot write {name}: {error.strerror}") from error
+
+    def give(self, user: int, group: int, since: int = 0) -> None:
+        """Make them another user's, from number *since* on; -1 leaves an owner or a group as it is.
+
+        :raises IdentityError: this user may not.
+        """
+        for name, _, _ in self.known[since:] if (user, group) != (-1, -1) else []:
+            try:
+                os.chown(name, user, group, follow_symlinks=False)
+            except OSError as error:
+                raise IdentityError(f"cannot give {name} to user {user}: {error.strerror}") from error
+
+    def keep_removable(self) -> None:
+        """Before root is given up: leave a process that can remove the files when this one can't."""
+        if not self.known or os.geteuid() != 0:
+            return
+        reader, writer = os.pipe()
+        pid = fork()
+        if not pid:
+            _remove_behind(reader, self.known)
+        close(reader)
+        self.remover = pid, writer
+
+    def let_go(self) -> None:
+        """In a forked child: they are the parent's."""
+        if self.remover[0]:
+            close(self.remover[1])
+        self.known, self.remover = [], (0, -1)
+
+    def remove(self) -> None:
+        """At the end of the supervisor."""
+        _remove(self.known)
+        pid, writer = self.remover
+        if pid:
+            close(writer)
+            deadline = time.monotonic() + _REMOVER_S
+            try:
+                while not waitpid(pid, WNOHANG)[0] and time.monotonic() < deadline:
+                    sleep(0.002)
+            except ChildProcessError:
+                pass  # it was killed, and reaped with the others
+        self.known = []
+
+
+def _remove(known: list[tuple[str, int, int]]) -> None:
+    for name, device, inode in known:
+        try:
+            found = os.lstat(name)
+            if (found.st_dev, found.st_ino) == (device, inode):
+                os.unlink(name)  # noqa: PTH108
+        except OSError:
+            pass  # gone, or in a folder that we may no longer change: its remover does it
+
+
+def _remove_behind(reader: int, known: list[tuple[str, int, int]]) -> None:
+    """In the remover: wait for the end of the supervisor, and of those that have its pipe. Never returns."""
+    try:
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT, signal.SIGUSR1):
+            signal.pthread_sigmask(signal.SIG_BLOCK, (number,))  # ^C and `kill -- -GROUP` are not for it
+        os.closerange(3, reader)
+        os.closerange(reader + 1, _FDS)
+        os.chdir("/")
+        while os.read(reader, 1):
+            pass
+        _remove(known)
+    finally:
+        _exit(0)

@@ -1,0 +1,128 @@
+"""What the supervisor opens while it may still be root, or has open from the image before it."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from os import close
+from socket import socket
+
+from parked.prefork import handover, sizing
+from parked.prefork.identity import Identity, IdentityError, find
+from parked.prefork.listening import inherited, listen
+from parked.prefork.made import MadeFiles
+from parked.prefork.scoreboard import LAYOUT, Scoreboard
+from parked.prefork.settings import Settings
+from parked.shared.addresses import Address
+from parked.shared.descriptors import raise_nofile
+
+
+@dataclass
+class Opened:
+    """All of it. Sockets, except those of a service manager, were made here and belong to the server."""
+
+    listeners: list[socket]
+    metrics: socket | None
+    scoreboard: Scoreboard
+    files: MadeFiles
+    #: Where it was started, with the links in its path as they were written: they may lead elsewhere later.
+    folder: str
+    workers: int
+    #: Connections.
+    capacity: int
+    #: Descriptors that each process may open.
+    nofile: int
+    #: Processes of the image before, and the pipes that tell them that the supervisor lives.
+    old: list[int]
+    lifelines: list[int]
+
+
+def open_all(settings: Settings, left: handover.Handover | None) -> Opened:
+    """Listen, write the process id and give up root; or take over what was *left* by the image before.
+
+    :raises SizingError: the limits do not allow it.
+    :raises ListenError: an address cannot be listened on.
+    :raises IdentityError: a user or a file cannot be had.
+    """
+    nofile = raise_nofile()
+    workers, capacity = sizing.plan(settings.workers, settings.connections, nofile, sizing.cpu_count())
+    if left is not None:
+        return Opened(
+            [handover.adopt(fd) for fd in left.listeners],
+            handover.adopt(left.metrics) if left.metrics is not None else None,
+            _scoreboard(left),
+            MadeFiles(left.files, left.remover),
+            left.folder,
+            left.workers,
+            capacity,
+            nofile,
+            left.old,
+            left.lifelines,
+        )
+    folder = _folder(settings.chdir)
+    identity = find(settings.user, settings.group)
+    owner = find(*settings.socket_owner.partition(":")[::2])
+    files = MadeFiles([])
+    try:
+        handed = inherited(os.environ)
+        listeners = handed or _listen(settings, settings.bind, workers, settings.backlog, files)
+        metrics = None
+        if settings.metrics is not None:
+            (metrics,) = _listen(settings, settings.metrics, 1, 0, files)
+        files.give(*_owner(owner, identity))
+        if settings.pid:
+            sockets = len(files.known)
+            files.write_pid(settings.pid)
+            files.give(*_owner(identity, identity), since=sockets)
+        if identity.uid not in (None, os.geteuid()):
+            files.keep_removable()
+        identity.become()
+    except BaseException:
+        files.remove()
+        raise
+    return Opened(listeners, metrics, Scoreboard(), files, folder, workers, capacity, nofile, [], [])
+
+
+def _listen(settings: Settings, address: Address, count: int, backlog: int, files: MadeFiles) -> list[socket]:
+    sockets = listen(address, count, backlog, settings.socket_mode)
+    if address.path:
+        files.add(address.path)
+    return sockets
+
+
+def _owner(wanted: Identity, otherwise: Identity) -> tuple[int, int]:
+    """A user and a group as chown(2) takes them: -1 leaves them."""
+    uid = wanted.uid if wanted.uid is not None else otherwise.uid
+    gid = wanted.gid if wanted.gid is not None else otherwise.gid
+    return (-1 if uid is None else uid), (-1 if gid is None else gid)
+
+
+def _folder(wanted: str) -> str:
+    """Where this process is to work, and go there; $PWD, as shells keep it, says how the user came here."""
+    here = os.environ.get("PWD", "")
+    try:
+        if not (here and os.path.samefile(here, ".")):  # noqa: PTH121
+            here = os.getcwd()  # noqa: PTH109
+    except OSError:
+        here = os.getcwd()  # noqa: PTH109
+    folder = os.path.join(here, wanted)  # noqa: PTH118
+    if wanted:
+        try:
+            os.chdir(folder)
+        except OSError as error:
+            raise IdentityError(f"cannot work in {folder}: {error.strerror}") from error
+        os.environ["PWD"] = folder
+    return folder
+
+
+def _scoreboard(left: handover.Handover) -> Scoreboard:
+    """That of the image before us, so that totals go on, if it is of the same form."""
+    if left.scoreboard < 0:
+        return Scoreboard()
+    if left.layout != LAYOUT:
+        close(left.scoreboard)
+        return Scoreboard()
+    scoreboard = Scoreboard(left.scoreboard)
+    for owner in {*scoreboard.column("owner")} - {*left.old}:
+        scoreboard.release(owner)  # of a process that was about to be replaced
+    return scoreboard

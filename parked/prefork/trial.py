@@ -1,0 +1,96 @@
+"""A reload on trial: the new code in a process of its own, as far as a worker that is ready and stays so.
+
+It does what the next image of the supervisor will do (read the settings, import the application, fork a
+worker, which makes its server and opens its log), on the same socket, but accepts nothing. Only then does the
+supervisor become that image; whatever fails before costs a process that nobody had to do with.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+from os import _exit, fork, waitpid  # as they are before gevent patches them
+from socket import socket
+from typing import Final, NoReturn
+
+from parked.prefork import application, handover, metrics, sizing, worker
+from parked.prefork.application import StartError
+from parked.prefork.scoreboard import Scoreboard
+from parked.prefork.settings import EXIT_APP, EXIT_USAGE, EXIT_WORKERS, Settings
+from parked.shared import exposition
+from parked.shared.children import cause, end_with_parent
+from parked.shared.descriptors import raise_nofile
+
+_VARIABLE: Final = "PARKED_TRIAL"
+_WORDS: Final = {
+    EXIT_USAGE: "its settings make no sense",
+    EXIT_APP: "the application cannot be imported",
+    EXIT_WORKERS: "its worker does not become ready",
+}
+
+
+def execute(listener: socket, folder: str, parent: int) -> NoReturn:
+    """In a child of the supervisor: become the trial."""
+    try:
+        end_with_parent(signal.SIGKILL, parent)
+        os.chdir(folder)
+        listener.set_inheritable(True)
+        os.execve(sys.executable, sys.orig_argv, {**os.environ, _VARIABLE: str(listener.fileno())})
+    except OSError as error:
+        print(f"cannot try {sys.executable} in {folder}: {error.strerror}", file=sys.stderr, flush=True)
+    finally:
+        _exit(1)
+
+
+def verdict(status: int) -> str:
+    """Why a trial that ended with this status says no; empty if it says yes."""
+    if not status:
+        return ""
+    code = os.waitstatus_to_exitcode(status)
+    return _WORDS.get(code) or f"the new version {cause(status)} when it was tried"
+
+
+def wanted(environment: os._Environ[str]) -> int:
+    """The descriptor of the socket to try with; -1 if this process is no trial."""
+    return int(environment.pop(_VARIABLE, "-1"))
+
+
+def run(settings: Settings, fd: int) -> int:
+    """Be the trial; returns the exit code.
+
+    :raises StartError: it fails before there is a worker.
+    """
+    signal.signal(signal.SIGINT, lambda *_: None)  # ^C reaches all, and the supervisor ends us
+    nofile = raise_nofile()
+    try:
+        sizing.plan(settings.workers, settings.connections, nofile, sizing.cpu_count())
+    except sizing.SizingError as error:
+        raise StartError(str(error), EXIT_USAGE) from error
+    listener = handover.adopt(fd)
+    found = application.load(settings.app)
+    board = Scoreboard()
+    if settings.metrics is not None:
+        load_metrics(board)
+    parent = os.getpid()
+    pid = fork()
+    if not pid:
+        end_with_parent(signal.SIGKILL, parent)
+        _exit(
+            worker.main(worker.Duty(0, listener, True, found, settings, nofile, board, -1), worker.rehearse)
+        )
+    _, status = waitpid(pid, 0)
+    if status:
+        print(f"a worker on trial {cause(status)}", file=sys.stderr, flush=True)
+    return EXIT_WORKERS if status else 0
+
+
+def load_metrics(board: Scoreboard) -> None:
+    """Import what the metrics process needs, so that it shares our memory.
+
+    :raises StartError: without prometheus_client.
+    """
+    try:
+        exposition.application(metrics.WorkersCollector(board))
+    except exposition.MetricsUnavailableError as error:
+        raise StartError(str(error), EXIT_USAGE) from error

@@ -31,6 +31,7 @@ from gevent import monkey
 from gevent.hub import get_hub
 
 from parked.server.connection import Connection
+from parked.server.request import HeadScan
 from parked.shared.moderation import Moderation
 
 _select_epoll: Any = monkey.get_original("select", "epoll")  # patch_select() hides it
@@ -99,6 +100,8 @@ class Parking:
         # Deadlines; all entries of one kind wait equally long, so the order of insertion is the order in
         # time.
         self._half_requests: dict[Connection, float] = {}
+        #: Where the reading of half a request head goes on.
+        self.scans: dict[Connection, HeadScan] = {}
         self._lingerers: dict[Connection, float] = {}
         self._epoll: Any = None
         self._watcher: Any = None
@@ -131,8 +134,9 @@ class Parking:
             self._half_requests[connection] = self._clock() + self.header_timeout
 
     def head_complete(self, connection: Connection) -> None:
-        """The request whose head was awaited is there."""
+        """No head is awaited any more: it is there, or it is not wanted."""
         self._half_requests.pop(connection, None)
+        self.scans.pop(connection, None)
 
     def close(self, connection: Connection) -> None:
         """Close at once. Closing a closed connection does nothing."""
@@ -141,7 +145,7 @@ class Parking:
             return
         self._by_fd[fd] = None
         self.count -= 1
-        self._half_requests.pop(connection, None)
+        self.head_complete(connection)
         self._lingerers.pop(connection, None)
         try:
             # close() alone would do, if no forked child held a copy of the descriptor (epoll(7), questions).
@@ -165,7 +169,7 @@ class Parking:
 
     def linger(self, connection: Connection) -> None:
         """Shut our side, let the client read what we sent, then close."""
-        self._half_requests.pop(connection, None)
+        self.head_complete(connection)
         if connection.hung_up and not connection.buffer:
             self.close(connection)
             return

@@ -125,9 +125,25 @@ class RequestHead:
 _parsed_fields: dict[bytes, Fields] = {}
 
 
-def parse_head(data: bytes, limits: Limits) -> RequestHead | None:
+class HeadScan:
+    """How far an incomplete head was looked at: one that drips is not read from its start for each byte."""
+
+    __slots__ = ("at", "eol", "line_checked", "lines")
+
+    def __init__(self) -> None:
+        #: Bytes that have been looked at.
+        self.at = 0
+        #: Where the request line ends; -1 if it is incomplete.
+        self.eol = -1
+        self.line_checked = False
+        #: Complete lines.
+        self.lines = 0
+
+
+def parse_head(data: bytes, limits: Limits, scan: HeadScan | None = None) -> RequestHead | None:
     """Read the request head that *data* begins with; `None` while it is incomplete.
 
+    :param scan: of former calls, with less of the same data.
     :raises BadRequestError: as soon as it is certain that no valid head can come of it.
     """
     start = 0
@@ -135,9 +151,9 @@ def parse_head(data: bytes, limits: Limits) -> RequestHead | None:
         start += 2
         if start > 2 * MAX_EMPTY_LINES:
             raise BadRequestError(HTTPStatus.BAD_REQUEST, "too many empty lines")
-    end = data.find(b"\r\n\r\n", start)
+    end = data.find(b"\r\n\r\n", start if scan is None else max(start, scan.at - 3))
     if end < 0:
-        _check_incomplete(data, start, limits)
+        _check_incomplete(data, start, limits, scan or HeadScan())
         return None
     eol = data.find(b"\r\n", start)
     if eol - start > limits.request_line_bytes:
@@ -171,23 +187,33 @@ def parse_head(data: bytes, limits: Limits) -> RequestHead | None:
     return RequestHead(line, method, target, path, query, version, fields, end + 4)
 
 
-def _check_incomplete(data: bytes, start: int, limits: Limits) -> None:
+def _check_incomplete(data: bytes, start: int, limits: Limits, scan: HeadScan) -> None:
     """Refuse a head that is already too long or already wrong, rather than wait for the rest of it."""
-    eol = data.find(b"\r\n", start)
+    new = max(start, scan.at)
+    before = max(start, new - 1)  # a CR may have come before its LF
+    if scan.eol < 0:
+        scan.eol = data.find(b"\r\n", before)
+    eol = scan.eol
     line_bytes = (eol if eol >= 0 else len(data)) - start
     if line_bytes > limits.request_line_bytes + (eol < 0):  # the last byte may be the CR
         raise BadRequestError(HTTPStatus.REQUEST_URI_TOO_LONG, "request line too long")
     if eol >= 0 and len(data) - eol > limits.header_bytes + 4:
         raise BadRequestError(HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE, "header fields too large")
-    if data.count(b"\n") != data.count(b"\r\n") or b"\0" in data:
+    lines = data.count(b"\n", new)
+    if lines != data.count(b"\r\n", before) or data.find(b"\0", new) >= 0:
         raise BadRequestError(HTTPStatus.BAD_REQUEST, "bare LF or NUL in the header")  # RFC 9112, 2.2
+    scan.lines += lines
+    if scan.lines - 1 > limits.header_count:
+        raise BadRequestError(HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE, "too many header fields")
     # Something that is not HTTP at all (a TLS client hello, say) shows in its first bytes.
     if eol < 0:
         well_formed = data[start : start + 8].isascii()
     else:
-        well_formed = _REQUEST_LINE.fullmatch(data[start:eol].decode("latin-1")) is not None
+        well_formed = scan.line_checked or bool(_REQUEST_LINE.fullmatch(data[start:eol].decode("latin-1")))
+        scan.line_checked = well_formed
     if not well_formed:
         raise BadRequestError(HTTPStatus.BAD_REQUEST, "malformed request line")
+    scan.at = len(data)
 
 
 def _read_fields(block: bytes, limits: Limits) -> Fields:

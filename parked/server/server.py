@@ -33,10 +33,11 @@ from parked.server.dispatch import RequestGreenlets
 from parked.server.fields import error_response
 from parked.server.files import FileWrapper
 from parked.server.handler import KeepAliveWSGIHandler
+from parked.server.handshakes import Handshakes
 from parked.server.limits import Limits
 from parked.server.parking import Parking
 from parked.server.pending import PendingResponse
-from parked.server.request import BadRequestError, parse_head
+from parked.server.request import BadRequestError, HeadScan, parse_head
 from parked.server.response import Counts
 from parked.server.stream import send_all
 from parked.server.tls import TLSSocket
@@ -62,7 +63,7 @@ RECV_BYTES: Final = 8192
 REQUESTS_A_TURN: Final = 32
 #: Connections taken in one go before the requests get their turn.
 ACCEPTS_A_WAKEUP: Final = 64
-#: Seconds after which accept is tried again when there was no descriptor for it.
+#: Seconds after which accept is tried again when there was no descriptor or no place for it.
 ACCEPT_RETRY_S: Final = 0.1
 #: Seconds from one line about a pause to the next. At the edge, each client that leaves ends one and the next
 #: that comes begins another.
@@ -147,6 +148,7 @@ class KeepAliveWSGIServer(pywsgi.WSGIServer):  # type: ignore[misc]
             write_timeout,
             max_pending,
         )
+        self._handshakes = Handshakes(self._shake_hands)
         self._evicting = False  # no connection is parked any more
         # Connections that `parking` does not know: in their handshake, or with a handler that reads itself.
         self._outside = 0
@@ -240,6 +242,9 @@ class KeepAliveWSGIServer(pywsgi.WSGIServer):  # type: ignore[misc]
             if self.full():
                 self.stop_accepting()
                 return
+            if self.ssl_enabled and not self._handshakes.have_room():
+                self._pause_accepting()
+                return
             try:
                 fd, address = self.socket._accept()
             except BlockingIOError:
@@ -272,6 +277,9 @@ class KeepAliveWSGIServer(pywsgi.WSGIServer):  # type: ignore[misc]
                 )
                 if error.errno not in _OUT_OF_RESOURCES:
                     self.loop.handle_error(self, type(error), error, error.__traceback__)
+        self._pause_accepting()
+
+    def _pause_accepting(self) -> None:
         self.stop_accepting()
         self._timer = self.loop.timer(ACCEPT_RETRY_S)
         self._timer.start(self._start_accepting_if_started)
@@ -293,7 +301,7 @@ class KeepAliveWSGIServer(pywsgi.WSGIServer):  # type: ignore[misc]
         elif self.ssl_enabled:
             client = gevent_socket(listener.family, listener.type, listener.proto, fileno=fd)
             self._outside += 1
-            gevent.spawn(self._shake_hands, client, address)
+            self._handshakes.begin(client, address)
         else:
             sock = _socket.socket(listener.family, listener.type, listener.proto, fileno=fd)
             sock.setblocking(False)
@@ -327,7 +335,11 @@ class KeepAliveWSGIServer(pywsgi.WSGIServer):  # type: ignore[misc]
         try:
             with gevent.Timeout(self.parking.header_timeout or None):
                 secured = self.wrap_socket(client, **self.ssl_args)
-        except (OSError, gevent.Timeout):  # not TLS, or nothing at all; a line for each would fill the disk
+        except (
+            OSError,
+            gevent.Timeout,
+            gevent.GreenletExit,
+        ):  # not TLS, or nothing at all; a line for each would fill the disk
             client.close()
             return
         finally:
@@ -390,19 +402,20 @@ class KeepAliveWSGIServer(pywsgi.WSGIServer):  # type: ignore[misc]
         parking = self.parking
         sock = connection.sock
         awaited = bool(connection.buffer)
+        scan = parking.scans.get(connection) if awaited else None
         connection.pending = True  # the edge that has brought us here
         turns = REQUESTS_A_TURN
         while True:
             if connection.buffer:
                 try:
-                    head = parse_head(connection.buffer, self.limits)
+                    head = parse_head(connection.buffer, self.limits, scan)
                 except BadRequestError as error:
                     self._answer_bad_request(connection, error)
                     return
                 if head is not None:
-                    if awaited:
+                    if awaited or scan is not None:
                         parking.head_complete(connection)
-                        awaited = False
+                        awaited, scan = False, None
                     self.requests += 1
                     handler = self.handler_class(connection, connection.address, self)
                     if not handler.handle_request(head):
@@ -415,6 +428,8 @@ class KeepAliveWSGIServer(pywsgi.WSGIServer):  # type: ignore[misc]
                         assert self._dispatch is not None
                         self._dispatch.put_back(connection)
                         return
+                elif scan is None:
+                    scan = parking.scans[connection] = HeadScan()
             if not connection.pending and not connection.hung_up:
                 if self._evicting:
                     parking.close(connection)

@@ -68,7 +68,22 @@ class TLSSocket:
         return fd
 
     def shutdown(self, how: int, /) -> None:
+        """Say the end in TLS too. What the client still sends is received as it is, to be thrown away."""
+        self._notify()
         self._ssl.shutdown(how)
 
     def close(self) -> None:
+        self._notify()
         self._ssl.close()
+
+    def _notify(self) -> None:
+        """Send close_notify, unless that was done: without it a response may have been cut off by anyone
+        (RFC 9112, 9.8; RFC 8446, 6.1). The client's own is not waited for.
+        """
+        if self._ssl.fileno() < 0:
+            return
+        try:
+            self._ssl.setblocking(False)
+            self._ssl.unwrap()
+        except (OSError, ValueError):
+            pass  # sent, with the client's still to come; or there is nobody to tell

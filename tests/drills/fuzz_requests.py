@@ -30,8 +30,9 @@ from gevent import pywsgi
 from parked.server.body import NO_BODY, RequestBody
 from parked.server.connection import Connection
 from parked.server.limits import Limits
-from parked.server.request import BadRequestError, RequestHead, parse_head
+from parked.server.request import BadRequestError, HeadScan, RequestHead, parse_head
 from parked.server.stream import ConnectionReader
+from parked.server.turns import of_hub
 from tests.server import test_torture
 
 LIMITS = Limits()
@@ -130,19 +131,20 @@ def ours(data: bytes, cuts: list[int]) -> Outcome:
     pieces = [data[start:end] for start, end in pairwise(bounds) if start < end]
     received = b""
     head: RequestHead | None = None
+    scan = HeadScan()
     try:
         while head is None:
             if not pieces:
                 return "incomplete"
             received += pieces.pop(0)
-            head = parse_head(received, LIMITS)
+            head = parse_head(received, LIMITS, scan)
     except BadRequestError as error:
         return error.status.value
     connection = Connection(Pieces(pieces), None)  # type: ignore[arg-type]
     connection.buffer = received[head.size :]
     body = NO_BODY
     if head.fields.content_length or head.fields.chunked:
-        reader = ConnectionReader(connection)
+        reader = ConnectionReader(connection, of_hub())
         body = RequestBody(reader, head.fields.content_length, None, head.fields.chunked)
     try:
         content = body.read()
@@ -150,6 +152,8 @@ def ours(data: bytes, cuts: list[int]) -> Outcome:
         return 400
     except ConnectionResetError:
         return "incomplete"
+    if body is not NO_BODY:
+        reader.settle()
     rest = len(connection.buffer) + sum(map(len, pieces))
     return Accepted(head.method.encode(), head.target.encode("latin-1"), content, rest)
 

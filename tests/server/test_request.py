@@ -6,7 +6,7 @@ import pytest
 
 from parked.server import request
 from parked.server.limits import Limits
-from parked.server.request import BadRequestError, RequestHead, parse_head
+from parked.server.request import BadRequestError, HeadScan, RequestHead, parse_head
 
 LIMITS = Limits()
 
@@ -40,6 +40,41 @@ def test_every_prefix_of_a_head_is_incomplete_and_not_refused() -> None:
     for size in range(len(whole)):
         assert parse_head(whole[:size], LIMITS) is None, whole[:size]
     assert head(whole).size == len(whole)
+
+
+def test_a_dripped_head_is_looked_at_once() -> None:
+    """Whatever is in the bytes that were looked at is not seen again."""
+    whole = b"\r\n" + get("Accept: */*", "X: " + "y" * 50)
+    scan = HeadScan()
+    for size in range(len(whole)):
+        assert parse_head(whole[:size], LIMITS, scan) is None
+        assert scan.at == size
+    assert parse_head(whole, LIMITS, scan) is not None
+    blinded = b"\n" * scan.at
+    assert parse_head(blinded, LIMITS, scan) is None
+
+
+@pytest.mark.parametrize("size", [1, 2, 3, 7])
+@pytest.mark.parametrize(
+    "fault", [b"\nX: y", b"X\0: y", b"A: b\r\n" * 101, b"X: " + b"y" * 66_000], ids=range(4)
+)
+def test_a_fault_in_a_dripped_head_is_found_wherever_it_is_cut(fault: bytes, size: int) -> None:
+    data = get("A: b")[:-2] + fault
+    expected = refusal(data)
+    scan = HeadScan()
+    with pytest.raises(BadRequestError) as caught:
+        _drip(data, size, scan)
+    assert caught.value.status == expected
+
+
+def _drip(data: bytes, size: int, scan: HeadScan) -> None:
+    for end in range(size, len(data) + size, size):
+        assert parse_head(data[:end], LIMITS, scan) is None
+
+
+def test_too_many_fields_are_refused_before_the_head_is_complete() -> None:
+    assert refusal(b"GET / HTTP/1.1\r\n" + b"A: b\r\n" * 101) == 431
+    assert parse_head(b"GET / HTTP/1.1\r\n" + b"A: b\r\n" * 100, LIMITS) is None
 
 
 def test_the_same_fields_are_read_once_and_never_mixed_up() -> None:

@@ -2,7 +2,6 @@ from __future__ import annotations
 
 import gc
 import ssl
-import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -14,19 +13,6 @@ import pytest
 from parked.server.handler import KeepAliveWSGIHandler
 from parked.server.server import KeepAliveWSGIServer
 from tests.support import GET, Client, eventually, serving
-
-
-@pytest.fixture(scope="module")
-def certificate(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, str]:
-    folder: Path = tmp_path_factory.mktemp("tls")
-    key, cert = str(folder / "key.pem"), str(folder / "cert.pem")
-    subprocess.run(
-        ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes"]
-        + ["-keyout", key, "-out", cert, "-days", "2", "-subj", "/CN=localhost"],
-        check=True,
-        capture_output=True,
-    )
-    return cert, key
 
 
 class TLSClient(Client):
@@ -155,3 +141,17 @@ def test_keyfile_and_certfile_work_as_in_pywsgi(certificate: tuple[str, str]) ->
     cert, key = certificate
     with serving(url_scheme, certfile=cert, keyfile=key) as server, TLSClient(server) as client:
         assert client.ask().body == b"https"
+
+
+def test_the_server_says_in_tls_that_it_closes(certificate: tuple[str, str]) -> None:
+    """RFC 9112, 9.8: else a client cannot tell the end from a connection that somebody has cut."""
+    context = gevent.ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(*certificate)
+    with serving(url_scheme, ssl_context=context, idle_timeout=0.1) as server:
+        for request in (GET.replace(b"\r\n\r\n", b"\r\nConnection: close\r\n\r\n"), GET, b"nonsense\r\n\r\n"):
+            with TLSClient(server) as client:
+                client.sock.context.options &= ~ssl.OP_IGNORE_UNEXPECTED_EOF
+                client.sock.suppress_ragged_eofs = False  # a missing close_notify raises
+                client.send(request)
+                assert client.answer().status in (200, 400)
+                assert client.sock.recv(1) == b""

@@ -1,0 +1,89 @@
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import gevent
+import gevent.ssl
+import pytest
+from gevent.event import Event
+
+from parked.server.handshakes import GRACE_S, Handshakes
+from tests.support import GET, Client, eventually, serving
+
+
+class Shaking:
+    """Clients that never say a word."""
+
+    def __init__(self, limit: int) -> None:
+        self.now = 0.0
+        self.open: list[str] = []
+        self.go_on = Event()
+        self.handshakes = Handshakes(self.shake, limit, lambda: self.now)
+
+    def shake(self, client: str, address: str) -> None:
+        self.open.append(client)
+        try:
+            self.go_on.wait()
+        except gevent.GreenletExit:
+            pass
+        finally:
+            self.open.remove(client)
+
+    def begin(self, client: str) -> None:
+        assert self.handshakes.have_room()
+        self.handshakes.begin(client, "")
+        gevent.sleep(0)
+
+
+@pytest.fixture
+def full() -> Iterator[Shaking]:
+    shaking = Shaking(limit=2)
+    shaking.begin("first")
+    shaking.begin("second")
+    yield shaking
+    shaking.go_on.set()
+
+
+def test_a_newcomer_waits_while_all_handshakes_are_young(full: Shaking) -> None:
+    full.now = GRACE_S / 2
+    assert not full.handshakes.have_room()
+
+
+def test_the_oldest_handshake_gives_way_when_it_has_had_its_time(full: Shaking) -> None:
+    full.now = GRACE_S
+    full.begin("third")
+    eventually(lambda: full.open == ["second", "third"])
+    assert full.handshakes.given_up == 1
+    assert full.handshakes.count == 2
+
+
+def test_a_finished_handshake_leaves_its_place(full: Shaking) -> None:
+    full.go_on.set()
+    eventually(lambda: full.handshakes.count == 0)
+    assert full.handshakes.have_room()
+
+
+@pytest.mark.filterwarnings(
+    "ignore:unclosed <socket object:ResourceWarning"  # gevent's SSLSocket, when its handshake fails
+)
+def test_who_keeps_all_places_for_handshakes_keeps_nobody_out(
+    certificate: tuple[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("parked.server.handshakes.GRACE_S", 0.1)
+    context = gevent.ssl.SSLContext(gevent.ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(*certificate)
+    with serving(ssl_context=context, header_timeout=60) as server:
+        server._handshakes = Handshakes(server._shake_hands, limit=3)
+        silent = [Client(server) for _ in range(5)]
+        eventually(lambda: server.accepted >= 3)
+        client = gevent.ssl.SSLContext(gevent.ssl.PROTOCOL_TLS_CLIENT)
+        client.check_hostname = False
+        client.verify_mode = gevent.ssl.CERT_NONE
+        with client.wrap_socket(
+            gevent.socket.create_connection(("127.0.0.1", server.server_port), 5)
+        ) as sock:
+            sock.sendall(GET)
+            assert sock.recv(12) == b"HTTP/1.1 200"
+        assert server._handshakes.count <= 3
+        for one in silent:
+            one.__exit__()

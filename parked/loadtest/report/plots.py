@@ -408,7 +408,7 @@ def _apart(heights: Sequence[float], gap: float) -> list[float]:
 def _most(values: Series) -> float:
     """The maximum of what is known, nan if nothing is."""
     finite = values[np.isfinite(values)]
-    return float(finite.max()) if len(finite) else math.nan
+    return float(np.max(finite)) if len(finite) else math.nan
 
 
 def _sum(values: Series) -> float:

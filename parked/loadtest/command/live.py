@@ -193,7 +193,7 @@ class Run:
                 "failures_by_kind": facts["failures_by_kind"],
                 "reconnects": facts["totals"].get("reconnects", 0),
                 "connections_closed_by_server": facts["totals"].get("closed_by_peer", 0),
-                "client": {"connections_a_worker": summary.spread_of(facts.get("workers", ()))},
+                "client": {"connections_a_worker": summary.spread_of(facts)},
                 "notes": facts["notes"],
             },
             (),

@@ -356,6 +356,11 @@ class Run:
             "totals": self._totals,
             "failures_by_kind": self.second_now.failures_by_kind if self.second_now else {},
             "workers": self.fleet.table(),
+            "other_classes": [
+                kind.__name__
+                for kind in self._environment.user_classes
+                if not issubclass(kind, KeepAliveUser)
+            ],
             "hosts": self._hosts.table() if self._hosts is not None else [],
             "server_software": self.fleet.server_software,
             "server_is_local": self._server_is_local,

@@ -12,7 +12,9 @@ import sys
 from typing import TYPE_CHECKING, Any
 
 from locust import events
+from locust.runners import MasterRunner
 
+from parked.loadtest.client.process import Process
 from parked.loadtest.master import recorder
 from parked.loadtest.plugin import adjustments, connections_tab, metrics, options
 from parked.loadtest.terms import values, variables
@@ -37,7 +39,14 @@ def install(user_class: type[KeepAliveUser]) -> None:
         def take_think_time(**_: Any) -> None:
             user_class.think_time = values.think_time(environment.parsed_options.think)
 
+        def take_part(**_: Any) -> None:
+            # Also a worker in which there are only users of other classes: their requests have to be told
+            # apart, and reported to the end.
+            if not isinstance(environment.runner, MasterRunner):
+                Process.of(environment)
+
         events.test_start.add_listener(take_think_time)
+        events.test_start.add_listener(take_part)
         events.spawning_complete.add_listener(take_think_time)  # the web UI's form has it also in a run
 
     events.init.add_listener(on_init)  # first: the recorder reads the think time when a run begins

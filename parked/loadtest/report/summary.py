@@ -79,7 +79,7 @@ def summarise(record: Record) -> dict[str, Any]:
             "loop_lag_max_ms": _most(in_hold, "loop_lag_max_ms"),
             "gc_pause_max_ms": _most(in_hold, "gc_pause_max_ms"),
             "gc_seconds": _rounded(totals.get("gc_pause_s")),
-            "connections_a_worker": spread_of(facts["workers"]),
+            "connections_a_worker": spread_of(facts),
         },
         "kernel": {
             "slab_peak_bytes": _peak(rows, "slab_bytes"),
@@ -176,9 +176,16 @@ def _is_even(spread: dict[str, float]) -> bool:
     return spread["most"] - spread["mean"] <= allowed >= spread["mean"] - spread["least"]
 
 
-def spread_of(workers: Sequence[dict[str, Any]]) -> dict[str, float] | None:
-    """Connections of a worker when the hold began; None where that is not known."""
-    held = [known for worker in workers if (known := worker.get("connections_at_hold")) is not None]
+def spread_of(facts: dict[str, Any]) -> dict[str, float] | None:
+    """Connections of a worker when the hold began; None where that is not known, or not to be even: Locust
+    gives each worker as many users, of whatever class."""
+    if facts.get("other_classes"):
+        return None
+    held = [
+        known
+        for worker in facts.get("workers", ())
+        if (known := worker.get("connections_at_hold")) is not None
+    ]
     return {"least": min(held), "mean": round(sum(held) / len(held), 1), "most": max(held)} if held else None
 
 

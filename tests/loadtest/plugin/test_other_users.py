@@ -1,0 +1,116 @@
+"""A KeepAliveUser beside an HttpUser, each with a host of its own, in Locust's own workers."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+PROJECT = Path(__file__).resolve().parents[3]
+#: Users of each of the two classes, and seconds that the run may take.
+USERS, RUN_S = int(os.environ.get("PARKED_TEST_USERS", "60")), 60
+
+SERVER = """
+import sys
+from parked.server import KeepAliveWSGIServer
+
+count = 0
+
+def application(environ, start_response):
+    global count
+    if environ["PATH_INFO"] == "/count":
+        start_response("200 OK", [])
+        return [str(count).encode()]
+    count += 1
+    start_response("200 OK", [])
+    return [b"x" * 1024]
+
+server = KeepAliveWSGIServer(("127.0.0.1", 0), application, log=None)
+server.start()
+print(server.server_port, flush=True)
+server.serve_forever()
+"""
+
+LOCUSTFILE = """
+from locust import HttpUser, between, task
+from parked.user import KeepAliveUser
+
+
+class Held(KeepAliveUser):
+    host = "http://127.0.0.1:{held}"
+    think_time = (0.5, 1.0)
+
+    @task
+    def ask(self):
+        self.client.get("/held", name="held")
+
+    def on_stop(self):
+        self.client.get("/bye", name="bye")
+
+
+class Stock(HttpUser):
+    host = "http://127.0.0.1:{stock}"
+    wait_time = between(2, 4)
+
+    @task
+    def ask(self):
+        self.client.get("/stock", name="stock")
+"""
+
+
+@contextmanager
+def server() -> Iterator[int]:
+    """A server of one process, which counts; the value is its port."""
+    process = subprocess.Popen(
+        [sys.executable, "-c", SERVER], stdout=subprocess.PIPE, env=os.environ | {"PYTHONPATH": str(PROJECT)}
+    )
+    assert process.stdout is not None
+    try:
+        yield int(process.stdout.readline())
+    finally:
+        process.kill()
+        process.wait()
+        process.stdout.close()
+
+
+def counted(port: int) -> int:
+    from urllib.request import urlopen
+
+    with urlopen(f"http://127.0.0.1:{port}/count") as answer:
+        return int(answer.read())
+
+
+def test_each_class_loads_its_own_server_and_all_counts_agree(tmp_path: Path) -> None:
+    results = tmp_path / "run"
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = str(free.getsockname()[1])
+    with server() as held, server() as stock:
+        (tmp_path / "mixed.py").write_text(LOCUSTFILE.format(held=held, stock=stock))
+        done = subprocess.run(
+            [sys.executable, "-m", "locust", "-f", "mixed.py", "--headless", "-u", str(2 * USERS)]
+            + ["-r", str(USERS), "--processes", "2", "--hold", "5s", "--stop-timeout", "10"]
+            + ["--think", "0.5:1", "--results", str(results), "--csv", str(results / "locust")]
+            + ["--master-bind-host", "127.0.0.1", "--master-bind-port", port, "--master-port", port],
+            cwd=tmp_path,
+            env=os.environ | {"PYTHONPATH": str(PROJECT)},
+            capture_output=True,
+            text=True,
+            timeout=RUN_S,
+            check=False,
+        )
+        at_servers = counted(held), counted(stock)
+    assert done.returncode == 0, done.stdout + done.stderr
+    with (results / "locust_stats.csv").open(newline="") as file:
+        rows = {row["Name"]: int(row["Request Count"]) for row in csv.DictReader(file)}
+    assert at_servers == (rows["held"] + rows["bye"], rows["stock"])
+    assert rows["bye"] == USERS
+    summary = json.loads((results / "summary.json").read_text())
+    assert (summary["verdict"], summary["reasons"]) == ("pass", [])
+    assert summary["target_connections"] == summary["min_connections_in_hold"] == USERS
+    assert summary["requests"] == rows["held"] + rows["bye"]

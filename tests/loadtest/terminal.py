@@ -63,8 +63,14 @@ class Terminal:
         if self.process.poll() is None:
             self.process.kill()
         self.process.wait()
-        os.close(self.master)
-        os.close(self.slave)
+        self.hang_up()
+
+    def hang_up(self) -> None:
+        """The window is closed: the kernel sends HUP. (os.close may be gevent's, which puts it off.)"""
+        for descriptor in (self.master, self.slave):
+            if descriptor >= 0:
+                os.closerange(descriptor, descriptor + 1)
+        self.master = self.slave = -1
 
     def resize(self, columns: int, lines: int) -> None:
         self._size = columns, lines

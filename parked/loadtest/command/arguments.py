@@ -15,6 +15,7 @@ from parked.loadtest.machine.machine import Machine
 from parked.loadtest.plan import planning
 from parked.loadtest.terms import options, values, variables
 from parked.loadtest.terms.checkout import PROGRAM
+from parked.loadtest.terms.console import say
 from parked.shared import old_names
 
 DEFAULT_HOST = "http://127.0.0.1:8000"
@@ -197,7 +198,7 @@ def _machine(text: str) -> Machine:
 
 def _plan(settings: Settings, as_json: bool) -> int:
     said = planning.report(settings.machine, settings.plan(local=settings.is_local, start=settings.is_local))
-    print(planning.as_json(said) if as_json else "\n".join(planning.lines(said)))
+    say(planning.as_json(said) if as_json else "\n".join(planning.lines(said)))
     return said.exit_code
 
 

@@ -36,7 +36,6 @@ from parked.loadtest.command.processes import (
     Interrupted,
     Stop,
     end_group,
-    say,
     start_process,
     tail,
 )
@@ -46,6 +45,7 @@ from parked.loadtest.plan import preflight, sizing
 from parked.loadtest.plan.probe import probe_host
 from parked.loadtest.terms import checkout, values, variables
 from parked.loadtest.terms.clock import Clock, unix_time_s
+from parked.loadtest.terms.console import say
 from parked.shared.descriptors import raise_nofile
 
 if TYPE_CHECKING:

@@ -12,9 +12,10 @@ import os
 import signal
 import subprocess
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING
 
 from parked.loadtest.terms import checkout
+from parked.loadtest.terms.console import say
 from parked.shared.children import end_with_parent
 
 if TYPE_CHECKING:
@@ -37,12 +38,13 @@ class Stop(Exception):
 
 
 class Interrupted:
-    """Counts INT and TERM from when it is made."""
+    """Counts INT, TERM and HUP (the terminal is closed) from when it is made; not a HUP that nohup hides."""
 
     def __init__(self) -> None:
         self.count = 0
-        for number in (signal.SIGINT, signal.SIGTERM):
-            signal.signal(number, self._note)
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+            if number != signal.SIGHUP or signal.getsignal(number) != signal.SIG_IGN:
+                signal.signal(number, self._note)
 
     def _note(self, _number: int, _frame: FrameType | None) -> None:
         self.count += 1
@@ -98,7 +100,3 @@ def end_group(leader: int) -> None:
 def tail(path: Path) -> str:
     text = path.read_text(errors="replace").strip() if path.exists() else ""
     return text.splitlines()[-1] if text else f"no output; see {path}"
-
-
-def say(text: Any) -> None:
-    print(text, flush=True)

@@ -27,7 +27,6 @@ from parked.loadtest.command.processes import (
     Interrupted,
     Stop,
     end_group,
-    say,
     start_process,
     stop,
     tail,
@@ -37,6 +36,7 @@ from parked.loadtest.plan.probe import probe_host
 from parked.loadtest.report import report
 from parked.loadtest.report.record import NoRun
 from parked.loadtest.terms import checkout, values, variables
+from parked.loadtest.terms.console import say
 from parked.shared.descriptors import raise_nofile
 
 if TYPE_CHECKING:

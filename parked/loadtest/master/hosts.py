@@ -27,7 +27,7 @@ import gevent
 
 from parked.loadtest.machine.monitor import MachineSample
 from parked.loadtest.plan import sizing
-from parked.loadtest.terms import checkout, variables
+from parked.loadtest.terms import checkout, console, variables
 from parked.loadtest.terms.clock import unix_time_s
 
 if TYPE_CHECKING:
@@ -177,7 +177,7 @@ class Hosts:
         if host is None:
             host = self._hosts[id_] = Host(id_, self._free_name(report["name"]), report, time.monotonic())
             machine = report["facts"]
-            _say(
+            console.say(
                 f"host {host.name} has joined, {len(self._hosts)} of {self.expected}: "
                 f"{machine['cpu_count']} cores, {machine['nofile_hard']:,} descriptors a process, "
                 f"{machine['addresses']} source addresses"
@@ -228,7 +228,7 @@ class Hosts:
             now = time.monotonic()
             if self._complete_at is None:
                 for host in [host for host in self._hosts.values() if now - host.heard > SILENT_S]:
-                    _say(f"host {host.name} has gone again")
+                    console.say(f"host {host.name} has gone again")
                     del self._hosts[host.id]
                 if len(self._hosts) == self.expected:
                     self._share_out()
@@ -256,7 +256,7 @@ class Hosts:
         for host, share in zip(hosts, shares(chosen.num_users, [h.facts for h in hosts]), strict=True):
             host.workers, host.share = share
             workers = f"{host.workers} worker{'s' if host.workers > 1 else ''}"
-            _say(f"host {host.name}: {workers}, {host.share:,} connections")
+            console.say(f"host {host.name}: {workers}, {host.share:,} connections")
         # Locust looks at this again and again while it waits.
         chosen.expect_workers = sum(host.workers for host in hosts)
         self._complete_at = time.monotonic()
@@ -266,7 +266,7 @@ class Hosts:
         if self._why:
             return
         self._why = why
-        _say(f"{checkout.PROGRAM}: {why}")
+        console.say(f"{checkout.PROGRAM}: {why}")
 
         def end() -> None:
             gevent.sleep(LAST_ANSWERS_S)
@@ -443,7 +443,3 @@ def _sum(name: str, hosts: Iterable[Host]) -> Any:
 
 def _plus(one: Any, other: Any) -> Any:
     return None if one is None or other is None else one + other
-
-
-def _say(text: str) -> None:
-    print(text, flush=True)

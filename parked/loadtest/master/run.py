@@ -105,6 +105,8 @@ class Run:
         #: Most connections, of the whole run and since it was last asked for others; when there was one more.
         self._peak = self._most = 0
         self._progress_at = 0.0
+        #: When the facts were written last.
+        self._facts_at = 0.0
         #: Seconds by which the wall clock was found to be off; told once each time that it changes.
         self._step_s = 0.0
         self._server_processes_lost = 0
@@ -289,16 +291,17 @@ class Run:
     def _write(self) -> None:
         if self._folder is None:
             return
-        print(console.line(self.row), flush=True)
+        console.say(console.line(self.row))
         self._folder.write_row(self.row)
-        if int(self.row["time_s"]) % FACTS_S == 0:
+        if not self._facts_at or time.monotonic() - self._facts_at >= FACTS_S:
+            self._facts_at = time.monotonic()
             self._folder.write_facts(self._facts())
         if self._folder.filled_up():
             self._tell(f"results: the disk is full ({self.folder}); what was kept back for this is in use")
 
     def _tell(self, text: str) -> None:
         """A note that can't wait for the report."""
-        print(text, flush=True)
+        console.say(text)
         self.note(text)
 
     def note(self, text: str) -> None:

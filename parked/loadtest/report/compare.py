@@ -17,6 +17,7 @@ from parked.loadtest.report import compare_page, comparison
 from parked.loadtest.report.comparison import MOST_RUNS, Run, Threshold
 from parked.loadtest.report.record import NoRun
 from parked.loadtest.terms import checkout
+from parked.loadtest.terms.console import say
 
 PASS, FAIL, USAGE, REFUSED = 0, 1, 2, 3
 
@@ -73,15 +74,15 @@ def main(arguments: list[str] | None = None) -> int:
     crossed = [
         text for run in runs[1:] for threshold in chosen.fail_if if (text := threshold.crossed(run, runs[0]))
     ]
-    print("\n".join(comparison.lines(runs)))
+    say("\n".join(comparison.lines(runs)))
     for text in warnings:
-        print(f"differs: {text}")
+        say(f"differs: {text}")
     for text in crossed:
-        print(f"crossed: {text}")
+        say(f"crossed: {text}")
     try:
         chosen.page.write_text(compare_page.of_runs(runs, warnings, crossed))
     except OSError as error:
         print(f"compare: cannot write {chosen.page}: {error.strerror}", file=sys.stderr)
         return USAGE
-    print(f"page     {chosen.page}")
+    say(f"page     {chosen.page}")
     return FAIL if crossed else PASS

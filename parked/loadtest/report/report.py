@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 from parked.loadtest.report.record import NoRun, Record
 from parked.loadtest.report.summary import summarise
 from parked.loadtest.terms import checkout
+from parked.loadtest.terms.console import say
 from parked.loadtest.terms.units import MIB
 from parked.shared.extras import lacks
 
@@ -154,5 +155,5 @@ def main(arguments: list[str] | None = None) -> int:
     except OSError as error:
         print(f"report: cannot write to {folder}: {error.strerror}", file=sys.stderr)
         return 2
-    print("\n".join(lines(summary, folder)))
+    say("\n".join(lines(summary, folder)))
     return 0 if summary["verdict"] == "pass" else 1

@@ -19,6 +19,7 @@ from parked.loadtest.report import witnesses
 from parked.loadtest.report.record import NoRun, Record, decode
 from parked.loadtest.report.summary import PERCENTILES, summarise
 from parked.loadtest.terms import checkout
+from parked.loadtest.terms.console import say
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -89,15 +90,15 @@ def main(arguments: list[str] | None = None) -> int:
             code = 2
             continue
         found = hearing.disagreements
-        print(
+        say(
             f"{folder}: {hearing.compared} comparisons, "
             + (f"{len(found)} disagree" if found else "all agree")
         )
         for text in found:
-            print(f"  - {text}")
+            say(f"  - {text}")
         for text in hearing.explained:
-            print(f"  known: {text}")
+            say(f"  known: {text}")
         if hearing.absent:
-            print(f"  not there to be asked: {', '.join(hearing.absent)}")
+            say(f"  not there to be asked: {', '.join(hearing.absent)}")
         code = max(code, 1 if found else 0)
     return code

@@ -1,4 +1,6 @@
-"""The line a second, in the form of the original's log, so that old and new logs compare.
+"""What a run prints: lines of which none can hold it up or end it, and the line a second.
+
+The line has the form of the original's log, so that old and new logs compare.
 
     time 104s, concurrency: 400000, total requests: 646431, throughput: 31.26M/s, 6205.60 requests/seconds
 
@@ -7,9 +9,30 @@ Throughput and rate are averages since the start, as there. Behind ` | ` stands 
 
 from __future__ import annotations
 
+import contextlib
+import functools
+import io
+import sys
 from typing import Any
 
 from parked.loadtest.terms.units import MIB
+from parked.shared.log import GuardedLog
+
+
+def say(text: object) -> None:
+    """Print a line. Where nobody reads any more (a pipe's reader is gone, the disk is full, the terminal is
+    closed) it is dropped: a run goes on without its readers."""
+    if sys.stdout is not None:  # closed by the caller: `>&-`
+        _guarded(sys.stdout).write(f"{text}\n")
+
+
+@functools.lru_cache(maxsize=1)
+def _guarded(file: Any) -> GuardedLog:
+    if isinstance(file, io.TextIOWrapper):
+        with contextlib.suppress(OSError):  # it is in memory
+            file.fileno()
+            file.reconfigure(line_buffering=True)  # nothing is left in a buffer, to fail again at the exit
+    return GuardedLog(file)
 
 
 def line(row: dict[str, Any]) -> str:

@@ -21,8 +21,8 @@ def main(demo: str = "parked.demo.wsgi:application") -> int:
     from parked.shared import old_names
     from parked.shared.extras import lacks
 
-    tried = trial.wanted(os.environ)
     try:
+        tried = trial.wanted(os.environ)
         # Before anything is made that would have to be removed, or that an image before this one has left.
         signals = Signals() if tried < 0 else None
         for hint in old_names.hints(os.environ) if tried < 0 else []:

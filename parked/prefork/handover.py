@@ -17,13 +17,17 @@ import os
 import sys
 from collections.abc import MutableMapping
 from dataclasses import asdict, dataclass
-from socket import socket
+from socket import SO_ACCEPTCONN, SOL_SOCKET, socket
 from typing import Any, Final
 
 from gevent import monkey
 
 _VARIABLE: Final = "PARKED_HANDOVER"
 _Socket: Any = monkey.get_original("socket", "socket")  # gevent's would make an event loop
+
+
+class HandoverError(Exception):
+    """An environment variable that no server has left to us, in a line."""
 
 
 @dataclass(frozen=True)
@@ -46,10 +50,28 @@ class Handover:
     #: (`parked.prefork.made`).
     files: list[tuple[str, int, int]] = dataclasses.field(default_factory=list)
     remover: tuple[int, int] = (0, -1)
+    #: The file with the process id, locked.
+    pid_fd: int = -1
+
+    def check(self) -> None:
+        """:raises ValueError: a part is of another kind than it should be."""
+        numbers = [*self.listeners, *self.old, *self.lifelines, *self.remover, self.workers]
+        numbers += [self.scoreboard, self.layout, self.pid_fd, -1 if self.metrics is None else self.metrics]
+        numbers += [number for _, device, inode in self.files for number in (device, inode)]
+        texts = [self.folder, *(name for name, _, _ in self.files)]
+        if not all(type(number) is int for number in numbers) or not all(type(text) is str for text in texts):
+            raise ValueError("numbers and texts in each other's places")
+        if self.workers < 1 or not self.listeners or min(self.old, default=1) < 1 or len(self.remover) != 2:
+            raise ValueError("no workers, no sockets or no processes")
 
     def descriptors(self) -> list[int]:
         """All that the next image keeps open."""
-        single = (self.metrics if self.metrics is not None else -1, self.scoreboard, self.remover[1])
+        single = (
+            self.metrics if self.metrics is not None else -1,
+            self.scoreboard,
+            self.remover[1],
+            self.pid_fd,
+        )
         return [*self.listeners, *self.lifelines, *(fd for fd in single if fd >= 0)]
 
 
@@ -58,14 +80,26 @@ def receive(environment: MutableMapping[str, str]) -> Handover | None:
     text = environment.pop(_VARIABLE, "")
     if not text:
         return None
-    fields = json.loads(text)
-    if fields.pop("pid") != os.getpid():
-        return None
-    # An image of another version may say more than we know.
-    known = {field.name for field in dataclasses.fields(Handover)}
-    handover = Handover(**{name: value for name, value in fields.items() if name in known})
-    for fd in handover.descriptors():
-        os.set_inheritable(fd, False)
+    try:
+        fields = json.loads(text)
+        if fields.pop("pid") != os.getpid():
+            return None
+        # An image of another version may say more than we know.
+        known = {field.name for field in dataclasses.fields(Handover)}
+        handover = Handover(**{name: value for name, value in fields.items() if name in known})
+        handover.check()
+        for fd in handover.descriptors():
+            os.set_inheritable(fd, False)
+    except (
+        ValueError,
+        TypeError,
+        LookupError,
+        AttributeError,
+        ArithmeticError,
+        RecursionError,
+        OSError,
+    ) as error:
+        raise HandoverError(f"{_VARIABLE} is not what a server left: {describe(error)}") from error
     return handover
 
 
@@ -90,9 +124,23 @@ def execute(handover: Handover) -> None:
         raise
 
 
+def describe(error: BaseException) -> str:
+    """What an error says, in a line and no longer than one."""
+    return f"{type(error).__name__} {error}".replace("\n", " ")[:120].strip()
+
+
 def adopt(fd: int) -> socket:
-    """A socket object for an inherited descriptor, closed on the next exec."""
-    sock: socket = _Socket(fileno=fd)
+    """A socket object for an inherited descriptor, closed on the next exec.
+
+    :raises HandoverError: it is no socket that listens.
+    """
+    try:
+        sock: socket = _Socket(fileno=fd)
+        if not sock.getsockopt(SOL_SOCKET, SO_ACCEPTCONN):
+            sock.detach()
+            raise ValueError("it does not listen")
+    except (OSError, ValueError, OverflowError) as error:
+        raise HandoverError(f"descriptor {fd} is not a listening socket: {error}") from error
     sock.set_inheritable(False)
     sock.setblocking(False)
     return sock

@@ -7,6 +7,7 @@ that socket's queue, which still exists, for the worker's successor.
 from __future__ import annotations
 
 import os
+import re
 import socket
 import stat
 from collections.abc import Mapping
@@ -15,6 +16,7 @@ from typing import Any, Final
 
 from gevent import monkey
 
+from parked.prefork.handover import HandoverError, adopt
 from parked.shared.addresses import Address
 
 #: sd_listen_fds(3): SD_LISTEN_FDS_START.
@@ -37,14 +39,21 @@ def default_backlog() -> int:
 
 
 def inherited(environment: Mapping[str, str]) -> list[socket.socket]:
-    """The sockets that a service manager made for us (sd_listen_fds(3)); none if it did not."""
+    """The sockets that a service manager made for us (sd_listen_fds(3)); none if it did not.
+
+    :raises ListenError: the variables are nonsense, or not of sockets that listen.
+    """
     if environment.get("LISTEN_PID") != str(os.getpid()):
         return []
-    count = int(environment.get("LISTEN_FDS", "0"))
-    sockets = [_Socket(fileno=fd) for fd in range(_FIRST_LISTEN_FD, _FIRST_LISTEN_FD + count)]
-    for sock in sockets:
-        sock.set_inheritable(False)
-        sock.setblocking(False)
+    text = environment.get("LISTEN_FDS", "0")
+    if not re.fullmatch(r"[0-9]{1,9}", text, re.ASCII):
+        raise ListenError(f"LISTEN_FDS={text[:40]!r} is not a number of sockets")
+    sockets = []
+    for fd in range(_FIRST_LISTEN_FD, _FIRST_LISTEN_FD + int(text)):
+        try:
+            sockets.append(adopt(fd))
+        except HandoverError as error:
+            raise ListenError(f"LISTEN_FDS={text}: {error}") from error
     return sockets
 
 

@@ -7,11 +7,13 @@ when the supervisor has ended, however that happened.
 
 from __future__ import annotations
 
+import errno
+import fcntl
 import os
 import signal
+import stat
 import time
 from os import WNOHANG, _exit, close, fork, waitpid  # as they are before gevent patches them
-from pathlib import Path
 from time import sleep
 from typing import Final
 
@@ -19,6 +21,8 @@ from parked.prefork.identity import IdentityError
 
 #: Seconds that the remover may take at the end.
 _REMOVER_S: Final = 2.0
+#: Longer than any process id.
+_PID_BYTES: Final = 32
 #: The highest descriptor that the remover closes; it is forked early, when there are few.
 _FDS: Final = 1 << 16
 
@@ -28,11 +32,15 @@ class MadeFiles:
 
     :param known: those that an image before this one has made.
     :param remover: its process that removes them, as (process id, writing end of its pipe); (0, -1) for none.
+    :param pid_fd: the file with the process id, open and locked; -1 for none.
     """
 
-    def __init__(self, known: list[tuple[str, int, int]], remover: tuple[int, int] = (0, -1)) -> None:
+    def __init__(
+        self, known: list[tuple[str, int, int]], remover: tuple[int, int] = (0, -1), pid_fd: int = -1
+    ) -> None:
         self.known = [(name, device, inode) for name, device, inode in known]
         self.remover = remover
+        self.pid_fd = pid_fd
 
     def add(self, name: str) -> None:
         """A file that was just made."""
@@ -41,22 +49,31 @@ class MadeFiles:
         self.known.append((path, found.st_dev, found.st_ino))
 
     def write_pid(self, name: str) -> None:
-        """Write our process id; a file that has it already is left alone, whoever may write it.
+        """Write our process id into a new file, which takes the place of what is there, be it a link.
 
-        :raises IdentityError: another living process is in it, or it cannot be written.
+        A file that has our id already is left alone, whoever may write it. Whether another's server runs is
+        told by the lock that it keeps on its file, not by the id, which may be anyone's by now. The lock is
+        of fcntl(2): only who may write the file can have it, no forked child shares it, and it outlives exec.
+
+        :raises IdentityError: another server is running, or it cannot be written.
         """
-        path = Path(name)
         try:
-            other = int(path.read_text("ascii"))
-        except (OSError, ValueError):
-            other = 0
-        if other == os.getpid():
-            return
-        if other > 0 and Path(f"/proc/{other}").exists():
-            raise IdentityError(f"process {other} of {name} is running")
-        try:
-            path.unlink(missing_ok=True)  # whoever holds the old one keeps it
-            path.write_text(f"{os.getpid()}\n", "ascii")
+            other = _running(name)
+            if other == os.getpid():
+                return
+            if other:
+                raise IdentityError(f"process {other} of {name} is running")
+            unfinished = f"{name}.{os.getpid()}"
+            fd = os.open(unfinished, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o644)
+            try:
+                os.write(fd, b"%d\n" % os.getpid())
+                fcntl.lockf(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                os.rename(unfinished, name)  # noqa: PTH104
+            except OSError:
+                close(fd)
+                os.unlink(unfinished)  # noqa: PTH108
+                raise
+            self.pid_fd = fd
             self.add(name)
         except OSError as error:
             raise IdentityError(f"cannot write {name}: {error.strerror}") from error
@@ -87,7 +104,9 @@ class MadeFiles:
         """In a forked child: they are the parent's."""
         if self.remover[0]:
             close(self.remover[1])
-        self.known, self.remover = [], (0, -1)
+        if self.pid_fd >= 0:
+            close(self.pid_fd)
+        self.known, self.remover, self.pid_fd = [], (0, -1), -1
 
     def remove(self) -> None:
         """At the end of the supervisor."""
@@ -102,6 +121,36 @@ class MadeFiles:
             except ChildProcessError:
                 pass  # it was killed, and reaped with the others
         self.known = []
+
+
+def _running(name: str) -> int:
+    """The process of the pid file *name*: ours, or one whose server holds the lock; 0 if there is none.
+
+    :raises OSError: nobody can tell.
+    """
+    try:
+        # A link or a pipe is no file of a server's; opening one must neither follow nor wait.
+        fd = os.open(name, os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY)
+    except OSError as error:
+        if error.errno in (errno.ENOENT, errno.ELOOP):
+            return 0
+        raise
+    try:
+        if not stat.S_ISREG(os.fstat(fd).st_mode):
+            return 0
+        text = os.read(fd, _PID_BYTES)
+        pid = int(text) if text.strip().isdigit() else 0
+        if pid == os.getpid():
+            return pid
+        try:
+            fcntl.lockf(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            if error.errno in (errno.EACCES, errno.EAGAIN):
+                return pid or -1
+            raise
+        return 0
+    finally:
+        close(fd)
 
 
 def _remove(known: list[tuple[str, int, int]]) -> None:

@@ -51,7 +51,7 @@ def open_all(settings: Settings, left: handover.Handover | None) -> Opened:
             [handover.adopt(fd) for fd in left.listeners],
             handover.adopt(left.metrics) if left.metrics is not None else None,
             _scoreboard(left),
-            MadeFiles(left.files, left.remover),
+            MadeFiles(left.files, left.remover, left.pid_fd),
             left.folder,
             left.workers,
             capacity,

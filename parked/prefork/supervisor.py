@@ -73,10 +73,9 @@ def run(settings: Settings, signals: Signals) -> int:
 
     :raises StartError: it cannot start; nothing that it made is left.
     """
-    left = handover.receive(os.environ)
     try:
-        opened = open_all(settings, left)
-    except (sizing.SizingError, IdentityError) as error:
+        opened = open_all(settings, handover.receive(os.environ))
+    except (sizing.SizingError, IdentityError, handover.HandoverError) as error:
         raise StartError(str(error), EXIT_USAGE) from error
     except ListenError as error:
         raise StartError(str(error), EXIT_LISTEN) from error
@@ -345,6 +344,7 @@ class Supervisor:
                     self._opened.folder,
                     self._opened.files.known,
                     self._opened.files.remover,
+                    self._opened.files.pid_fd,
                 )
             )
         except OSError as error:

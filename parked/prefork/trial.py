@@ -52,8 +52,15 @@ def verdict(status: int) -> str:
 
 
 def wanted(environment: os._Environ[str]) -> int:
-    """The descriptor of the socket to try with; -1 if this process is no trial."""
-    return int(environment.pop(_VARIABLE, "-1"))
+    """The descriptor of the socket to try with; -1 if this process is no trial.
+
+    :raises StartError: the variable is nonsense.
+    """
+    text = environment.pop(_VARIABLE, "-1")
+    try:
+        return int(text)
+    except ValueError:
+        raise StartError(f"{_VARIABLE}={text[:40]!r} is not a descriptor", EXIT_USAGE) from None
 
 
 def run(settings: Settings, fd: int) -> int:
@@ -67,7 +74,10 @@ def run(settings: Settings, fd: int) -> int:
         sizing.plan(settings.workers, settings.connections, nofile, sizing.cpu_count())
     except sizing.SizingError as error:
         raise StartError(str(error), EXIT_USAGE) from error
-    listener = handover.adopt(fd)
+    try:
+        listener = handover.adopt(fd)
+    except handover.HandoverError as error:
+        raise StartError(f"{_VARIABLE}={fd}: {error}", EXIT_USAGE) from error
     found = application.load(settings.app)
     board = Scoreboard()
     if settings.metrics is not None:

@@ -12,7 +12,7 @@ import sys
 from typing import TYPE_CHECKING, Any
 
 from locust import events
-from locust.runners import MasterRunner
+from locust.runners import MasterRunner, WorkerRunner
 
 from parked.loadtest.client.process import Process
 from parked.loadtest.master import recorder
@@ -35,6 +35,9 @@ def install(user_class: type[KeepAliveUser]) -> None:
     def on_init(environment: Any, **_: Any) -> None:
         if environment.parsed_options is None:  # made by a program, which has no command line
             return
+        # Locust forks its workers without --csv; before 2.46 one that finds --csv-full-history then gives up.
+        if isinstance(environment.runner, WorkerRunner):
+            environment.parsed_options.stats_history_enabled = False
 
         def take_think_time(**_: Any) -> None:
             user_class.think_time = values.think_time(environment.parsed_options.think)

@@ -3,9 +3,9 @@
     from parked.server import KeepAliveWSGIServer
     KeepAliveWSGIServer(("127.0.0.1", 8000), application).serve_forever()
 
-It needs gevent alone. The modules are what a request passes, in this order: server, parking, connection,
-dispatch, request, limits, handler, response, fields, body, stream, files, tls; and for a
-response that is left for later, defer, waiting, pending, head, deadlines.
+It needs gevent alone. The modules are what a request passes, in this order: server, accepting, handshakes,
+parking, connection, dispatch, turns, request, limits, handler, response, fields, body, stream, files, tls,
+lingering; for a response that is left for later, defer, waiting, pending, head, deadlines.
 """
 
 from parked.server import upstream

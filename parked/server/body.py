@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import re
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from errno import ECONNRESET
-from typing import Final
+from typing import Any, Final
 
 import gevent
 from gevent import pywsgi
@@ -116,21 +116,26 @@ class RequestBody(pywsgi.Input):  # type: ignore[misc] # gevent has no type hint
         """Whether content is left on the connection, behind what was taken for the application."""
         return not self.ended if self.chunked_input else self.received < (self.content_length or 0)
 
-    def _discard(self) -> None:
+    @property
+    def ends_connection(self) -> bool:
+        """Whether, as it stands, the connection cannot be used again after the response."""
         if self.broken or not self.unread:
-            return
+            return self.abandoned
         left = (self.content_length or 0) - self.received
         if self.send_continue is not None:
             # The client waits for 100 Continue, which will not come: after the final answer it may send its
             # content or not (RFC 9110, 10.1.1), and nobody can tell what comes next. Unless it has not
             # waited.
-            if self.chunked_input or self.rfile.held < left:
-                self.abandoned = True
-                return
-            self.send_continue = None
-        if not self.chunked_input and left > MAX_DISCARD_BYTES:
+            return bool(self.chunked_input) or self.rfile.held < left
+        return not self.chunked_input and left > MAX_DISCARD_BYTES
+
+    def _discard(self) -> None:
+        if self.broken or not self.unread:
+            return
+        if self.ends_connection:
             self.abandoned = True
             return
+        self.send_continue = None
         self.abandoned = True  # until proven otherwise: reading may raise
         budget = MAX_DISCARD_BYTES
         # All of it in the time of one read: only a client that sends a byte now and then takes longer.
@@ -198,7 +203,7 @@ class RequestBody(pywsgi.Input):  # type: ignore[misc] # gevent has no type hint
                 self.block = self.rfile.take((self.content_length or 0) - self.received)
                 self.received += len(self.block)
                 if not self.block:
-                    raise ConnectionResetError(ECONNRESET, _CLOSED_EARLY)
+                    raise self._left_early()
         except BaseException:  # too slow, gone, or the application's own timeout: what came is lost
             self.abandoned = self.broken = True
             raise
@@ -209,6 +214,10 @@ class RequestBody(pywsgi.Input):  # type: ignore[misc] # gevent has no type hint
         self.abandoned = self.broken = True
         self.reason = reason
         error: Exception = pywsgi._InvalidClientInput(reason)
+        return error
+
+    def _left_early(self) -> OSError:
+        error = self.rfile.failure = ConnectionResetError(ECONNRESET, _CLOSED_EARLY)
         return error
 
     def _decode(self) -> bytes:
@@ -224,7 +233,7 @@ class RequestBody(pywsgi.Input):  # type: ignore[misc] # gevent has no type hint
             if lacks_input and not parts and not self.rfile.more():
                 if self.phase != _CONTENT:
                     raise self._invalid("end of input in chunked content")
-                raise ConnectionResetError(ECONNRESET, _CLOSED_EARLY)
+                raise self._left_early()
         return b"".join(parts)
 
     def _decode_held(self, parts: list[bytes]) -> bool:
@@ -306,6 +315,43 @@ class RequestBody(pywsgi.Input):  # type: ignore[misc] # gevent has no type hint
         if not _TRAILER_LINE.fullmatch(line):
             raise self._invalid("malformed trailer")
         self.trailer_bytes += len(line)
+
+
+class UpgradeInput:
+    """`wsgi.input` of a request that offers another protocol, and so has no content (RFC 9110, 7.8).
+
+    Until the offer is taken there is nothing to read; afterwards it is what the client sends. Libraries that
+    talk on the socket look for it here, in `raw._sock`, where `io.BufferedReader` has it.
+
+    :param reader: what the client sends, once the connection is upgraded; None before.
+    :param take: hands over the socket, with the connection.
+    """
+
+    def __init__(self, reader: Callable[[], ConnectionReader | None], take: Callable[[], Any]) -> None:
+        self._reader = reader
+        self._take = take
+
+    @property
+    def raw(self) -> UpgradeInput:
+        return self
+
+    @property
+    def _sock(self) -> Any:
+        return self._take()
+
+    def read(self, size: int | None = -1) -> bytes:
+        reader = self._reader()
+        return reader.read(size) if reader is not None else b""
+
+    def readline(self, size: int | None = -1) -> bytes:
+        reader = self._reader()
+        return reader.readline(size) if reader is not None else b""
+
+    def readlines(self, _hint: int | None = -1) -> list[bytes]:
+        return list(self)
+
+    def __iter__(self) -> Iterator[bytes]:
+        return iter(self.readline, b"")
 
 
 #: The content of a request that has none. It has no state, so that all requests share it.

@@ -17,6 +17,8 @@ class ClientSocket(Protocol):
     def fileno(self) -> int: ...
     def shutdown(self, how: int, /) -> None: ...
     def close(self) -> None: ...
+    def detach(self) -> int: ...
+    def setsockopt(self, level: int, option: int, value: Any, /) -> None: ...
 
 
 class Holder(Protocol):
@@ -48,7 +50,7 @@ class Connection:
         self.pending = False
         #: The client has shut its side: after what it sent comes the end.
         self.hung_up = False
-        #: Bytes still thrown away before closing; 0 if not lingering.
+        #: Not 0: the last answer is out; so many bytes and one have lately been thrown away.
         self.lingering = 0
 
 

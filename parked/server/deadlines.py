@@ -114,5 +114,10 @@ class Deadlines(Generic[T]):
             self._timer.close()
             self._timer = None
 
+    def clear(self) -> None:
+        """Forget all."""
+        self.stop()
+        self._slots.clear()
+
     def _slot_now(self) -> int:
         return int(self._clock() / self.grain_s)

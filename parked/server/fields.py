@@ -43,10 +43,10 @@ def date_field() -> tuple[bytes, bytes]:
 
 
 def error_response(status: HTTPStatus) -> bytes:
-    """A complete response that ends the connection."""
+    """A complete response that ends the connection; with a Date as any other (RFC 9110, 6.6.1)."""
     text = f"{status.phrase}\n".encode("ascii")
     return (
-        f"HTTP/1.1 {status.value} {status.phrase}\r\n"
+        f"HTTP/1.1 {status.value} {status.phrase}\r\nDate: {date_field()[1].decode('ascii')}\r\n"
         f"Content-Type: text/plain\r\nContent-Length: {len(text)}\r\nConnection: close\r\n\r\n"
     ).encode("ascii") + text
 

@@ -16,18 +16,22 @@ from collections.abc import Callable
 from datetime import UTC, datetime
 from http import HTTPStatus
 from io import BytesIO
-from typing import Any, ClassVar
+from time import monotonic
+from typing import Any, ClassVar, Final
 
 from gevent import pywsgi
 from gevent.socket import socket as gevent_socket
 
-from parked.server.body import NO_BODY, RequestBody
+from parked.server.body import NO_BODY, RequestBody, UpgradeInput
 from parked.server.connection import Connection
 from parked.server.defer import KEY, Deferring
 from parked.server.fields import error_response
 from parked.server.request import RequestHead
 from parked.server.stream import ClientTimeoutError, ConnectionReader, send_all
 from parked.server.tls import TLSSocket
+
+#: Bytes of a refused request line that the access log shows.
+MAX_LOGGED_BYTES: Final = 200
 
 
 class _Lazy:
@@ -132,6 +136,7 @@ class KeepAliveWSGIHandler(Deferring):
         try:
             self.handle_one_response()
         finally:
+            self._is_over = True  # whoever still has write() must not write into the next response
             del self.environ  # it holds `defer`, and that holds this handler
             if "rfile" in self.__dict__:
                 self.rfile.settle()
@@ -145,12 +150,16 @@ class KeepAliveWSGIHandler(Deferring):
 
     def handle_one_response(self) -> None:
         """As in the base class, less what is done already because a handler is new for each request."""
-        if self.connection is None:
+        if self.connection is None:  # then one handler serves all requests of a connection
+            self._is_over = self._is_taken = False
             super().handle_one_response()
+            self._is_over = True
             return
         measures = self.server.logs_requests or self.server.statistics is not None
+        began = 0.0
         if measures:
             self.time_start = time.time()
+            began = monotonic()
         try:
             self.run_application()
             if self.wsgi_input is not NO_BODY:
@@ -160,15 +169,23 @@ class KeepAliveWSGIHandler(Deferring):
             self.close_connection = True
             self._send_error_response_if_possible(400)
         except OSError as error:
-            if error.errno in self.ignored_socket_errors:
-                self.close_connection = True
+            if self._comes_of_the_client(error):
+                self.close_connection = True  # nobody is left to answer, and nobody to tell
             else:
                 self.handle_error(*sys.exc_info())
         except BaseException:  # GreenletExit and the like are an answer's end too; see _log_error
             self.handle_error(*sys.exc_info())
         if measures:
-            self.time_finish = time.time()
+            self.time_finish = self.time_start + monotonic() - began  # whatever the wall clock did meanwhile
         self.log_request()
+
+    def _comes_of_the_client(self, error: OSError) -> bool:
+        """Whether this is what our own sending or receiving raised; an application may lose peers too."""
+        if error is self._send_error:
+            return True
+        if "rfile" in self.__dict__ and error is self.rfile.failure:
+            return True
+        return self.connection_upgraded and error.errno in self.ignored_socket_errors
 
     def _discard_content(self) -> None:
         """Read what the application has not read, so that the connection can be used again."""
@@ -198,7 +215,7 @@ class KeepAliveWSGIHandler(Deferring):
         fields = head.fields
         environ.update(fields.environ)
         if fields.content_length or fields.chunked:
-            self.wsgi_input = RequestBody(
+            self.wsgi_input = self._content = RequestBody(
                 self.rfile,
                 fields.content_length,
                 self._send_continue if fields.expects_continue and head.version == "HTTP/1.1" else None,
@@ -207,18 +224,21 @@ class KeepAliveWSGIHandler(Deferring):
             )
         else:
             self.wsgi_input = NO_BODY
-            if fields.upgrade and fields.content_length is None:
+            if self._connection_upgrade_requested() and fields.content_length is None:
                 # What follows is in the other protocol and the application's to read.
-                environ["wsgi.input"] = self.rfile
+                environ["wsgi.input"] = UpgradeInput(self._upgraded_reader, self.take_socket)
                 environ["wsgi.input_terminated"] = False
                 return environ
         environ["wsgi.input"] = self.wsgi_input
         environ["wsgi.input_terminated"] = True
         return environ
 
+    def _upgraded_reader(self) -> ConnectionReader | None:
+        return self.rfile if self.connection_upgraded else None
+
     def _connection_upgrade_requested(self) -> bool:
         if self.head is not None:
-            return self.head.fields.upgrade
+            return self.head.fields.upgrade and self.head.version == "HTTP/1.1"  # RFC 9110, 7.8
         requested: bool = super()._connection_upgrade_requested()
         return requested
 
@@ -236,7 +256,16 @@ class KeepAliveWSGIHandler(Deferring):
         else:
             super().handle_error(t, v, tb)
 
+    def _log_error(self, t: Any, v: Any, tb: Any) -> None:
+        try:
+            super()._log_error(t, v, tb)
+        except Exception:  # where tracebacks go, a full disk say
+            self.server.error_log.note_lost()
+
     def _send_error_response_if_possible(self, error_code: int) -> None:
+        if self.headers_sent or self._is_taken or self._is_over:
+            self._cut()
+            return
         if self.wsgi_input is not None and getattr(self.wsgi_input, "too_long", False):
             self._refuse(HTTPStatus.REQUEST_ENTITY_TOO_LARGE)
         else:
@@ -244,9 +273,10 @@ class KeepAliveWSGIHandler(Deferring):
 
     def _refuse(self, status: HTTPStatus) -> None:
         """Answer for the client's fault, if there is no answer yet, and close."""
-        self.close_connection = True
-        if self.headers_sent:
+        if self.headers_sent or self._is_taken:
+            self._cut()
             return
+        self.close_connection = True
         self.headers_sent = True
         self.code = status.value
         self._orig_status = f"{status.value} {status.phrase}"
@@ -265,9 +295,28 @@ class KeepAliveWSGIHandler(Deferring):
         else:
             super().log_error(msg, *args)
 
+    def log_refusal(self, status: HTTPStatus, size: int) -> None:
+        """Write the access log's line for what was no request, or came to none.
+
+        :param size: bytes of the answer.
+        """
+        assert self.connection is not None
+        line = self.connection.buffer.lstrip(b"\r\n").partition(b"\r\n")[0][:MAX_LOGGED_BYTES]
+        words = line.decode("latin-1").encode("unicode_escape").decode("ascii")  # it may hold anything
+        self.requestline = words
+        self.command, self.path, self.request_version = (*words.split(" ", 2), "", "", "")[:3]
+        self.code = status.value
+        self._orig_status = f"{status.value} {status.phrase}"
+        self.response_length = size
+        self.time_start = self.time_finish = time.time()
+        self.log_request()
+
     def log_request(self) -> None:
         if self.server.logs_requests:
-            super().log_request()
+            try:
+                super().log_request()
+            except Exception:  # a log or a format of somebody's own; the response is out already
+                self.server.error_log.note_lost()
 
     def format_request(self) -> str:
         if not self.server.logs_json:

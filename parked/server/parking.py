@@ -6,7 +6,7 @@ A connection is in one of these phases, and this is who holds it:
     parked     `Parking`: no greenlet, no watcher, no buffer; `busy` is false
     queued     the request queue: the kernel reported something; `busy` is true
     served     a request greenlet, until it calls `park` or `close`; `busy` is true
-    lingering  `Parking` again: our side is shut, what the client still sends is thrown away
+    lingering  `Lingering`: our side is shut, what the client still sends is thrown away
 
     accepted -> parked -> queued -> served -> parked | lingering | closed
 
@@ -22,6 +22,7 @@ half a kilobyte per connection is 200 MB at 400,000.
 from __future__ import annotations
 
 import _socket
+import os
 from collections.abc import Callable
 from itertools import islice
 from time import monotonic
@@ -30,7 +31,8 @@ from typing import Any, Final
 from gevent import monkey
 from gevent.hub import get_hub
 
-from parked.server.connection import Connection
+from parked.server.connection import Connection, Holder
+from parked.server.lingering import Lingering
 from parked.server.request import HeadScan
 from parked.shared.moderation import Moderation
 
@@ -52,18 +54,10 @@ TICK_S: Final = 1.0
 #: Ticks in which the idle timeout's clock hand goes once round all descriptors. The hand makes the idle
 #: timeout free for a request (one attribute store) and late by this at most.
 TICKS_A_ROUND: Final = 8
-#: Seconds and bytes that a refused client may go on sending before its connection is really closed.
-#: Closing with unread input sends a RST, and that may take our last answer away from the client
-#: (RFC 9112, 9.6). Beyond this it has had its chance.
-LINGER_S: Final = 2.0
-LINGER_BYTES: Final = 1 << 20
-
 #: Overdue connections that are answered and closed in one go, some 30 us each, and seconds until the next go.
 #: Thousands may be overdue at once, for that is what an attack is; the others shall not wait for it.
 EXPIRIES_A_TURN: Final = 10
 EXPIRY_PAUSE_S: Final = 0.002
-
-_LINGER_RECV_BYTES: Final = 65536
 
 
 class Parking:
@@ -74,6 +68,8 @@ class Parking:
     :param idle_timeout: seconds that a connection may be parked; 0 for ever.
     :param header_timeout: seconds from the first byte of a request head to its last; 0 for ever.
     :param on_empty: called once after `drain`, when the last connection is closed.
+    :param on_fault: told of exceptions that have nowhere else to go, for gevent stops a watcher whose
+        callback raised; raises none itself.
     """
 
     def __init__(
@@ -83,6 +79,7 @@ class Parking:
         on_empty: Callable[[], None],
         idle_timeout: float = 0,
         header_timeout: float = 0,
+        on_fault: Callable[[str, BaseException], None] | None = None,
         clock: Callable[[], float] = monotonic,
     ) -> None:
         self.idle_timeout = idle_timeout
@@ -102,7 +99,8 @@ class Parking:
         self._half_requests: dict[Connection, float] = {}
         #: Where the reading of half a request head goes on.
         self.scans: dict[Connection, HeadScan] = {}
-        self._lingerers: dict[Connection, float] = {}
+        self._on_fault = on_fault
+        self._lingering = Lingering(self.close, self.guarded, clock)
         self._epoll: Any = None
         self._watcher: Any = None
         self._moderation = Moderation()
@@ -146,16 +144,17 @@ class Parking:
         self._by_fd[fd] = None
         self.count -= 1
         self.head_complete(connection)
-        self._lingerers.pop(connection, None)
+        if connection.lingering:
+            self._lingering.forget(connection)
         try:
             # close() alone would do, if no forked child held a copy of the descriptor (epoll(7), questions).
             self._epoll.unregister(fd)
-        except OSError:
-            pass
+        except (OSError, ValueError, AttributeError):
+            pass  # somebody has closed the set, or this process is the child of a fork
         try:
             connection.sock.close()
-        except OSError:
-            pass  # a RST noticed this late changes nothing
+        except (OSError, ValueError):
+            pass  # a RST noticed this late changes nothing; the descriptor is gone in any case
         if self._draining and not self.count:
             self._end_drain()
 
@@ -175,14 +174,10 @@ class Parking:
             return
         try:
             connection.sock.shutdown(_socket.SHUT_WR)
-        except OSError:
+        except Exception:  # the client has left, or TLS is broken
             self.close(connection)
             return
-        connection.buffer = b""
-        connection.lingering = LINGER_BYTES
-        connection.busy = False
-        self._lingerers[connection] = self._clock() + LINGER_S
-        self._discard(connection)
+        self._lingering.begin(connection)
 
     def connections(self) -> list[Connection]:
         """All connections, in no order that means anything."""
@@ -197,24 +192,62 @@ class Parking:
     def drain(self) -> None:
         """Close what is parked, be it with half a request, and tell when nothing is left."""
         self._draining = True
+        self._lingering.hasten()
         for connection in self.connections():
             if not connection.busy and not connection.lingering:
                 self.close(connection)
         if not self.count and self._draining:
             self._end_drain()
 
-    def _end_drain(self) -> None:
+    def forget(self) -> None:
+        """In a forked child: the connections are the parent's; here they, and its epoll set, are let go of.
+
+        The set is one for both processes: whoever unregisters something there does so for the other too.
+        Without copies of the sockets in the child, the parent's close is a close for the client.
+        """
+        self._shut()
+        for connection in self.connections():
+            try:
+                os.close(connection.sock.detach())
+            except OSError:
+                pass  # closed by whoever forked
+        self._by_fd.clear()
+        self._half_requests.clear()
+        self.scans.clear()
+        self._lingering = Lingering(self.close, self.guarded, self._clock)
+        self.count = 0
         self._draining = False
+
+    def guarded(self, what: str, callback: Callable[[], None]) -> Callable[[], None]:
+        """*callback* for the hub: what it raises is told to *on_fault*."""
+
+        def call() -> None:
+            try:
+                callback()
+            except BaseException as error:
+                self._fault(what, error)
+
+        return call
+
+    def _fault(self, what: str, error: BaseException) -> None:
+        if self._on_fault is not None:
+            self._on_fault(what, error)
+        else:
+            get_hub().handle_error(what, type(error), error, error.__traceback__)
+
+    def _shut(self) -> None:
+        self._lingering.stop()
         if self._epoll is not None:
-            self._watcher.stop()
-            self._watcher.close()
-            self._timer.stop()
-            self._timer.close()
-            self._expiry.stop()
-            self._expiry.close()
+            for watcher in (self._watcher, self._timer, self._expiry):
+                watcher.stop()
+                watcher.close()
             self._epoll.close()
             self._epoll = self._watcher = self._timer = self._expiry = None
             self._window_s = None
+
+    def _end_drain(self) -> None:
+        self._draining = False
+        self._shut()
         self._on_empty()
 
     # -- in the hub
@@ -225,7 +258,7 @@ class Parking:
         self._watch(0.0)
         # ref=False: that time passes is no reason for a program to stay.
         self._timer = loop.timer(TICK_S, TICK_S, ref=False)
-        self._timer.start(self.tick)
+        self._timer.start(self.guarded("looking at timeouts", self.tick))
         self._expiry = loop.timer(EXPIRY_PAUSE_S, ref=False)
 
     def _watch(self, window_s: float) -> None:
@@ -241,7 +274,7 @@ class Parking:
             self._watcher = loop.timer(window_s, window_s)
         else:
             self._watcher = loop.io(self._epoll.fileno(), 1)
-        self._watcher.start(self._on_events)
+        self._watcher.start(self.guarded("fetching events", self._on_events))
 
     def _on_events(self) -> None:
         ready = []
@@ -249,41 +282,50 @@ class Parking:
         events = self._epoll.poll(0, EVENTS_A_POLL)
         self._events += len(events)
         for fd, event in events:
-            connection = by_fd[fd]
+            connection = by_fd[fd] if fd < len(by_fd) else None
             if connection is None:
-                continue  # closed since, with a copy of its descriptor in a forked child
+                self._shed(fd)
+                continue
             if event & _HUNG_UP:
                 connection.hung_up = True
             if connection.busy:
                 connection.pending = True
                 if connection.busy is not True:
-                    connection.busy.on_events(event)
+                    self._tell_holder(connection, connection.busy, event)
             elif connection.lingering:
-                self._discard(connection)
+                try:
+                    self._lingering.discard(connection)
+                except Exception as error:
+                    self._give_up(connection, error)
             else:
                 connection.busy = True
                 ready.append(connection)
         if ready:
             self._on_ready(ready)
 
-    def _discard(self, connection: Connection) -> None:
+    def _tell_holder(self, connection: Connection, holder: Holder, event: int) -> None:
         try:
-            while connection.lingering > 0:
-                data = connection.sock.recv(_LINGER_RECV_BYTES)
-                if not data:
-                    break
-                connection.lingering -= len(data)
-        except BlockingIOError:
-            return
+            holder.on_events(event)
+        except Exception as error:
+            self._give_up(connection, error)
+
+    def _shed(self, fd: int) -> None:
+        """Not one of ours (any more): a copy of a descriptor that we closed lives on, perhaps in a child."""
+        try:
+            self._epoll.unregister(fd)
         except OSError:
-            pass  # reset by the client: the end, all the same
+            pass  # only its owner could
+
+    def _give_up(self, connection: Connection, error: BaseException) -> None:
+        """Something of ours has failed: it costs this connection and no other."""
+        self._fault("serving a connection", error)
         self.close(connection)
 
     def tick(self) -> None:
         """Look at the timeouts; called every `TICK_S`."""
         now = self._clock()
         self._now = int(now)
-        if self._lingerers or self._half_requests:
+        if self._lingering.deadlines or self._half_requests:
             self._expire()
         if self.idle_timeout:
             self._move_hand(now)
@@ -294,7 +336,7 @@ class Parking:
     def _expire(self) -> None:
         """Close some of what is overdue, and the rest in a moment."""
         now = self._clock()
-        lingerers = _overdue(self._lingerers, now)
+        lingerers = _overdue(self._lingering.deadlines, now)
         half_requests = _overdue(self._half_requests, now)
         for connection in lingerers:
             self.close(connection)
@@ -302,9 +344,12 @@ class Parking:
             if connection.busy:
                 continue  # more has come and waits its turn
             connection.busy = True
-            self._on_header_timeout(connection)
+            try:
+                self._on_header_timeout(connection)
+            except Exception as error:
+                self._give_up(connection, error)
         if max(len(lingerers), len(half_requests)) == EXPIRIES_A_TURN and self._epoll is not None:
-            self._expiry.start(self._expire)
+            self._expiry.start(self.guarded("ending what is overdue", self._expire))
 
     def _move_hand(self, now: float) -> None:
         by_fd = self._by_fd

@@ -266,9 +266,9 @@ def _read_fields(block: bytes, limits: Limits) -> Fields:
             environ[key] += ("; " if "COOKIE" in name else ",") + value
         else:
             environ[key] = value
-    # As pywsgi: either says it. But nobody can take the offer of HTTP/2 that curl makes (RFC 9113, 3.1), so
-    # that such a request is like any other.
-    fields.upgrade = (fields.upgrade or upgrade_to == "websocket") and upgrade_to != "h2c"
+    # RFC 9110, 7.8: it takes both fields; proxies send "Connection: upgrade" with every request. And nobody
+    # can take the offer of HTTP/2 that curl makes (RFC 9113, 3.1): such a request is like any other.
+    fields.upgrade = fields.upgrade and upgrade_to not in ("", "h2c")
     if transfer_encoding is not None:
         _read_transfer_encoding(fields, transfer_encoding)
     # A block with credentials is nobody else's and is not kept in memory beyond its request.

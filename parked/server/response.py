@@ -13,6 +13,7 @@ from typing import Any, Final, Protocol
 
 from gevent import pywsgi
 
+from parked.server.body import RequestBody
 from parked.server.connection import Connection
 from parked.server.fields import (
     CONNECTION,
@@ -27,8 +28,9 @@ from parked.server.fields import (
 )
 from parked.server.files import FileWrapper
 from parked.server.limits import Limits
-from parked.server.stream import WriteTimeoutError, send_all, send_file
+from parked.server.stream import WriteTimeoutError, reset_on_close, send_all, send_file
 from parked.server.turns import Turns
+from parked.shared.log import GuardedLog
 
 #: Bytes up to which content is copied behind the header to leave in the same send. A copy of 64 KB takes
 #: about as long as the second system call that it saves.
@@ -55,6 +57,7 @@ class Server(Protocol):
     body_timeout: float
     write_timeout: float
     statistics: Counts | None
+    error_log: GuardedLog
     logs_requests: bool
     logs_json: bool
     timed_out_bodies: int
@@ -77,16 +80,29 @@ class ResponseWriter(pywsgi.WSGIHandler):  # type: ignore[misc] # gevent has no 
     # Length of a file that is sent whole.
     _file_bytes: int | None = None
     _has_no_content = False
+    # Nothing may be sent any more: the response is complete, or cut off.
+    _is_over = False
+    # The socket is the application's, for another protocol.
+    _is_taken = False
+    # What is known of the request's content, where there is any.
+    _content: RequestBody | None = None
+    # The error by which sending noticed that the client has left.
+    _send_error: OSError | None = None
 
     def start_response(
         self, status: str, headers: Iterable[tuple[str, str]], exc_info: Any = None
     ) -> Callable[[bytes], None]:
-        if exc_info:
+        if self.headers_sent or self._is_over:
+            # PEP 3333: an error of its own, or the one that the application wants to tell the client of.
+            self._cut()
             try:
-                if self.headers_sent:
+                if exc_info:
                     raise exc_info[1].with_traceback(exc_info[2])
             finally:
                 exc_info = None
+            message = "start_response() was called again after a part of the response was sent: cut off"
+            self.log_error(message)
+            raise self.ApplicationError(message)
         response_headers: list[tuple[bytes, bytes]] = []
         date = length = None
         connection = ""
@@ -123,10 +139,13 @@ class ResponseWriter(pywsgi.WSGIHandler):  # type: ignore[misc] # gevent has no 
         self.response_use_chunked = False
         if connection and says_close(connection):
             self.close_connection = True
-        # RFC 9110, 15.4.5: a 304 may repeat the length of what it does not send; pywsgi allows none.
-        if code in (204, 304) and length is not None and length != "0":
-            message = f"Invalid Content-Length for {code} response: {length!r} (must be absent or zero)"
-            raise self.ApplicationError(message.encode("latin-1"))
+        if code == 204 and length is not None:
+            # RFC 9110, 8.6: none at all. Frameworks say 0; a 304 may say what it does not send (15.4.5).
+            if length != "0":
+                message = f"Invalid Content-Length for 204 response: {length!r} (must be absent or zero)"
+                raise self.ApplicationError(message.encode("latin-1"))
+            self.response_headers = [f for f in response_headers if f[0].lower() != b"content-length"]
+            self.provided_content_length = None
         self._has_no_content = self.command == "HEAD" or code in (204, 304)
         self._promised = int(length) if length is not None and not self._has_no_content else None
         return self.write  # type: ignore[no-any-return]
@@ -136,7 +155,11 @@ class ResponseWriter(pywsgi.WSGIHandler):  # type: ignore[misc] # gevent has no 
         if self.provided_date is None:
             headers.append(date_field())
         code = self.code
-        self.connection_upgraded = code == 101
+        if code == 101:
+            self._upgrade()
+        content = self._content
+        if content is not None and content.ends_connection:
+            self.close_connection = True  # what can be foreseen is announced (RFC 9112, 9.6)
         if code >= 200 and code != 204 and code != 304 and self.provided_content_length is None:
             result = self.result
             if self._file_bytes is not None:
@@ -158,6 +181,37 @@ class ResponseWriter(pywsgi.WSGIHandler):  # type: ignore[misc] # gevent has no 
         elif provided is None and self.request_version == "HTTP/1.0":
             headers.append((b"Connection", b"keep-alive"))
 
+    def _upgrade(self) -> None:
+        """From now on the connection is the application's, and so is time."""
+        self.connection_upgraded = True
+        if self.connection is not None:
+            self.rfile.timeout = 0
+
+    def take_socket(self) -> Any:
+        """The socket for one who answers the offer of another protocol there, without start_response()."""
+        self._is_taken = True
+        self._upgrade()
+        return self.socket
+
+    def _cut(self) -> None:
+        """End here, such that the client sees that this is not all."""
+        self.close_connection = True
+        if self._is_over:
+            return
+        self._is_over = True
+        ends_with_connection = (
+            self.headers_sent
+            and not self._has_no_content
+            and not self.response_use_chunked
+            and self._promised is None
+        )
+        if ends_with_connection and self.connection is not None and not self.connection_upgraded:
+            reset_on_close(self.connection)
+
+    def _refuse_more(self) -> None:
+        if self._is_over:
+            raise self.ApplicationError("the response is over")
+
     def _sendall(self, data: bytes | bytearray | memoryview) -> None:
         if self.connection is None:
             super()._sendall(data)
@@ -171,6 +225,7 @@ class ResponseWriter(pywsgi.WSGIHandler):  # type: ignore[misc] # gevent has no 
 
     def _note_lost(self, connection: Connection, error: OSError) -> None:
         """The response cannot be sent, for the client has left or does not read."""
+        self._send_error = error
         self.status = f"socket error: {error}"
         if self.code > 0:
             self.code = -self.code
@@ -197,6 +252,7 @@ class ResponseWriter(pywsgi.WSGIHandler):  # type: ignore[misc] # gevent has no 
         return data
 
     def _write(self, data: bytes) -> None:
+        self._refuse_more()
         framed = self._frame(data)
         if framed:
             self._sendall(framed)
@@ -204,6 +260,7 @@ class ResponseWriter(pywsgi.WSGIHandler):  # type: ignore[misc] # gevent has no 
                 self.server.turns.share()
 
     def _write_with_headers(self, data: bytes) -> None:
+        self._refuse_more()
         self.finalize_headers()
         framed = self._frame(data)
         lines: list[bytes | memoryview] = [b"HTTP/1.1 %b\r\n" % self.status]
@@ -222,6 +279,9 @@ class ResponseWriter(pywsgi.WSGIHandler):  # type: ignore[misc] # gevent has no 
 
     def process_result(self) -> None:
         result = self.result
+        if self._is_taken and not self.status:
+            self._end_taken()
+            return
         if (type(result) is list or type(result) is tuple) and not self.headers_sent and self.status:
             # It is all there, so it goes at once.
             self.write(result[0] if len(result) == 1 else b"".join(result))
@@ -235,6 +295,9 @@ class ResponseWriter(pywsgi.WSGIHandler):  # type: ignore[misc] # gevent has no 
                         break  # nobody will see the rest
             if not self.headers_sent:
                 if not self.status:
+                    if self._is_taken:
+                        self._end_taken()
+                        return
                     self.log_error("The application did not call start_response()")
                     self._send_error_response_if_possible(500)
                     return
@@ -245,6 +308,13 @@ class ResponseWriter(pywsgi.WSGIHandler):  # type: ignore[misc] # gevent has no 
         elif self._promised:
             self.log_error("The application sent less than its Content-Length")
             self.close_connection = True
+        self._is_over = True
+
+    def _end_taken(self) -> None:
+        """All was said on the socket. For the access log it was a 101."""
+        self._is_over = True
+        self.code = 101
+        self._orig_status = "101 Switching Protocols"
 
     def _send_file(self, wrapper: FileWrapper) -> bool:
         """Send a plain file from its position to its end, or as much of it as the application has promised.

@@ -17,18 +17,18 @@ What is kept of pywsgi, what changes:
 from __future__ import annotations
 
 import _socket
-import errno
-import time
+import os
 from collections.abc import Iterator
 from http import HTTPStatus
 from typing import Any, ClassVar, Final
+from weakref import WeakSet
 
-import gevent
 from gevent import pywsgi
 from gevent.event import Event
-from gevent.socket import socket as gevent_socket
+from greenlet import getcurrent
 
-from parked.server.connection import Connection, shared_address
+from parked.server.accepting import ACCEPTS_A_WAKEUP, AcceptingServer
+from parked.server.connection import Connection
 from parked.server.dispatch import RequestGreenlets
 from parked.server.fields import error_response
 from parked.server.files import FileWrapper
@@ -40,7 +40,6 @@ from parked.server.pending import PendingResponse
 from parked.server.request import BadRequestError, HeadScan, parse_head
 from parked.server.response import Counts
 from parked.server.stream import send_all
-from parked.server.tls import TLSSocket
 from parked.server.turns import of_hub
 from parked.server.waiting import PendingResponses
 
@@ -61,24 +60,11 @@ RECV_BYTES: Final = 8192
 #: Requests served in a row on one connection before others get their turn (pipelining only), if they do not
 #: take longer than a turn.
 REQUESTS_A_TURN: Final = 32
-#: Connections taken in one go before the requests get their turn.
-ACCEPTS_A_WAKEUP: Final = 64
-#: Seconds after which accept is tried again when there was no descriptor or no place for it.
-ACCEPT_RETRY_S: Final = 0.1
-#: Seconds from one line about a pause to the next. At the edge, each client that leaves ends one and the next
-#: that comes begins another.
-PAUSE_LINES_S: Final = 10.0
-#: Refused connections that may linger for their 503 to be read; the rest is closed at once.
-MAX_REFUSED_LINGERING: Final = 16
-
 #: Bound on the accepting that comes before retiring, in wake-ups of `ACCEPTS_A_WAKEUP`.
 MAX_RETIRING_WAKEUPS: Final = 200
 
-_OUT_OF_RESOURCES: Final = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM, errno.ENOSPC)
-_FULL_RESPONSE: Final = error_response(HTTPStatus.SERVICE_UNAVAILABLE)
 
-
-class KeepAliveWSGIServer(pywsgi.WSGIServer):  # type: ignore[misc]
+class KeepAliveWSGIServer(AcceptingServer):
     """`pywsgi.WSGIServer` with parked connections, timeouts, bounds and strict HTTP/1.1.
 
     :param idle_timeout: seconds that a connection may be idle between requests; 0 for ever.
@@ -136,8 +122,16 @@ class KeepAliveWSGIServer(pywsgi.WSGIServer):  # type: ignore[misc]
         self.timed_out_heads = 0
         self.timed_out_bodies = 0
         self.timed_out_writes = 0
+        self.failed_handshakes = 0
+        #: Exceptions in the server itself, each of which has cost a connection at most.
+        self.faults = 0
         self.parking = Parking(
-            self._on_ready, self._on_header_timeout, self._check_drained, idle_timeout, header_timeout
+            self._on_ready,
+            self._on_header_timeout,
+            self._check_drained,
+            idle_timeout,
+            header_timeout,
+            self._on_fault,
         )
         self.pending = PendingResponses(
             self.parking,
@@ -149,6 +143,7 @@ class KeepAliveWSGIServer(pywsgi.WSGIServer):  # type: ignore[misc]
             max_pending,
         )
         self._handshakes = Handshakes(self._shake_hands)
+        self._parks = False  # decided when all is there to decide by
         self._evicting = False  # no connection is parked any more
         # Connections that `parking` does not know: in their handshake, or with a handler that reads itself.
         self._outside = 0
@@ -161,20 +156,18 @@ class KeepAliveWSGIServer(pywsgi.WSGIServer):  # type: ignore[misc]
         )
         #: Whether anybody reads the access log; if not, its lines are not made.
         self.logs_requests = not isinstance(self.log, pywsgi._NoopLog)
-        self._parks = _can_park(self.handler_class)
-        if not self._parks:
-            name = f"{self.handler_class.__module__}.{self.handler_class.__qualname__}"
+        self._guard_logs(error_log)
+        reader = self._reader()
+        self._parks = reader is None
+        if self._parks:
+            self._accept_when_full()
+        else:
             self.error_log.write(
-                f"{name} reads its connections itself: each keeps a greenlet, none is parked\n"
+                f"{reader} reads its connections itself: each keeps a greenlet, none is parked\n"
             )
+        _servers.add(self)
 
     # -- start and stop
-
-    def set_spawn(self, spawn: Any) -> None:
-        super().set_spawn(spawn)
-        # The pool bounds the requests in flight; being full is no reason not to accept.
-        if _can_park(self.handler_class):
-            self.__dict__.pop("full", None)
 
     def init_socket(self) -> None:
         super().init_socket()
@@ -186,8 +179,24 @@ class KeepAliveWSGIServer(pywsgi.WSGIServer):  # type: ignore[misc]
         self.draining = self._evicting = False
         self.drained.clear()
         self.pending.open()
-        limit = getattr(self.pool, "size", None) or 0
-        self._dispatch = RequestGreenlets(self._serve, self._spawn, limit)
+        self._dispatch = RequestGreenlets(self._serve, self._spawn, self.pool, self._on_fault)
+
+    def serve_forever(self, stop_timeout: float | None = None) -> None:
+        """As in pywsgi; in a child that was forked from a started server, serve there too."""
+        if self.started and self._watcher is None and self._timer is None:
+            self.start_accepting()
+        super().serve_forever(stop_timeout)
+
+    def _forget(self) -> None:
+        """In a forked child: listen to nothing and let go of the connections; they are the parent's."""
+        self.stop_accepting()
+        self.parking.forget()
+        self.pending.forget()
+        self.loop.reinit()  # its epoll set is shared as well, until it makes one of its own
+        self._outside = 0
+        if self._dispatch is not None:
+            self._dispatch.forget()
+            self._dispatch = RequestGreenlets(self._serve, self._spawn, self.pool, self._on_fault)
 
     def stop(self, timeout: float | None = None) -> None:
         """Stop accepting, close the idle connections, and let the requests in flight finish.
@@ -228,145 +237,6 @@ class KeepAliveWSGIServer(pywsgi.WSGIServer):  # type: ignore[misc]
         self.parking.drain()
         self.pending.stop()
 
-    def _check_drained(self) -> None:
-        if self.draining and not self.parking.count and not self._outside:
-            self.drained.set()
-
-    # -- accepting
-
-    def _do_read(self) -> None:
-        if not self._parks:
-            super()._do_read()
-            return
-        for _ in range(self.max_accept):
-            if self.full():
-                self.stop_accepting()
-                return
-            if self.ssl_enabled and not self._handshakes.have_room():
-                self._pause_accepting()
-                return
-            try:
-                fd, address = self.socket._accept()
-            except BlockingIOError:
-                return
-            except OSError as error:
-                if error.errno == errno.ECONNABORTED:  # the client has left the queue already
-                    continue
-                self._accept_failed(error)
-                return
-            try:
-                self._take(fd, address)
-            except OSError as error:  # epoll(7): max_user_watches, or no memory
-                self.rejected += 1
-                self._accept_failed(error)
-                return
-            self._accept_succeeded()
-
-    def _accept_failed(self, error: OSError) -> None:
-        if self.is_fatal_error(error):
-            self.close()
-            self.error_log.write(f"{self} failed with {error}\n")
-            return
-        if self._paused_since is None:
-            now = self._paused_since = time.monotonic()
-            self._tells_pause = now >= self._next_pause_line
-            if self._tells_pause:
-                self._next_pause_line = now + PAUSE_LINES_S
-                self.error_log.write(
-                    f"accepting paused at {self.parking.count} connections: {error.strerror}\n"
-                )
-                if error.errno not in _OUT_OF_RESOURCES:
-                    self.loop.handle_error(self, type(error), error, error.__traceback__)
-        self._pause_accepting()
-
-    def _pause_accepting(self) -> None:
-        self.stop_accepting()
-        self._timer = self.loop.timer(ACCEPT_RETRY_S)
-        self._timer.start(self._start_accepting_if_started)
-
-    def _accept_succeeded(self) -> None:
-        self.accepted += 1
-        if self._paused_since is not None:
-            seconds = time.monotonic() - self._paused_since
-            self._paused_since = None
-            if self._tells_pause:
-                self.error_log.write(
-                    f"accepting again after {seconds:.1f} s at {self.parking.count} connections\n"
-                )
-
-    def _take(self, fd: int, address: Any) -> None:
-        listener = self.socket
-        if self.max_connections and self.parking.count + self._outside >= self.max_connections:
-            self._refuse(_socket.socket(listener.family, listener.type, listener.proto, fileno=fd), address)
-        elif self.ssl_enabled:
-            client = gevent_socket(listener.family, listener.type, listener.proto, fileno=fd)
-            self._outside += 1
-            self._handshakes.begin(client, address)
-        else:
-            sock = _socket.socket(listener.family, listener.type, listener.proto, fileno=fd)
-            sock.setblocking(False)
-            self._hold(Connection(sock, shared_address(address)))
-
-    def _hold(self, connection: Connection) -> None:
-        """:raises OSError: there is no room for it; it is closed."""
-        try:
-            self.parking.add(connection)
-        except OSError:
-            connection.sock.close()
-            raise
-
-    def _refuse(self, sock: Any, address: Any) -> None:
-        """Full: say so in clear, over TLS by closing."""
-        self.rejected += 1
-        sock.setblocking(False)
-        connection = Connection(sock, address)
-        self._hold(connection)
-        try:
-            if not self.ssl_enabled:
-                sock.send(_FULL_RESPONSE)
-        except OSError:
-            pass  # it has left
-        if self.parking.count < self.max_connections + MAX_REFUSED_LINGERING:
-            self.parking.linger(connection)
-        else:
-            self.parking.close(connection)
-
-    def _shake_hands(self, client: Any, address: Any) -> None:
-        try:
-            with gevent.Timeout(self.parking.header_timeout or None):
-                secured = self.wrap_socket(client, **self.ssl_args)
-        except (
-            OSError,
-            gevent.Timeout,
-            gevent.GreenletExit,
-        ):  # not TLS, or nothing at all; a line for each would fill the disk
-            client.close()
-            return
-        finally:
-            self._outside -= 1
-            self._check_drained()
-        connection = Connection(TLSSocket(secured), shared_address(address))
-        if self._evicting:
-            secured.close()
-            return
-        try:
-            self._hold(connection)
-        except OSError:
-            self.rejected += 1
-            return
-        # The first request may have come with the end of the handshake, into OpenSSL where no edge is seen.
-        connection.busy = connection.pending = True
-        self._serve_soon(connection)
-
-    def handle(self, sock: Any, address: Any) -> None:
-        """A connection whose handler reads for itself, from its first request to its last."""
-        self._outside += 1
-        try:
-            super().handle(sock, address)
-        finally:
-            self._outside -= 1
-            self._check_drained()
-
     # -- serving
 
     def figures(self) -> Iterator[tuple[str, int]]:
@@ -386,15 +256,11 @@ class KeepAliveWSGIServer(pywsgi.WSGIServer):  # type: ignore[misc]
         """Requests in flight or waiting for a greenlet."""
         return self._dispatch.active if self._dispatch is not None else 0
 
-    def _on_ready(self, connections: list[Connection]) -> None:
-        assert self._dispatch is not None
-        self._dispatch.put(connections)
-
     def _serve(self, connection: Connection) -> None:
         try:
             self._serve_requests(connection)
         except BaseException as error:
-            self.loop.handle_error(self, type(error), error, error.__traceback__)
+            self._on_fault("serving a connection", error)
             self.parking.close(connection)
 
     def _serve_requests(self, connection: Connection) -> None:
@@ -405,6 +271,7 @@ class KeepAliveWSGIServer(pywsgi.WSGIServer):  # type: ignore[misc]
         scan = parking.scans.get(connection) if awaited else None
         connection.pending = True  # the edge that has brought us here
         turns = REQUESTS_A_TURN
+        me = getcurrent()
         while True:
             if connection.buffer:
                 try:
@@ -418,7 +285,9 @@ class KeepAliveWSGIServer(pywsgi.WSGIServer):  # type: ignore[misc]
                         awaited, scan = False, None
                     self.requests += 1
                     handler = self.handler_class(connection, connection.address, self)
-                    if not handler.handle_request(head):
+                    keeps = handler.handle_request(head)
+                    me.gr_context = None  # context variables are one request's: none for the next
+                    if not keeps:
                         self._finish(connection)
                         return
                     turns -= 1
@@ -451,10 +320,6 @@ class KeepAliveWSGIServer(pywsgi.WSGIServer):  # type: ignore[misc]
                 connection.pending = True  # there may be more, and no edge will tell
             connection.buffer = connection.buffer + data if connection.buffer else data
 
-    def _serve_soon(self, connection: Connection) -> None:
-        """As if an event had come for this busy connection."""
-        self.loop.run_callback(self._on_ready, [connection])
-
     def _on_pending_end(self, pending: PendingResponse, connection: Connection) -> None:
         if self.logs_requests or self.statistics is not None:
             self.handler_class(connection, connection.address, self).note_pending(pending)
@@ -468,10 +333,10 @@ class KeepAliveWSGIServer(pywsgi.WSGIServer):  # type: ignore[misc]
 
     def _answer_bad_request(self, connection: Connection, error: BadRequestError) -> None:
         self.bad_requests[error.status] = self.bad_requests.get(error.status, 0) + 1
-        if self.statistics is not None:
-            self.statistics.note_refusal(error.status)
+        response = error_response(error.status)
+        self._note_refusal(connection, error.status, error.reason, len(response))
         try:
-            send_all(connection, error_response(error.status), self.write_timeout)
+            send_all(connection, response, self.write_timeout)
         except OSError:
             self.parking.close(connection)
             return
@@ -480,20 +345,23 @@ class KeepAliveWSGIServer(pywsgi.WSGIServer):  # type: ignore[misc]
     def _on_header_timeout(self, connection: Connection) -> None:
         """In the hub: half a request has been waiting for too long."""
         self.timed_out_heads += 1
-        if self.statistics is not None:
-            self.statistics.note_refusal(HTTPStatus.REQUEST_TIMEOUT)
+        status = HTTPStatus.REQUEST_TIMEOUT
+        response = error_response(status)
+        self._note_refusal(connection, status, "the request head is not complete", len(response))
         try:
-            connection.sock.send(error_response(HTTPStatus.REQUEST_TIMEOUT))
+            connection.sock.send(response)
         except OSError:
             pass  # it does not read either
         self._finish(connection)
 
 
-def _can_park(handler_class: Any) -> bool:
-    """Whether *handler_class* leaves the reading of requests to the server."""
-    if not (isinstance(handler_class, type) and issubclass(handler_class, KeepAliveWSGIHandler)):
-        return False
-    return all(
-        getattr(handler_class, name) is getattr(KeepAliveWSGIHandler, name)
-        for name in KeepAliveWSGIHandler.reading_hooks
-    )
+#: All of this process, for the child of a fork.
+_servers: WeakSet[KeepAliveWSGIServer] = WeakSet()
+
+
+def _forget_in_child() -> None:
+    for server in list(_servers):
+        server._forget()
+
+
+os.register_at_fork(after_in_child=_forget_in_child)

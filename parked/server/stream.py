@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import _socket
 import os
+import struct
 import sys
 from errno import ECONNRESET, EINVAL
 from typing import Final
@@ -95,6 +96,14 @@ def _wait_until_writable(connection: Connection, timeout: float) -> None:
     wait_write(connection.sock.fileno(), timeout or None, too_slow)
 
 
+def reset_on_close(connection: Connection) -> None:
+    """Have the client see that what it got is not all, where only the end of the connection would tell."""
+    option = struct.pack("ii", 1, 0)  # socket(7), SO_LINGER: on, no time
+    connection.sock.setsockopt(_socket.SOL_SOCKET, _socket.SO_LINGER, option)
+    connection.hung_up = True  # as good as: nothing is to be waited for
+    connection.buffer = b""
+
+
 class ConnectionReader:
     """What pywsgi calls *rfile*: first the bytes received with the request head, then the socket.
 
@@ -103,12 +112,14 @@ class ConnectionReader:
     :param timeout: seconds to wait for the next bytes, 0 for ever; then reading raises `ClientTimeoutError`.
     """
 
-    __slots__ = ("at", "closed", "connection", "timeout", "turns", "used")
+    __slots__ = ("at", "closed", "connection", "failure", "timeout", "turns", "used")
 
     def __init__(self, connection: Connection, turns: Turns, timeout: float = 0) -> None:
         self.connection = connection
         self.timeout = timeout
         self.closed = False
+        #: What was raised here because the client has left.
+        self.failure: OSError | None = None
         #: Somebody has read from it.
         self.used = False
         #: Bytes of the connection's buffer that have been read.
@@ -137,6 +148,9 @@ class ConnectionReader:
                 too_late = ClientTimeoutError("the request content did not come")
                 wait_read(connection.sock.fileno(), self.timeout or None, too_late)
                 self.turns.share()  # others may have come with the same poll
+            except OSError as error:
+                self.failure = error
+                raise
         if len(data) == RECV_BYTES:
             connection.pending = True  # the edge is used up, though more may be waiting
         connection.buffer = connection.buffer[self.at :] + data

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 import ssl
 from typing import Any, Final
 
@@ -15,12 +16,13 @@ class TLSSocket:
     neither in the kernel nor, decrypted, in OpenSSL. An SSL socket with pending bytes is not idle.
     """
 
-    __slots__ = ("_cooperative", "_ssl")
+    __slots__ = ("_cooperative", "_is_cut", "_ssl")
 
     def __init__(self, ssl_socket: Any) -> None:
         ssl_socket.setblocking(False)
         self._ssl = ssl_socket
         self._cooperative = False
+        self._is_cut = False
 
     def recv(self, size: int, /) -> bytes:
         if self._cooperative:
@@ -76,11 +78,20 @@ class TLSSocket:
         self._notify()
         self._ssl.close()
 
+    def detach(self) -> int:
+        fd: int = self._ssl.detach()
+        return fd
+
+    def setsockopt(self, level: int, option: int, value: Any, /) -> None:
+        if option == socket.SO_LINGER:
+            self._is_cut = True  # a reset is no proper end
+        self._ssl.setsockopt(level, option, value)
+
     def _notify(self) -> None:
         """Send close_notify, unless that was done: without it a response may have been cut off by anyone
         (RFC 9112, 9.8; RFC 8446, 6.1). The client's own is not waited for.
         """
-        if self._ssl.fileno() < 0:
+        if self._ssl.fileno() < 0 or self._is_cut:
             return
         try:
             self._ssl.setblocking(False)

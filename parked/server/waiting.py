@@ -115,6 +115,12 @@ class PendingResponses:
         if holders:
             self._loop.run_callback(self._stop_some, holders)
 
+    def forget(self) -> None:
+        """In a forked child: they are the parent's."""
+        self.deadlines.clear()
+        self._calls.clear()
+        self.count = 0
+
     # -- callbacks
 
     def call(self, function: Callback, pending: PendingResponse) -> None:

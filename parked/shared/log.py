@@ -45,6 +45,10 @@ class GuardedLog:
         except Exception:  # whatever a log of somebody's own may raise
             self.lost += max(1, text.count("\n"))
 
+    def note_lost(self, lines: int = 1) -> None:
+        """Somebody else could not write here."""
+        self.lost += lines
+
     def change(self, file: Any) -> Any:
         """From the next line on write to *file*, one of the same kind; returns the one before."""
         before, self._file = self._file, file

@@ -5,6 +5,7 @@ from typing import Any
 import gevent
 import pytest
 from gevent.event import Event
+from gevent.local import local
 from gevent.pool import Pool
 from greenlet import getcurrent
 
@@ -25,7 +26,7 @@ class Recorder:
         self.blocked: dict[Any, Event] = {}
 
     def __call__(self, name: Any) -> None:
-        self.greenlets.add(getcurrent())
+        self.greenlets.add(id(getcurrent()))  # whoever refers to it keeps it from being reused
         if name in self.blocked:
             self.blocked[name].wait()
         self.served.append(name)
@@ -68,7 +69,7 @@ def test_a_blocked_application_does_not_hold_up_the_queue(recorder: Recorder) ->
 
 def test_a_greenlet_that_was_blocked_does_not_hold_up_what_was_queued_meanwhile(recorder: Recorder) -> None:
     recorder.blocked = {"first": Event(), "second": Event()}
-    greenlets = RequestGreenlets(recorder, gevent.spawn, limit=1)
+    greenlets = RequestGreenlets(recorder, None, Pool(1))
     put(greenlets, "first")
     eventually(lambda: greenlets.active == 1)
     put(greenlets, "second", "third")
@@ -82,7 +83,7 @@ def test_a_greenlet_that_was_blocked_does_not_hold_up_what_was_queued_meanwhile(
 
 def test_the_limit_bounds_the_greenlets_and_the_rest_waits_its_turn(recorder: Recorder) -> None:
     recorder.blocked = {name: Event() for name in range(5)}
-    greenlets = RequestGreenlets(recorder, gevent.spawn, limit=2)
+    greenlets = RequestGreenlets(recorder, None, Pool(2))
     put(greenlets, *range(5))
     eventually(lambda: len(recorder.greenlets) == 2)
     gevent.sleep(0.02)
@@ -90,7 +91,7 @@ def test_the_limit_bounds_the_greenlets_and_the_rest_waits_its_turn(recorder: Re
     for event in recorder.blocked.values():
         event.set()
     eventually(lambda: sorted(recorder.served) == [0, 1, 2, 3, 4])
-    assert len(recorder.greenlets) == 2
+    assert len(recorder.greenlets) <= 3  # and one that waited for its place
     greenlets.stop()
     gevent.sleep(0)
 
@@ -118,13 +119,13 @@ def test_without_spawn_the_hub_serves(recorder: Recorder) -> None:
     greenlets = RequestGreenlets(recorder, None)
     put(greenlets, 1, 2)
     eventually(lambda: recorder.served == [1, 2])
-    assert recorder.greenlets == {gevent.get_hub()}
+    assert recorder.greenlets == {id(gevent.get_hub())}
 
 
 def test_stopping_ends_all_waiting_greenlets_and_busy_ones_after_their_request(recorder: Recorder) -> None:
     pool = Pool(5)
     recorder.blocked = {"slow": Event(), "slower": Event()}
-    greenlets = RequestGreenlets(recorder, pool.spawn, limit=5)
+    greenlets = RequestGreenlets(recorder, pool.spawn, pool)
     put(greenlets, "slow", "slower", "x")
     eventually(lambda: recorder.served == ["x"])
     recorder.blocked["slow"].set()
@@ -161,3 +162,70 @@ def test_a_killed_waiting_greenlet_is_forgotten(recorder: Recorder) -> None:
     eventually(lambda: recorder.served == [1, 2])
     greenlets.stop()
     pool.join(5)
+
+
+def test_a_pool_shared_with_others_is_waited_for_in_a_greenlet_and_left_when_idle(recorder: Recorder) -> None:
+    pool = Pool(2)
+    foreign = Event()
+    one, other = (RequestGreenlets(recorder, pool.spawn, pool) for _ in range(2))
+    put(one, "a")
+    put(other, "b")
+    eventually(lambda: sorted(recorder.served) == ["a", "b"])
+    jobs = [pool.spawn(foreign.wait) for _ in range(2)]  # would wait for ever if the idle kept their places
+    put(one, "c", "d")
+    put(other, "e")
+    gevent.sleep(0.02)
+    assert len(recorder.served) == 2
+    foreign.set()
+    eventually(lambda: sorted(recorder.served) == ["a", "b", "c", "d", "e"])
+    gevent.joinall(jobs)
+    one.stop()
+    other.stop()
+    gevent.sleep(0)
+    assert len(pool) == 0
+
+
+def test_a_spawn_that_fails_is_tried_again_and_costs_nobody_anything(recorder: Recorder) -> None:
+    faults: list[str] = []
+    failures = [MemoryError(), RuntimeError("full")]
+
+    def spawn(run: Any) -> Any:
+        if failures:
+            raise failures.pop()
+        return gevent.spawn(run)
+
+    greenlets = RequestGreenlets(recorder, spawn, None, lambda what, error: faults.append(repr(error)))
+    put(greenlets, 1, 2)
+    eventually(lambda: recorder.served == [1, 2])
+    assert faults == ["RuntimeError('full')", "MemoryError()"]
+    greenlets.stop()
+    gevent.sleep(0)
+
+
+@pytest.mark.parametrize("pooled", [False, True])
+def test_nothing_that_a_request_leaves_on_its_greenlet_meets_the_next_one(pooled: bool) -> None:
+    mine = local()
+    seen: list[Any] = []
+
+    def serve(leaves: Any) -> None:
+        seen.append(getattr(mine, "value", None))
+        leaves()
+
+    def leave_local() -> None:
+        mine.value = "left"
+
+    def leave_timeout() -> None:
+        gevent.Timeout(0.02).start()
+
+    def block() -> None:
+        gevent.sleep(0.03)
+
+    pool = Pool(1) if pooled else None
+    greenlets = RequestGreenlets(serve, gevent.spawn, pool)
+    for names in ([leave_local, block, leave_timeout, block], [leave_timeout], [block]):
+        served = len(seen)
+        put(greenlets, *names)
+        eventually(lambda: len(seen) == served + len(names) and not greenlets.active)  # noqa: B023
+    assert seen == [None] * 6
+    greenlets.stop()
+    gevent.sleep(0)

@@ -15,6 +15,8 @@ from tests.support import CHECKOUT
 NO_HOST = "sends HTTP/1.1 without Host, which a server must refuse (RFC 9112, 3.2)"
 BOTH_LENGTHS = "sends Transfer-Encoding beside Content-Length, which is refused (RFC 9112, 6.3)"
 
+HALF_AN_UPGRADE = "wants an upgrade that Upgrade or Connection: upgrade alone asks for (RFC 9110, 7.8)"
+
 #: What passes with the stock class and not with ours, and why.
 EXCEPTIONS = {
     "ChunkedInputTests.test_chunked_readline": BOTH_LENGTHS,
@@ -25,6 +27,9 @@ EXCEPTIONS = {
     "ChunkedInputTests.test_short_read": NO_HOST,
     "TestNonLatin1HeaderFromApplication.test": NO_HOST,
     "TestNonLatin1UnicodeHeaderFromApplication.test": NO_HOST,
+    "TestConnectionUpgrades.test_connection_upgrade": HALF_AN_UPGRADE,
+    "TestConnectionUpgrades.test_upgrade_websocket": HALF_AN_UPGRADE,
+    "TestContentLength304.test_err": "a 304 may have the length of what it does not send (RFC 9110, 15.4.5)",
     "TestMultiLineHeader.test_multiline_116": "sends a folded field line, which is refused (RFC 9112, 5.2)",
 }
 #: The same, of the suites of older versions.

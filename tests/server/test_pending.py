@@ -17,10 +17,8 @@ import pytest
 from parked.server.pending import PendingResponse
 from parked.server.server import KeepAliveWSGIServer
 from tests.server.desk import OLD_POLL, POLL, Desk, attended, ended, pending_at
-from tests.server.test_tls import TLSClient, certificate
+from tests.server.test_tls import TLSClient
 from tests.support import GET, PATIENCE_S, Client, eventually, serving
-
-__all__ = ["certificate"]
 
 NOW = GET.replace(b"/ ", b"/now ")
 
@@ -583,7 +581,7 @@ def test_nothing_is_left_of_clients_that_stall_leave_or_half_close() -> None:
         alive = gc.get_objects()
         return (
             sum(type(thing) is PendingResponse for thing in alive),
-            sum(isinstance(thing, gevent.Greenlet) and not thing.dead for thing in alive),
+            sum(issubclass(type(thing), gevent.Greenlet) and not thing.dead for thing in alive),
             process.num_fds(),
         )
 

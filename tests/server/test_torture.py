@@ -483,7 +483,7 @@ def test_bad_requests_get_their_status_and_the_end(
 def test_nothing_is_left_of_all_that(server: KeepAliveWSGIServer) -> None:
     eventually(lambda: server.parking.count == 0)
     assert server.parking._half_requests == {}
-    assert server.parking._lingerers == {}
+    assert server.parking._lingering.deadlines == {}
 
 
 def test_truncated_requests_reach_nobody_and_leave_nothing(

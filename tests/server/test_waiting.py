@@ -6,7 +6,7 @@ import gevent
 import gevent.event
 import pytest
 
-from parked.server import parking
+from parked.server import lingering
 from parked.server import waiting as module
 from parked.server.pending import PendingResponse
 from tests.server.desk import POLL, Desk, attended, ended, pending_at
@@ -16,7 +16,8 @@ from tests.support import GET, Client, eventually
 @pytest.fixture(autouse=True)
 def _short_lingering(monkeypatch: pytest.MonkeyPatch) -> None:
     """Our clients stay open to see the end, and nobody waits for what they might still send."""
-    monkeypatch.setattr(parking, "LINGER_S", 0.1)
+    monkeypatch.setattr(lingering, "LINGER_S", 0.1)
+    monkeypatch.setattr(lingering, "HASTY_LINGER_S", 0.1)
 
 
 NOW = GET.replace(b"/ ", b"/now ")

@@ -1,0 +1,313 @@
+"""From the listening socket to a parked connection: accept, refuse, shake hands, pause.
+
+Nothing that goes wrong here ends the accepting: what concerns one connection costs that one, what concerns
+the system (no descriptors, no memory) costs a pause, and both are said in lines whose number is bounded.
+"""
+
+from __future__ import annotations
+
+import _socket
+import errno
+import os
+import time
+from http import HTTPStatus
+from typing import Any, Final
+
+import gevent
+from gevent import pywsgi
+from gevent.event import Event
+from gevent.socket import socket as gevent_socket
+
+from parked.server.connection import Connection, shared_address
+from parked.server.dispatch import RequestGreenlets
+from parked.server.fields import error_response
+from parked.server.handler import KeepAliveWSGIHandler
+from parked.server.handshakes import Handshakes
+from parked.server.parking import Parking
+from parked.server.reports import Reports
+from parked.server.response import Counts
+from parked.server.tls import TLSSocket
+from parked.shared.log import GuardedLog
+
+#: Connections taken in one go before the requests get their turn.
+ACCEPTS_A_WAKEUP: Final = 64
+#: Seconds after which accept is tried again when there was no descriptor or no place for it.
+ACCEPT_RETRY_S: Final = 0.1
+#: Seconds from one line about a pause to the next. At the edge, each client that leaves ends one and the next
+#: that comes begins another.
+PAUSE_LINES_S: Final = 10.0
+#: Refused connections that may linger for their 503 to be read; the rest is closed at once.
+MAX_REFUSED_LINGERING: Final = 16
+#: What is said of refused clients, where the error log is a `logging.Logger`: `logging.WARNING`.
+REFUSAL_LEVEL: Final = 30
+
+#: What a subclass overrides to have each connection for itself.
+_CONNECTION_HOOKS: Final = ("handle", "do_handle", "do_read", "do_close", "wrap_socket_and_handle")
+
+
+class AcceptingServer(pywsgi.WSGIServer):  # type: ignore[misc] # gevent has no type hints
+    """The half of the server that faces the listening socket; `KeepAliveWSGIServer` is the whole."""
+
+    log: Any
+    error_log: Any
+    parking: Parking
+    max_connections: int
+    draining: bool
+    drained: Event
+    statistics: Counts | None
+    logs_requests: bool
+    accepted: int
+    rejected: int
+    failed_handshakes: int
+    faults: int
+    _dispatch: RequestGreenlets | None
+    _evicting: bool  # no connection is parked any more
+    _outside: int  # connections in their handshake, or with a handler that reads for itself
+    _parks: bool
+    _handshakes: Handshakes
+    _refusals: Reports
+    _failures: Reports
+    _paused_since: float | None
+    _tells_pause: bool
+    _next_pause_line: float  # on the monotonic clock
+
+    def set_spawn(self, spawn: Any) -> None:
+        super().set_spawn(spawn)
+        if self._parks:
+            self._accept_when_full()
+
+    def _accept_when_full(self) -> None:
+        """The pool bounds the requests in flight; being full is no reason not to accept."""
+        self.__dict__.pop("full", None)
+
+    def _do_read(self) -> None:
+        try:
+            if self._parks:
+                self._accept()
+            else:
+                super()._do_read()
+        except BaseException as error:
+            self._on_fault("accepting", error)
+            self._pause()
+
+    def _accept(self) -> None:
+        for _ in range(self.max_accept):
+            if self.full():
+                self.stop_accepting()
+                return
+            if self.ssl_enabled and not self._handshakes.have_room():
+                self._pause()
+                return
+            try:
+                fd, address = self.socket._accept()
+            except BlockingIOError:
+                return
+            except OSError as error:
+                if error.errno == errno.ECONNABORTED:  # the client has left the queue already
+                    continue
+                self._accept_failed(error)
+                return
+            try:
+                self._take(fd, address)
+            except Exception as error:  # epoll(7): max_user_watches, or no memory
+                self.rejected += 1
+                self._tell_pause(error)
+                self._pause()
+                return
+            self._accept_succeeded()
+
+    def _accept_failed(self, error: OSError) -> None:
+        if self.is_fatal_error(error):
+            self.close()
+            self.error_log.write(f"{self} failed with {error}\n")
+            return
+        self._tell_pause(error)
+        self._pause()
+
+    def _tell_pause(self, error: Exception) -> None:
+        if self._paused_since is None:
+            now = self._paused_since = time.monotonic()
+            self._tells_pause = now >= self._next_pause_line
+            if self._tells_pause:
+                self._next_pause_line = now + PAUSE_LINES_S
+                reason = getattr(error, "strerror", None) or described(error)
+                self.error_log.write(f"accepting paused at {self.parking.count} connections: {reason}\n")
+
+    def _pause(self) -> None:
+        """Accept again in a moment."""
+        self.stop_accepting()
+        if self.started:
+            self._timer = self.loop.timer(ACCEPT_RETRY_S)
+            self._timer.start(self._resume)
+
+    def _resume(self) -> None:
+        try:
+            self._start_accepting_if_started()
+        except BaseException as error:
+            self._on_fault("accepting again", error)
+            self._pause()
+
+    def _accept_succeeded(self) -> None:
+        self.accepted += 1
+        if self._paused_since is not None:
+            seconds = time.monotonic() - self._paused_since
+            self._paused_since = None
+            if self._tells_pause:
+                self.error_log.write(
+                    f"accepting again after {seconds:.1f} s at {self.parking.count} connections\n"
+                )
+
+    def _take(self, fd: int, address: Any) -> None:
+        """A new connection; if that fails, its descriptor is closed."""
+        listener = self.socket
+        full = self.max_connections and self.parking.count + self._outside >= self.max_connections
+        kind = gevent_socket if self.ssl_enabled and not full else _socket.socket
+        try:
+            sock = kind(listener.family, listener.type, listener.proto, fileno=fd)
+        except BaseException:
+            os.close(fd)
+            raise
+        try:
+            if full:
+                self._refuse(sock, address)
+            elif self.ssl_enabled:
+                self._handshakes.begin(sock, address)
+                self._outside += 1
+            else:
+                sock.setblocking(False)
+                self.parking.add(Connection(sock, shared_address(address)))
+        except BaseException:
+            sock.close()
+            raise
+
+    def _refuse(self, sock: Any, address: Any) -> None:
+        """Full: say so in clear, over TLS by closing."""
+        self.rejected += 1
+        sock.setblocking(False)
+        connection = Connection(sock, shared_address(address))
+        self.parking.add(connection)
+        connection.busy = True
+        if not self.ssl_enabled:
+            status = HTTPStatus.SERVICE_UNAVAILABLE
+            response = error_response(status)
+            self._note_refusal(connection, status, "all connections are taken", len(response))
+            try:
+                sock.send(response)
+            except OSError:
+                pass  # it has left
+        if self.parking.count < self.max_connections + MAX_REFUSED_LINGERING:
+            self.parking.linger(connection)
+        else:
+            self.parking.close(connection)
+
+    def _shake_hands(self, client: Any, address: Any) -> None:
+        process = os.getpid()
+        try:
+            with gevent.Timeout(self.parking.header_timeout or None):
+                secured = self.wrap_socket(client, **self.ssl_args)
+        except (Exception, gevent.Timeout, gevent.GreenletExit) as error:  # not TLS, or nothing
+            self.failed_handshakes += 1
+            self._refusals.say("no TLS", f"{shown(address)}: {described(error)}")
+            client.close()
+            return
+        finally:
+            self._outside -= 1
+            self._check_drained()
+        if self._evicting or process != os.getpid():  # in a child of a fork it is not ours
+            secured.close()
+            return
+        connection = Connection(TLSSocket(secured), shared_address(address))
+        try:
+            self.parking.add(connection)
+        except Exception as error:
+            self.rejected += 1
+            self._tell_pause(error)
+            connection.sock.close()
+            return
+        # The first request may have come with the end of the handshake, into OpenSSL where no edge is seen.
+        connection.busy = connection.pending = True
+        self._serve_soon(connection)
+
+    def _reader(self) -> str | None:
+        """Whose class reads connections itself, by overriding what we rely on; None if neither does."""
+        server, handler = type(self), self.handler_class
+        if any(getattr(server, name) is not getattr(AcceptingServer, name) for name in _CONNECTION_HOOKS):
+            return f"{server.__module__}.{server.__qualname__}"
+        if isinstance(handler, type) and issubclass(handler, KeepAliveWSGIHandler):
+            ours = KeepAliveWSGIHandler
+            if all(getattr(handler, name) is getattr(ours, name) for name in ours.reading_hooks):
+                return None
+        return f"{handler.__module__}.{getattr(handler, '__qualname__', handler)}"
+
+    def handle(self, sock: Any, address: Any) -> None:
+        """A connection whose handler reads for itself, from its first request to its last."""
+        self._outside += 1
+        try:
+            super().handle(sock, address)
+        finally:
+            self._outside -= 1
+            self._check_drained()
+
+    def _on_ready(self, connections: list[Connection]) -> None:
+        assert self._dispatch is not None
+        self._dispatch.put(connections)
+
+    def _serve_soon(self, connection: Connection) -> None:
+        """As if an event had come for this busy connection."""
+        self.loop.run_callback(self._on_ready, [connection])
+
+    def _check_drained(self) -> None:
+        if self.draining and not self.parking.count and not self._outside:
+            self.drained.set()
+
+    # -- telling
+
+    def _note_refusal(self, connection: Connection, status: HTTPStatus, reason: str, size: int) -> None:
+        """Count and log what is answered without a handler: its line in the access log, and why."""
+        if self.statistics is not None:
+            self.statistics.note_refusal(status)
+        self._refusals.say(f"refused with {status.value}", f"{shown(connection.address)}: {reason}")
+        if self.logs_requests:
+            try:
+                self.handler_class(connection, connection.address, self).log_refusal(status, size)
+            except Exception as error:  # an application's own way to write the line
+                self._on_fault("logging a refusal", error)
+
+    def _guard_logs(self, error_log: Any) -> None:
+        """From now on no line that cannot be written changes anything.
+
+        :param error_log: as it was given; with a `logging.Logger` what is said of clients has its own level.
+        """
+        errors = self.error_log
+        # An adapter of pywsgi's stays to be seen; see also `KeepAliveWSGIHandler.log_request`.
+        if self.logs_requests and not isinstance(self.log, (GuardedLog, pywsgi.LoggingLogAdapter)):
+            self.log = GuardedLog(self.log)
+        if not isinstance(errors, GuardedLog):
+            self.error_log = GuardedLog(errors)
+            if self.environ.get("wsgi.errors") is errors:
+                self.environ["wsgi.errors"] = self.error_log
+        of_clients = self.error_log
+        if not hasattr(error_log, "write") and hasattr(error_log, "log"):
+            of_clients = GuardedLog(pywsgi.LoggingLogAdapter(error_log, REFUSAL_LEVEL))
+        self._refusals = Reports(of_clients.write)
+        self._failures = Reports(self.error_log.write)
+
+    def _on_fault(self, what: str, error: BaseException) -> None:
+        """Count and tell an exception that must not go any further."""
+        self.faults += 1
+        hub = gevent.get_hub()
+        try:
+            if isinstance(error, hub.SYSTEM_ERROR):  # Ctrl-C, say: for the main greenlet, as in gevent
+                hub.handle_error(what, type(error), error, error.__traceback__)
+            elif not isinstance(error, hub.NOT_ERROR):
+                self._failures.say(f"fault in {what}", described(error))
+        except Exception:
+            self.error_log.note_lost()
+
+
+def described(error: BaseException) -> str:
+    return f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
+
+
+def shown(address: Any) -> str:
+    return str(address[0]) if isinstance(address, tuple) else "a local client"

@@ -169,6 +169,8 @@ class ServerProcess:
                 self.process.kill()
                 self.process.communicate()
                 raise
+        else:
+            self.process.communicate(timeout=PATIENCE_S)
 
 
 def run_app(*flags: str, cwd: Path = CHECKOUT, **environment: str) -> subprocess.CompletedProcess[str]:

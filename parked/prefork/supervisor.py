@@ -299,7 +299,7 @@ class Supervisor:
             if self._trial_ends and time.monotonic() >= self._trial_ends:
                 self._say(f"the new version is not ready after {self.settings.trial_timeout:g} s")
                 self._trial_ends = 0.0
-                _kill(self._trial, signal.SIGKILL)
+                self._end_trial()
             return
         if not self._reload_wanted or not (self._announced or self._retiring):
             return
@@ -318,6 +318,10 @@ class Supervisor:
         self._trial = pid
         patience_s = self.settings.trial_timeout
         self._trial_ends = time.monotonic() + patience_s if patience_s else 0.0
+
+    def _end_trial(self) -> None:
+        _kill(self._trial, signal.SIGKILL)  # it may not have a group of its own yet
+        _kill(-self._trial, signal.SIGKILL)
 
     def _tried(self, status: int) -> None:
         """The trial has ended."""
@@ -395,7 +399,7 @@ class Supervisor:
         self._signals.take_all()
         notify(STOPPING)
         if self._trial:
-            _kill(self._trial, signal.SIGKILL)
+            self._end_trial()
         left = {pid for pid in self._pids() if _ended(pid) is None}  # who has died before is not our doing
         began = time.monotonic()
         deadline = began + (0 if at_once else self.settings.graceful_timeout + _EXIT_GRACE_S)

@@ -34,6 +34,7 @@ def execute(listener: socket, folder: str, parent: int) -> NoReturn:
     """In a child of the supervisor: become the trial."""
     try:
         end_with_parent(signal.SIGKILL, parent)
+        os.setpgid(0, 0)  # what it starts goes when it goes
         os.chdir(folder)
         listener.set_inheritable(True)
         os.execve(sys.executable, sys.orig_argv, {**os.environ, _VARIABLE: str(listener.fileno())})
@@ -68,7 +69,14 @@ def run(settings: Settings, fd: int) -> int:
 
     :raises StartError: it fails before there is a worker.
     """
-    signal.signal(signal.SIGINT, lambda *_: None)  # ^C reaches all, and the supervisor ends us
+    try:
+        return _try(settings, fd)
+    finally:
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        os.killpg(0, signal.SIGTERM)  # helpers that the application has started
+
+
+def _try(settings: Settings, fd: int) -> int:
     nofile = raise_nofile()
     try:
         sizing.plan(settings.workers, settings.connections, nofile, sizing.cpu_count())

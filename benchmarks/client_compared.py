@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import Any
 
 CHECKOUT = Path(__file__).resolve().parent.parent
-PAGE = CHECKOUT / "docs" / "client.md"
+PAGE = CHECKOUT / "docs" / "figures.md"
 BEGIN, END = "<!-- benchmarks/client: begin -->", "<!-- benchmarks/client: end -->"
 
 STOCK, OURS = "FastHttpUser", "KeepAliveUser"
@@ -172,9 +172,9 @@ def run_users(kind: str, url: str, chosen: argparse.Namespace) -> dict[str, floa
 
 #: (name, key, how it is shown, whether the ratio is a gain)
 FIGURES = (
-    ("CPU a request, us", "cpu_us_a_request", "{:,.0f}", True),
-    ("memory a user at rest, bytes (PSS)", "bytes_a_user", "{:,.0f}", True),
-    ("reconnects (connections beyond one a user)", "reconnects", "{:,.0f}", False),
+    ("CPU per request, us", "cpu_us_a_request", "{:,.0f}", True),
+    ("memory per user at rest, bytes (PSS)", "bytes_a_user", "{:,.0f}", True),
+    ("reconnects (connections beyond one per user)", "reconnects", "{:,.0f}", False),
     ("requests/s", "requests_per_s", "{:,.0f}", False),
     ("failed requests", "failures", "{:,.0f}", False),
 )
@@ -184,7 +184,7 @@ def rows(chosen: argparse.Namespace, results: dict[str, list[dict[str, float]]])
     low, high = chosen.think
     today = datetime.datetime.now(datetime.UTC).date()
     yield f"{today}, Python {platform.python_version()}, Linux {platform.release()}, {os.cpu_count()} cores:"
-    yield f"{chosen.users:,} users, think {low:g}-{high:g} s, {chosen.length:,} characters a response,"
+    yield f"{chosen.users:,} users, think {low:g}-{high:g} s, {chosen.length:,} characters per response,"
     yield f"medians of {chosen.rounds} rounds of {chosen.seconds:g} s (least-most)."
     yield ""
     yield f"| one Locust process | {STOCK} | {OURS} | ratio |"

@@ -85,7 +85,7 @@ settings() {
         Documentation/networking/ip-sysctl.rst
 
     "$row" fs.file-max host atleast $((2 * connections + 100000)) \
-        "open files of the whole machine: two sockets a connection, and 100000 for everything else" \
+        "open files of the whole machine: two sockets per connection, and 100000 for everything else" \
         "ENFILE in every process, also in those that have nothing to do with this" \
         Documentation/admin-guide/sysctl/fs.rst
 

@@ -208,7 +208,7 @@ class Settings:
         "After HUP, time for the new code to be ready on trial; 0: any.",
     )
     access_log: str = _setting(
-        "", "FILE", file_name, "Append a line a request to FILE, - for standard output; off if empty."
+        "", "FILE", file_name, "Append a line per request to FILE, - for standard output; off if empty."
     )
     access_log_format: str = _setting(
         "common", "common|json", log_format, "The form of the access log: pywsgi's, or JSON objects."

@@ -162,7 +162,7 @@ def test_check_says_for_what_is_too_low_why_what_happens_and_what_mends_it(
     lines = result.stdout.splitlines()
     at = lines.index("LOW  fs.file-max                       100000, needed 900000")
     why, symptom, fix, see = lines[at + 1 : at + 5]
-    assert "two sockets a connection" in why
+    assert "two sockets per connection" in why
     assert "ENFILE" in symptom
     assert fix.split("fix:")[1].strip() == 'sudo sysctl -w fs.file-max="900000"'
     assert see.endswith("Documentation/admin-guide/sysctl/fs.rst")

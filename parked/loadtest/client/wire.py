@@ -1,7 +1,7 @@
 """Reading one response off a connection: status, header bytes, body.
 
 Most responses of a keep-alive test look alike: HTTP/1.1, a Content-Length, no coding. For these a few
-searches in the header bytes are enough (2.2 us, a parser object with its callbacks 6.2: docs/client.md).
+searches in the header bytes are enough (2.2 us, a parser object with its callbacks 6.2: docs/figures.md).
 Whatever is not plainly of that kind goes to llhttp (httptools) from its first byte on.
 """
 

@@ -23,7 +23,7 @@ _CGROUP_V1_UNLIMITED_BYTES = 1 << 60
 
 PortRange = tuple[int, int]
 
-#: What `Machine.described` can be told, and the most of each: cores, bytes, descriptors a process, local
+#: What `Machine.described` can be told, and the most of each: cores, bytes, descriptors per process, local
 #: ports of an address, open files of the system, pages of TCP buffers (pressure), tracked connections.
 DESCRIBED = {
     "cores": 4096,
@@ -47,7 +47,7 @@ class Machine:
     memory_total_bytes: int  #: the machine's, or the cgroup's limit if that is less
     memory_available_bytes: int  #: what can be used without swapping, cgroup limits included
     swap_free_bytes: int
-    nofile_soft: int  #: descriptors a process may have, RLIMIT_NOFILE
+    nofile_soft: int  #: descriptors per process may have, RLIMIT_NOFILE
     nofile_hard: int
     nr_open: int | None  #: what RLIMIT_NOFILE can be raised to
     file_max: int | None  #: open files of the whole system

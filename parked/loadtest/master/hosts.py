@@ -179,7 +179,7 @@ class Hosts:
             machine = report["facts"]
             console.say(
                 f"host {host.name} has joined, {len(self._hosts)} of {self.expected}: "
-                f"{machine['cpu_count']} cores, {machine['nofile_hard']:,} descriptors a process, "
+                f"{machine['cpu_count']} cores, {machine['nofile_hard']:,} descriptors per process, "
                 f"{machine['addresses']} source addresses"
             )
         host.report, host.heard = report, time.monotonic()

@@ -8,7 +8,7 @@ CPU is the part that is not a sum.  A request costs what it costs in a warm proc
 it takes to wake that process.  Where the cores are busy, or the process has many requests, they are served
 together.  With U the share of the cores that is busy and r the requests a second of one process,
 
-    CPU a request = warm + wake x R / (R + r) x (1 - U)
+    CPU per request = warm + wake x R / (R + r) x (1 - U)
 
 which is linear in U as U is in the CPU, so the two are solved for in closed form.  Beside that each process
 takes a bit of a core to itself: half of what 400,000 connections cost in 44 processes is the 44 processes,

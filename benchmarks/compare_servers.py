@@ -2,7 +2,7 @@
 
 Each server runs one worker on one core, wrk on another, over loopback, with keep-alive. The servers take
 turns for several rounds, so that what else the machine does hits all of them; the table shows medians. A
-server's CPU time per request is the more reliable figure on a busy machine: it does not count what others take.
+server's CPU time per request is the more reliable figure on a busy machine: what others take does not count.
 Latencies are of requests that were answered; *over 1 s* are those that waited longer when wrk looked, every
 2 s. nginx is shown as it comes, opening its file for each request, and with `open_file_cache`.
 
@@ -356,8 +356,8 @@ def progress(text: str) -> None:
 def table(results: dict[str, Figures], options: argparse.Namespace) -> str:
     """The medians in Markdown, with what a reader needs to judge them."""
     lines = [
-        f"Medians of {rounds_of(results)} rounds of {options.duration} s, {options.length} bytes per response,"
-        f" {time.strftime('%Y-%m-%d', time.gmtime())}, {cpu_model()},"
+        f"Medians of {rounds_of(results)} rounds of {options.duration} s, {options.length} bytes per response"
+        f", {time.strftime('%Y-%m-%d', time.gmtime())}, {cpu_model()},"
         f" Linux {platform.release()}, Python {platform.python_version()}.",
         "",
         "| server | connections | requests/s | against pywsgi | p50 ms | p99 ms | over 1 s"

@@ -119,7 +119,7 @@ def run_tests(python: Path, suites: tuple[tuple[str, ...], ...], folder: Path) -
     for process, output in zip(processes, outputs, strict=True):
         passed &= process.wait() == 0
         text = output.read_text(errors="replace")
-        print(text[text.find("=== FAILURES ===") :] if process.returncode else text.splitlines()[-1])
+        print(text if process.returncode else text.splitlines()[-1])
         for number, word in re.findall(r"(\d+) ([a-z]+)", text.splitlines()[-1].partition(" in ")[0]):
             counts[word] += int(number)
     return passed, counts

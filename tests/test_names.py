@@ -11,7 +11,7 @@ CHECKOUT = Path(__file__).resolve().parents[1]
 #: As of environment variables, metrics and commands.
 OLD = r"keepalive(_|-(server|loadtest))[a-z_]*"
 #: nginx' directives, and Linux' settings of TCP.
-OTHERS = re.compile(r"keepalive_(timeout|requests|time|intvl|probes|disable)")
+OTHERS = re.compile(r"keepalive[_](timeout|requests|time|intvl|probes|disable)")
 
 
 def test_no_old_name_is_left() -> None:

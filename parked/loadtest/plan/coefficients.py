@@ -3,7 +3,7 @@
 Fitted on 2026-11-23 with `benchmarks/sizing` (CPU of the kernel, of wake-ups and processes, and moderation by
 hand, since a fit would bend them to the scheduler's choices at 1,000,000) to runs of
 `./run_test` with client and server on one machine: 2 virtual cores (AMD EPYC), 24 GiB, Linux 6.18,
-Python 3.11, Locust 2.47, gevent 26.9, at most 20,000 descriptors per process, bodies of 1-10 KB.  The runs are
+Python 3.11, Locust 2.47, gevent 26.9, at most 20,000 descriptors per process, bodies of 1-10 KB. The runs are
 results/reference/*;
 tests/loadtest/test_measured_run.py compares every one of them with the model.  `benchmarks/sizing` shows
 the deviations, so another machine can be fitted the same way.

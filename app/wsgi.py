@@ -6,6 +6,8 @@ from typing import Final
 
 import falcon
 
+from .pending import Events, Poll
+
 #: Bounds of ?length=, in characters, and what is sent without it.
 MIN_LENGTH: Final = 1
 MAX_LENGTH: Final = 10240
@@ -56,10 +58,12 @@ def _write_problem(request: falcon.Request, response: falcon.Response, error: fa
 
 
 def create_app() -> falcon.App[falcon.Request, falcon.Response]:
-    """Make the application; it needs nothing and keeps no state."""
+    """Make the application; it needs nothing, and keeps only who listens."""
     app = falcon.App(media_type=falcon.MEDIA_TEXT)
     app.add_route("/", Text())
     app.add_route("/health", Health())
+    app.add_route("/poll", Poll())
+    app.add_route("/events", Events())
     app.set_error_serializer(_write_problem)
     return app
 

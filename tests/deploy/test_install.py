@@ -205,7 +205,7 @@ def test_a_load_test_starts_the_server_and_leaves_its_results_where_the_user_is(
     ports = free_ports(2)
     output = run(
         *(complete / "parked-loadtest", "-c", "200", "--hold", "2s", "--think", "1"),
-        *("--host", f"http://127.0.0.1:{ports[0]}", "--master-port", str(ports[1])),
+        *("--host", f"http://127.0.0.1:{ports[0]}", "--start-server", "--master-port", str(ports[1])),
         cwd=tmp_path,
     )
     (folder,) = (tmp_path / "results").iterdir()

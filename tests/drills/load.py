@@ -32,7 +32,7 @@ class Hung(Exception):
 
 
 class LoadTest:
-    """One ./run_test. Without --host it finds nobody and starts the server itself."""
+    """One ./run_test. Without --host it starts the server itself."""
 
     def __init__(
         self, *flags: str, folder: Path | None = None, environment: dict[str, str] | None = None
@@ -41,7 +41,9 @@ class LoadTest:
         self.folder = folder or self._scratch / "run"
         server_port, master_port = free_ports(2)
         usual = {"--results": str(self.folder), "--master-port": str(master_port)}
-        usual |= {} if "--host" in flags else {"--host": f"http://127.0.0.1:{server_port}"}
+        if "--host" not in flags:
+            usual["--host"] = f"http://127.0.0.1:{server_port}"
+            flags += ("--start-server",)
         self._out = self._scratch / "output"
         with self._out.open("wb") as out:
             self.process = subprocess.Popen(

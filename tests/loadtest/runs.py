@@ -199,7 +199,7 @@ def a_real_run() -> Path:
     command = [
         *(sys.executable, "-m", "loadtest", "-c", "1000", "--hold", "5s", "--think", "1:3"),
         *("--results", str(folder), "--master-port", str(master_port)),
-        *("--host", f"http://127.0.0.1:{server_port}"),
+        *("--host", f"http://127.0.0.1:{server_port}", "--start-server"),
     ]
     output = folder.parent / "output"
     with output.open("wb") as file:

@@ -91,9 +91,13 @@ def parser() -> argparse.ArgumentParser:
         "--host",
         action="append",
         metavar="URL",
-        help="server to test; run_server is started if it is a local address and nothing answers; give "
-        "several, or one with commas, and the connections are spread evenly over them "
-        f"(default: {DEFAULT_HOST})",
+        help="server to test; give several, or one with commas, and the connections are spread evenly over "
+        f"them (default: {DEFAULT_HOST}, where run_server is started if nobody listens)",
+    )
+    made.add_argument(
+        "--start-server",
+        action="store_true",
+        help="start run_server also at a local --host, if nobody listens there",
     )
     made.add_argument(
         "--source-addresses",
@@ -180,6 +184,9 @@ def parser() -> argparse.ArgumentParser:
     )
     made.add_argument("--json", action="store_true", help="with --plan, as JSON")
     made.add_argument("--force", action="store_true", help="run although the limits look too low")
+    made.add_argument(
+        "--overwrite", action="store_true", help="replace the run that is in the folder of --results"
+    )
     return made
 
 
@@ -230,6 +237,7 @@ def _settle(made: argparse.ArgumentParser, chosen: argparse.Namespace) -> None:
         made.error("--expect-hosts goes with --master")
     if chosen.web_port != made.get_default("web_port") and not chosen.web:
         made.error("--web-port goes with --web")
+    chosen.start_server = chosen.start_server or chosen.host is None
     chosen.host = ",".join(chosen.host or [DEFAULT_HOST])
     try:
         values.hosts(chosen.host)

@@ -97,7 +97,7 @@ class _Agent:
         raise_nofile()
         self._id = f"agent_{uuid4().hex}"
         self._clock = Clock()
-        self._monitor = Monitor(os.getpid(), None)
+        self._monitor = Monitor(os.getpid(), ())
         self._client = zmqrpc.Client(joining.master, joining.port, self._id)
         self._client.socket.linger = 0  # a master that is gone must not keep this process
         #: The master's last answer, and when it came (monotonic).

@@ -145,7 +145,7 @@ class Run:
     @property
     def offered_per_s(self) -> float:
         """(connections / mean think time), as in the summary; nan without a think time."""
-        mean_s = sum(self.facts.get("think_s", self.asked.think_s)) / 2
+        mean_s = sum(self.facts.get("think_s", self.asked.think_s) or ()) / 2
         return self.value("connections") / mean_s if mean_s else math.nan
 
     def progress(self) -> tuple[float, str]:
@@ -177,7 +177,7 @@ class Run:
             return []
         target, hold = facts["target_connections"], facts["hold"]
         counted_s, requests = facts.get("hold_counted_s") or 0.0, hold.get("requests", 0)
-        mean_s = sum(facts["think_s"]) / 2
+        mean_s = sum(facts["think_s"] or ()) / 2
         # Early in a hold, chance moves the rate by more than the report allows.
         enough = requests > (2 / (1 - summary.RATE_SHARE)) ** 2
         least = facts["min_connections_in_hold"]

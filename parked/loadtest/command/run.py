@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -45,6 +46,11 @@ if TYPE_CHECKING:
     from parked.loadtest.command.screen import Screen
     from parked.loadtest.command.settings import Lead, Settings
 
+#: Files that a run leaves in its folder; others are the user's own.
+_OF_A_RUN = re.compile(
+    r"(run|summary)\.json|(samples|hosts)\.csv|latencies\.hdr|logfile|server\.log|index\.html|junit\.xml"
+    r"|(connections|throughput|latency|cpu|memory)\.png|locust(\.log|\.html|_\w+\.csv)"
+)
 #: Seconds that the server may take until it answers.
 SERVER_READY_S = 60.0
 #: Seconds that the server may take to stop, per 100,000 connections.
@@ -68,18 +74,15 @@ def _run(settings: Settings, started: contextlib.ExitStack, interrupted: Interru
     start_server = False
     for url in settings.urls:
         probe = probe_host(url)
-        start_server = settings.is_local and len(settings.urls) == 1 and probe.kind == "refused"
+        can_start = settings.is_local and len(settings.urls) == 1 and probe.kind == "refused"
+        start_server = can_start and settings.may_start_server
         if not (probe.ok or start_server):
-            raise Stop(HOST, f"{url}: {probe.detail}")
+            hint = "; --start-server starts ours there" if can_start else ""
+            raise Stop(HOST, f"{url}: {probe.detail}{hint}")
     local = settings.is_local
     plan = settings.plan(local, start_server).on(settings.machine)
     _say_plan(settings, plan)
-    try:
-        settings.results.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise Stop(
-            RESULTS, f"cannot make {settings.results}: {error.strerror}; choose another with --results"
-        ) from None
+    _make_folder(settings)
     if start_server:
         if not settings.server_metrics:
             folder = started.enter_context(tempfile.TemporaryDirectory(prefix="parked-"))
@@ -90,6 +93,27 @@ def _run(settings: Settings, started: contextlib.ExitStack, interrupted: Interru
     if settings.lead is not None and locust_code == variables.EXIT_HOSTS:
         return INTERRUPTED if interrupted.is_set else locust_code  # it has said why
     return _report(settings, locust_code, interrupted)
+
+
+def _make_folder(settings: Settings) -> None:
+    """The folder for the results: a new or an empty one, unless a run in it may be replaced."""
+    folder = settings.results
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        there = sorted(file.name for file in folder.iterdir())
+        if there and not settings.overwrite:
+            raise Stop(
+                RESULTS,
+                f"{folder} is not empty ({there[0]}); choose another with --results, or replace the run in "
+                "it with --overwrite",
+            )
+        for name in there:
+            if _OF_A_RUN.fullmatch(name):
+                (folder / name).unlink()
+    except OSError as error:
+        raise Stop(
+            RESULTS, f"cannot make {folder}: {error.strerror}; choose another with --results"
+        ) from None
 
 
 def _check_locust_options(settings: Settings) -> None:
@@ -260,7 +284,7 @@ def _report(settings: Settings, locust_code: int, interrupted: Interrupted) -> i
     killed = locust_code < 0 and not interrupted.is_set
     notes = [f"Locust's master was killed by signal {-locust_code}"] if killed else []
     try:
-        summary = report.make(settings.results, notes)
+        summary = report.make(settings.results, notes, ["interrupted"] if interrupted.is_set else [])
     except NoRun:
         if interrupted.is_set:
             raise Stop(INTERRUPTED, "interrupted before the test began") from None
@@ -270,6 +294,6 @@ def _report(settings: Settings, locust_code: int, interrupted: Interrupted) -> i
     except OSError as error:
         raise Stop(RESULTS, f"cannot write to {settings.results}: {error.strerror}") from None
     say("\n".join(report.lines(summary, settings.results)))
-    if interrupted.is_set:
-        return INTERRUPTED
-    return PASS if summary["verdict"] == "pass" else FAIL
+    if summary["verdict"] == "pass":
+        return PASS  # also if interrupted: a web UI that is ended after its test
+    return INTERRUPTED if interrupted.is_set else FAIL

@@ -15,7 +15,7 @@ from parked.loadtest.terms import checkout, values
 if TYPE_CHECKING:
     import argparse
 
-#: Addresses at which run_server is started if nobody listens there.
+#: Addresses at which run_server can be started.
 LOCAL_HOSTS = ("127.0.0.1", "localhost", "::1")
 #: Connections opened a second and core at the beginning of a ramp that adapts.
 SPAWN_PER_S_A_CORE = 1500
@@ -47,10 +47,12 @@ class Settings:
     master_port: int
     results: Path
     force: bool
+    overwrite: bool
     plain: bool
     metrics: str | None
     command: str
     machine: Machine
+    may_start_server: bool = False  #: at the host, if nobody listens there
     of_locust: tuple[str, ...] = ()  #: options that are Locust's, as they were given
     server_metrics: str = ""
     bottleneck: str = ""
@@ -75,10 +77,12 @@ class Settings:
             master_port=chosen.master_port,
             results=Path(),
             force=chosen.force,
+            overwrite=chosen.overwrite,
             plain=chosen.plain,
             metrics=chosen.metrics,
             command=command,
             machine=machine,
+            may_start_server=chosen.start_server,
             of_locust=tuple(chosen.of_locust),
             server_metrics=chosen.server_metrics,
             lead=Lead(chosen.expect_hosts, chosen.master, values.duration(chosen.join_timeout))

@@ -68,7 +68,7 @@ class MachineSample:
     client_cores: float | None
     kernel_cores: float | None
     busy_cores: float | None  #: of all programs; time stolen by the hypervisor is not in it
-    server_cpu_seconds: float  #: since the monitor began, processes that ended included
+    server_cpu_seconds: float | None  #: since the monitor began, processes that ended included
     client_cpu_seconds: float
     server_pss_bytes: int | None  #: sum of the last known values; see pss_complete_age_s
     client_pss_bytes: int | None
@@ -85,7 +85,7 @@ class MachineSample:
     retrans_segs: int | None
     tcp_timeouts: int | None
     tcp_memory_pressures: int | None
-    server_processes: int
+    server_processes: int | None  #: None, as all of the server's: not on this machine, or not to be seen
     client_processes: int
     lost: tuple[LostProcess, ...] = ()
 
@@ -156,7 +156,7 @@ class Monitor:
     """
 
     client_pid: int
-    server_port: int | None  #: None: the server is not on this machine
+    server_ports: tuple[int, ...]  #: of the servers under test; none: they are not on this machine
     clock: Callable[[], float] = time.monotonic
     proc: Path = Path("/proc")
     peaks: dict[str, float] = field(default_factory=dict)  #: by name of the sample's field
@@ -169,9 +169,11 @@ class Monitor:
         self._processes: dict[int, _Process] = {}
         self._turns: deque[_Process] = deque()  # whose PSS is read next
         self._used: dict[Side, _Times] = {"server": _Times(), "client": _Times()}
-        if self.server_port is not None:
-            for pid in _listeners(self.proc, self.server_port):
-                self._add("server", pid, from_birth=False)
+        found = [_listeners(self.proc, port) for port in self.server_ports]
+        #: Whether all servers are known: figures of some would pass for those of all.
+        self._knows_server = bool(found) and all(found)
+        for pid in {pid for pids in found for pid in pids} if self._knows_server else ():
+            self._add("server", pid, from_birth=False)
         self._add("client", self.client_pid, from_birth=False)
         self._follow(from_birth=False)
         self._counters_at_start = self._counters()
@@ -201,13 +203,13 @@ class Monitor:
         processes = self._processes.values()
         ages = [now - p.pss_read_at for p in processes if p.pss_read_at is not None]
         sample = MachineSample(
-            server_cores=_times(sum(server), per_core),
+            server_cores=_times(sum(server), per_core) if self._knows_server else None,
             client_cores=_times(sum(client), per_core),
             kernel_cores=_times(kernel, per_core),
             busy_cores=_times(max(busy, sum(server) + sum(client)), per_core),
-            server_cpu_seconds=sum(self._used["server"]) / _TICKS_PER_S,
+            server_cpu_seconds=sum(self._used["server"]) / _TICKS_PER_S if self._knows_server else None,
             client_cpu_seconds=sum(self._used["client"]) / _TICKS_PER_S,
-            server_pss_bytes=self._pss("server"),
+            server_pss_bytes=self._pss("server") if self._knows_server else None,
             client_pss_bytes=self._pss("client"),
             pss_complete_age_s=max(ages, default=None),
             slab_bytes=meminfo.get("Slab", 0),
@@ -217,7 +219,7 @@ class Monitor:
                 name: None if count is None else count - (self._counters_at_start[name] or 0)
                 for name, count in self._counters().items()
             },
-            server_processes=sum(p.side == "server" for p in processes),
+            server_processes=sum(p.side == "server" for p in processes) if self._knows_server else None,
             client_processes=sum(p.side == "client" for p in processes),
             lost=lost,
         )

@@ -18,12 +18,12 @@ class _Mark(NamedTuple):
     at: float
     counted_unix_s: float
     totals: dict[str, float]
-    server_cpu_s: float
-    client_cpu_s: float
+    server_cpu_s: float | None
+    client_cpu_s: float | None
 
     @classmethod
     def of(cls, at: float, counted_unix_s: float, second: Second, machine: MachineSample | None) -> _Mark:
-        cpu_s = (machine.server_cpu_seconds, machine.client_cpu_seconds) if machine else (0.0, 0.0)
+        cpu_s = (machine.server_cpu_seconds, machine.client_cpu_seconds) if machine else (None, None)
         return cls(at, counted_unix_s, second.totals, *cpu_s)
 
 
@@ -74,8 +74,8 @@ class Hold:
             "min_connections_in_hold": self._connections_min,
             "hold": {name: last.totals[name] - count for name, count in first.totals.items()},
             "hold_cpu_s": {
-                "server": last.server_cpu_s - first.server_cpu_s,
-                "client": last.client_cpu_s - first.client_cpu_s,
+                "server": _grown(first.server_cpu_s, last.server_cpu_s),
+                "client": _grown(first.client_cpu_s, last.client_cpu_s),
             },
             "burst_10ms_max": self._burst_10ms_max,
             "hold_latencies": self.latencies.encode().decode(),  # base64 by itself
@@ -84,4 +84,8 @@ class Hold:
         }
 
 
-_NOTHING = _Mark(0.0, 0.0, {}, 0.0, 0.0)
+def _grown(first: float | None, last: float | None) -> float | None:
+    return None if first is None or last is None else last - first
+
+
+_NOTHING = _Mark(0.0, 0.0, {}, None, None)

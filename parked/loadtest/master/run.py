@@ -17,6 +17,7 @@ import logging
 import os
 import platform
 import shlex
+import socket
 import sys
 import time
 from pathlib import Path
@@ -126,10 +127,8 @@ class Run:
             hosts.begin(folder)
 
     def _watch(self) -> Monitor:
-        target = urlsplit(self._host.partition(",")[0].strip())
-        port = target.port or (443 if target.scheme == "https" else 80)
         # The servers of a run of several hosts are on none of them, as far as is known.
-        monitor = Monitor(os.getpid(), port if self._hosts is None else None)
+        monitor = Monitor(os.getpid(), _ports_here(self._host) if self._hosts is None else ())
         self._server_is_local = bool(monitor.sample().server_processes)
         return monitor
 
@@ -286,7 +285,7 @@ class Run:
         self.second_now, self.machine_now = second, machine
         # A lost connection still has requests due in the hold.
         due = self._wanted if phase == "hold" else second.connections
-        self.offered_per_s = 2 * due / sum(self._think_s) if any(self._think_s) else None
+        self.offered_per_s = 2 * due / sum(self._think_s) if self._think_s and any(self._think_s) else None
 
     def _write(self) -> None:
         if self._folder is None:
@@ -352,7 +351,7 @@ class Run:
             "started_unix_s": self.started_unix_s,
             "think_s": self._think_s,
             "changes": self._changes,
-            "length": values.length(self._chosen.length),
+            "length": _length_of(self._environment),
             "hold_asked_s": self._hold_asked_s,
             "ramp_s": (self.hold.began or time.monotonic()) - self._started,
             "peak_connections": self._peak,
@@ -385,13 +384,43 @@ def _keep_alive_classes(environment: Environment) -> list[type[KeepAliveUser]]:
     return [kind for kind in environment.user_classes if issubclass(kind, KeepAliveUser)]
 
 
-def _think_time_of(environment: Environment) -> tuple[float, float]:
-    """Think time of all KeepAliveUsers, which makes the offered rate; 0, 0 if they have no common one."""
+def _ports_here(hosts: str) -> tuple[int, ...]:
+    """Ports of the servers under test; none, unless all of them are at addresses of this machine."""
+    ports = []
+    for url in hosts.split(","):
+        target = urlsplit(url.strip())
+        if not _is_here(target.hostname or ""):
+            return ()
+        ports.append(target.port or (443 if target.scheme == "https" else 80))
+    return tuple(ports)
+
+
+def _is_here(name: str) -> bool:
+    """Whether a name stands for an address of this machine: only to such a socket can be bound."""
+    try:
+        family, kind, protocol, _, address = socket.getaddrinfo(name, 0, type=socket.SOCK_STREAM)[0]
+        with socket.socket(family, kind, protocol) as probe:
+            probe.bind(address)
+    except OSError:
+        return False
+    return True
+
+
+def _think_time_of(environment: Environment) -> tuple[float, float] | None:
+    """Think time of all KeepAliveUsers, which makes the offered rate; None if they have no common one."""
     spans = {
-        user_class.think_time if user_class.wait_time is KeepAliveUser.wait_time else (0.0, 0.0)
+        user_class.think_time if user_class.wait_time is KeepAliveUser.wait_time else None
         for user_class in _keep_alive_classes(environment)
     }
-    return spans.pop() if len(spans) == 1 else (0.0, 0.0)
+    return spans.pop() if len(spans) == 1 else None
+
+
+def _length_of(environment: Environment) -> tuple[int, int] | None:
+    """Characters of a response, where user classes say so with a `length` of (MIN, MAX), as the built-in one
+    does; None if they do not, or differ."""
+    lengths = {getattr(user_class, "length", None) for user_class in _keep_alive_classes(environment)}
+    length = lengths.pop() if len(lengths) == 1 else None
+    return length if isinstance(length, tuple) and len(length) == 2 else None
 
 
 def _versions() -> dict[str, str]:

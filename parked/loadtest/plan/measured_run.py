@@ -53,7 +53,7 @@ class MeasuredRun:
         }
         cpu = {
             "kernel CPU": fmean(float(sample["kernel_cores"]) for sample in hold if sample["kernel_cores"]),
-            "server CPU": run["server"]["cpu_seconds_in_hold"] / hold_s,
+            "server CPU": (run["server"]["cpu_seconds_in_hold"] or 0.0) / hold_s,
             "client CPU": run["client"]["cpu_seconds_in_hold"] / hold_s,
         }
         plan = Plan(
@@ -61,7 +61,7 @@ class MeasuredRun:
             think_s=tuple(run["workload"]["think_s"]),
             body_bytes=tuple(run["workload"]["length_characters"]),
             hold_s=hold_s,
-            local_server=run["server"]["processes"] > 0,
+            local_server=bool(run["server"]["processes"]),
         )
         return cls(
             folder.name,
@@ -69,7 +69,7 @@ class MeasuredRun:
             plan,
             _machine(run["machine"]),
             run["client"]["processes"] - 1,
-            max(0, run["server"]["processes"] - 1),
+            max(0, (run["server"]["processes"] or 0) - 1),
             run["offered_rps"],
             {**memory, "memory": sum(memory.values()), **cpu, "CPU": sum(cpu.values())},
         )

@@ -155,7 +155,8 @@ class Metrics:
             cpu = CounterMetricFamily(
                 "parked_loadtest_cpu_seconds", "CPU time of a side's processes.", labels=["side"]
             )
-            cpu.add_metric(["server"], run.machine_now.server_cpu_seconds)
+            if run.machine_now.server_cpu_seconds is not None:
+                cpu.add_metric(["server"], run.machine_now.server_cpu_seconds)
             cpu.add_metric(["client"], run.machine_now.client_cpu_seconds)
             yield cpu
 

@@ -90,7 +90,7 @@ def of_run(record: Record, summary: dict[str, Any]) -> list[Chart]:
     def positive(name: str) -> Values:  # a log scale has no 0
         return [value or None for value in column(name)]
 
-    think_s = sum(summary["workload"]["think_s"]) / 2
+    think_s = sum(summary["workload"]["think_s"] or ()) / 2
     server, client, kernel = (column(f"{side}_cores") for side in ("server", "client", "kernel"))
     other = [
         None if busy is None else max(0.0, busy - sum(part or 0.0 for part in parts))
@@ -186,16 +186,17 @@ def _told(line: Line) -> list[Line]:
     return [line] if any(value is not None for value in line.values) else []
 
 
-def _drawn(title: str, unit: str, measured: Distribution, asked: Sequence[float]) -> Chart:
+def _drawn(title: str, unit: str, measured: Distribution, asked: Sequence[float] | None) -> Chart:
     """What was drawn in the hold, as its distribution function, beside what was asked for."""
     shares = dict(measured.shares_below())
-    x = sorted({*shares, *(asked if any(asked) else ())}) if shares else []
+    asked = asked if asked and any(asked) else None
+    x = sorted({*shares, *(asked or ())}) if shares else []
     lines = [Line("measured", [None if value not in shares else 100 * shares[value] for value in x], BLUE)]
-    if any(asked):
+    if asked:
         low, high = asked
         lines.insert(0, Line("asked for", [100 * even(value, low, high) for value in x], GREY, DASHED))
     label = f"{title.lower()}, {unit}"
-    return Chart(f"{title}, measured and asked for", "% below", x, lines, x_label=label)
+    return Chart(f"{title}, measured{' and asked for' if asked else ''}", "% below", x, lines, x_label=label)
 
 
 def _bands(*bands: tuple[str, Values]) -> list[Line]:

@@ -42,6 +42,7 @@ def sentences(record: Record, summary: dict[str, Any]) -> list[str]:
         *_rate(summary),
         *_kernel(summary),
         *_memory(record, summary),
+        *_remarks(summary),
     ]
 
 
@@ -62,6 +63,8 @@ def _cpu(record: Record, hold: list[dict[str, str]], summary: dict[str, Any]) ->
         return ["CPU was not measured."]
     parts = {name: _mean(hold, f"{name}_cores") or 0.0 for name in ("server", "client", "kernel")}
     share = min(1.0, busy / cores)
+    if not numbers(hold, "server_cores"):
+        del parts["server"]  # it is not on this machine
     split = ", ".join(f"{name} {value:.2f}" for name, value in parts.items())
     other = busy - sum(parts.values())
     if share >= SATURATED:
@@ -131,7 +134,12 @@ def _workload(summary: dict[str, Any]) -> list[str]:
     for name, text in (("think_s", "think times"), ("length_bytes", "lengths of bodies")):
         drawn = (summary["workload"].get("executed") or {}).get(name)
         asked = summary["workload"]["think_s" if name == "think_s" else "length_characters"]
-        if drawn and any(asked) and drawn["distance"] > (chance := KOLMOGOROV / math.sqrt(drawn["count"])):
+        if (
+            drawn
+            and asked
+            and any(asked)
+            and drawn["distance"] > (chance := KOLMOGOROV / math.sqrt(drawn["count"]))
+        ):
             found.append(
                 f"The {text} were not drawn evenly from {asked[0]:g} to {asked[1]:g}: their distribution "
                 f"is off by up to {drawn['distance']:.1%}, where chance alone makes {chance:.1%} once in a "
@@ -174,3 +182,8 @@ def _memory(record: Record, summary: dict[str, Any]) -> list[str]:
     if total and least is not None and least < MEMORY_LEFT * total:
         return [f"Memory was short: {least / total:.0%} of the machine's was left at the least."]
     return []
+
+
+def _remarks(summary: dict[str, Any]) -> list[str]:
+    """Differences between the witnesses that have a cause."""
+    return [f"{text[:1].upper()}{text[1:]}." for text in summary.get("remarks", ())]

@@ -53,23 +53,26 @@ def lines(summary: dict[str, Any], folder: Path) -> list[str]:
     def mib(size: int | None) -> str:
         return "unknown" if size is None else f"{size / MIB:,.0f} MiB"
 
-    def cores(cpu_s: float) -> str:
-        return f"{cpu_s / summary['hold_seconds']:.2f} cores" if summary["hold_seconds"] else "-"
+    def cores(cpu_s: float | None) -> str:
+        held_s = summary["hold_seconds"]
+        return "-" if not held_s or cpu_s is None else f"{cpu_s / held_s:.2f} cores"
 
+    software = server["software"] or "no Server header"
     latency = " ".join(
         f"{name} {value:,.0f}" for name, value in summary["latency_ms"].items() if value is not None
     )
     rows = {
-        "connections": f"{summary['min_connections_in_hold']:,} at least in the hold, of "
-        f"{summary['target_connections']:,}; "
-        f"the kernel saw {kernel['sockstat_tcp_inuse_peak'] or 0:,} TCP sockets",
+        "connections": _connections(summary),
         "time": f"ramp {summary['ramp_seconds']:.0f} s, hold {summary['hold_seconds']:.0f} s",
         "requests": f"{summary['requests']:,}, {summary['failures']:,} failed; "
         f"{summary['reconnects']:,} reconnects",
-        "hold": f"{summary['hold_rps']:,.0f} requests/s of {summary['offered_rps'] or 0:,.0f} offered, "
-        f"{summary['hold_mib_per_second']:,.1f} MiB/s",
+        "hold": f"{summary['hold_rps']:,.0f} requests/s"
+        + (f" of {summary['offered_rps']:,.0f} offered" if summary["offered_rps"] else "")
+        + f", {summary['hold_mib_per_second']:,.1f} MiB/s",
         "latency ms": latency or "-",
-        "server": f"{server['processes'] or 0} processes ({server['software'] or 'no Server header'}), "
+        "server": f"not on this machine ({software})"
+        if not server["processes"]
+        else f"{server['processes']} processes ({software}), "
         f"{mib(server['pss_peak_bytes'])}, {cores(server['cpu_seconds_in_hold'])}",
         "client": f"{client['processes'] or 0} processes, {mib(client['pss_peak_bytes'])}, "
         f"{cores(client['cpu_seconds_in_hold'])}",
@@ -77,6 +80,7 @@ def lines(summary: dict[str, Any], folder: Path) -> list[str]:
         f"{kernel['listen_overflows'] or 0} listen overflows, "
         f"{kernel['retrans_segs'] or 0} retransmits",
         **{f"host {host['name']}": _host_line(host, summary) for host in summary.get("hosts", ())},
+        **({"remarks": f"\n{'':13}".join(summary["remarks"])} if summary["remarks"] else {}),
         "results": str(folder / "index.html"),
         **_plots(folder),
         "verdict": summary["verdict"] + "".join(f"\n{'':13}- {reason}" for reason in summary["reasons"]),
@@ -88,6 +92,17 @@ def _plots(folder: Path) -> dict[str, str]:
     """What is to be said of plots that could not be drawn."""
     hint = lacks("plots", "matplotlib", "plots")
     return {"plots": f"{hint}, then {checkout.COMMAND} report {shlex.quote(str(folder))}"} if hint else {}
+
+
+def _connections(summary: dict[str, Any]) -> str:
+    """How many were held, or were open at the peak of a run without a hold."""
+    target, least = summary["target_connections"], summary["min_connections_in_hold"]
+    if not summary["hold_seconds"]:
+        text = f"{summary['peak_connections']:,} of {target:,} at the peak; there was no hold"
+    else:
+        text = f"{least:,} of {target:,}" + ("; never fewer during the hold" if least >= target else "")
+    sockets = summary["kernel"]["sockstat_tcp_inuse_peak"]
+    return text if sockets is None else f"{text}; the kernel saw {sockets:,} TCP sockets"
 
 
 def _host_line(host: dict[str, Any], summary: dict[str, Any]) -> str:
@@ -107,21 +122,24 @@ def _host_line(host: dict[str, Any], summary: dict[str, Any]) -> str:
     return text
 
 
-def make(folder: Path, notes: Sequence[str] = ()) -> dict[str, Any]:
+def make(folder: Path, notes: Sequence[str] = (), if_failed: Sequence[str] = ()) -> dict[str, Any]:
     """Write summary.json, the latency histogram, the page and the plots; returns the summary. Raises
     :class:`NoRun`.
 
     :param notes: what the recorder could not know, such as how Locust ended; each is a reason for a failed
         run. They are added to `run.json`, so that a report that is made again knows them too.
+    :param if_failed: notes that only explain a failure and are none themselves, such as an interrupt.
     """
     from parked.loadtest.report import page
 
     record = Record.read(folder)
+    summary = summarise(record)
+    notes = [*notes, *(if_failed if notes or summary["verdict"] == "fail" else ())]
     news = [note for note in notes if note not in record.facts["notes"]]
     if news:
         record.facts["notes"].extend(news)
         _write(folder / "run.json", json.dumps(record.facts, indent=1))
-    summary = summarise(record)
+        summary = summarise(record)
     _write(folder / "summary.json", json.dumps(summary, indent=2) + "\n")
     _write(folder / "latencies.hdr", record.facts["hold_latencies"] + "\n")
     _write(folder / "index.html", page.of_run(record, summary, sentence(summary)))

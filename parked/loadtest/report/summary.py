@@ -35,11 +35,13 @@ def summarise(record: Record) -> dict[str, Any]:
     hold_s, totals, hold = facts["hold_s"], facts["totals"], facts["hold"]
     in_hold = record.hold()
     known = latencies.get_total_count() > 0
-    mean_think_s = sum(facts["think_s"]) / 2
+    mean_think_s = sum(facts["think_s"] or ()) / 2
+    hearing = witnesses.hear(record)
     summary: dict[str, Any] = {
         "verdict": "",
         "reasons": [],
         "notes": facts["notes"],
+        "remarks": hearing.explained,
         "target_connections": facts["target_connections"],
         "peak_connections": int(facts["peak_connections"]),
         "min_connections_in_hold": facts["min_connections_in_hold"] or 0,
@@ -66,7 +68,7 @@ def summarise(record: Record) -> dict[str, Any]:
             "software": facts["server_software"] or None,
             "processes": _peak(rows, "server_processes"),
             "pss_peak_bytes": _peak(rows, "server_pss_bytes"),
-            "cpu_seconds_in_hold": round(facts["hold_cpu_s"]["server"], 2),
+            "cpu_seconds_in_hold": _rounded(facts["hold_cpu_s"]["server"], 2),
             "loop_lag_max_ms": _most(in_hold, "server_loop_lag_max_ms"),
             "gc_pause_max_ms": _most(in_hold, "server_gc_pause_max_ms"),
             "gc_seconds": _rounded(facts.get("server_gc_pause_s")),
@@ -75,7 +77,7 @@ def summarise(record: Record) -> dict[str, Any]:
         "client": {
             "processes": _peak(rows, "client_processes"),
             "pss_peak_bytes": _peak(rows, "client_pss_bytes"),
-            "cpu_seconds_in_hold": round(facts["hold_cpu_s"]["client"], 2),
+            "cpu_seconds_in_hold": _rounded(facts["hold_cpu_s"]["client"], 2),
             "loop_lag_max_ms": _most(in_hold, "loop_lag_max_ms"),
             "gc_pause_max_ms": _most(in_hold, "gc_pause_max_ms"),
             "gc_seconds": _rounded(totals.get("gc_pause_s")),
@@ -105,7 +107,7 @@ def summarise(record: Record) -> dict[str, Any]:
     }
     if facts.get("hosts"):
         summary["hosts"] = [_host(host, counted_s if hold_s else 0.0) for host in facts["hosts"]]
-    summary["reasons"] = reasons(summary, witnesses.hear(record).disagreements)
+    summary["reasons"] = reasons(summary, hearing.disagreements)
     summary["verdict"] = "fail" if summary["reasons"] else "pass"
     return summary
 
@@ -198,8 +200,11 @@ def _own_counts(record: Record) -> dict[str, int] | None:
     return counts if len(counts) == len(named) else None
 
 
-def _executed(drawn: Distribution, asked: Sequence[float], grain: float) -> dict[str, float] | None:
-    """What was drawn in the hold; `distance` is the greatest difference in share to an even distribution."""
+def _executed(
+    drawn: Distribution, asked: Sequence[float] | None, grain: float
+) -> dict[str, float | None] | None:
+    """What was drawn in the hold; `distance` is the greatest difference in share to an even distribution
+    over what was asked for, None if that is not known."""
     if not drawn.count:
         return None
     return {
@@ -208,7 +213,7 @@ def _executed(drawn: Distribution, asked: Sequence[float], grain: float) -> dict
         "mean": round(drawn.mean, 3),
         "p50": round(drawn.percentile(50), 3),
         "max": round(drawn.most, 3),
-        "distance": round(drawn.distance(asked[0], asked[1], grain), 4),
+        "distance": round(drawn.distance(asked[0], asked[1], grain), 4) if asked else None,
     }
 
 
@@ -221,8 +226,8 @@ def _most(rows: list[dict[str, str]], column: str) -> float | None:
     return max(numbers(rows, column), default=None)
 
 
-def _rounded(seconds: float | None) -> float | None:
-    return None if seconds is None else round(seconds, 3)
+def _rounded(seconds: float | None, digits: int = 3) -> float | None:
+    return None if seconds is None else round(seconds, digits)
 
 
 def _peak(rows: list[dict[str, str]], column: str) -> int | None:

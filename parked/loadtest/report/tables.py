@@ -53,12 +53,11 @@ def of_run(record: Record, summary: dict[str, Any]) -> list[Table]:
 
 
 def _published(summary: dict[str, Any]) -> Table:
-    low, high = summary["workload"]["think_s"]
     server = summary["server"]
     this = (
         "this run",
         f"{summary['min_connections_in_hold']:,}",
-        f"{low:g}-{high:g} s",
+        f"{_span(summary['workload']['think_s'], 's')}",
         f"{summary['hold_rps']:,.0f}",
         f"{summary['ramp_seconds']:,.0f} s",
         f"{size(server['pss_peak_bytes'])} PSS" if server["pss_peak_bytes"] else "-",
@@ -163,11 +162,14 @@ def _per_connection(record: Record, summary: dict[str, Any]) -> Table:
 
 
 def _workload(record: Record, summary: dict[str, Any]) -> Table:
-    low, high = summary["workload"]["think_s"]
-    least, most = summary["workload"]["length_characters"]
+    workload = summary["workload"]
     rows = [
-        ("think time asked for", f"{low:g}-{high:g} s, uniform; mean {(low + high) / 2:g} s"),
-        ("body length asked for", f"{least:,}-{most:,} characters, uniform; mean {(least + most) / 2:,.0f}"),
+        (f"{name} asked for", f"{_span(asked, unit)}, uniform; mean {sum(asked) / 2:,g} {unit}")
+        for name, asked, unit in (
+            ("think time", workload["think_s"], "s"),
+            ("body length", workload["length_characters"], "characters"),
+        )
+        if asked
     ]
     hold, requests = record.facts["hold"], summary["hold_requests"]
     if requests:
@@ -189,33 +191,40 @@ def _workload(record: Record, summary: dict[str, Any]) -> Table:
     if body := _mean_body(record):
         rows.append(("measured by Locust: mean body", f"{body:,.0f} bytes"))
     return Table(
-        "The workload, as asked for and as executed",
+        f"The workload, as {'asked for and ' if workload['think_s'] else ''}executed",
         (),
         rows,
-        "Each connection's first think time is drawn from the residual life of the distribution, so the rate "
-        "is steady from the start of the hold.",
+        "First think times are randomised so that the load is steady from the first second."
+        if workload["think_s"]
+        else "",
     )
+
+
+def _span(ends: Sequence[float] | None, unit: str) -> str:
+    return "-" if ends is None else f"{ends[0]:,g}-{ends[1]:,g} {unit}"
 
 
 def _executed(summary: dict[str, Any]) -> Table:
     executed, workload = summary["workload"]["executed"], summary["workload"]
-    rows = []
+    rows: list[tuple[str, ...]] = []
     for name, text, asked in (
         ("think_s", "think time, s", workload["think_s"]),
         ("length_bytes", "body, bytes", workload["length_characters"]),
     ):
         if drawn := executed[name]:
-            low, high = asked
-            middle = f"{(low + high) / 2:,.5g}"
-            rows += [
-                (f"{text}: asked for", "-", f"{low:,.5g}", middle, middle, f"{high:,.5g}", "-"),
+            if asked:
+                low, high = asked
+                middle = f"{(low + high) / 2:,.5g}"
+                rows.append((f"{text}: asked for", "-", f"{low:,.5g}", middle, middle, f"{high:,.5g}", "-"))
+            far = drawn["distance"]
+            rows.append(
                 (
                     f"{text}: measured",
                     count(drawn["count"]),
                     *(f"{drawn[key]:,.5g}" for key in ("min", "mean", "p50", "max")),
-                    f"{100 * drawn['distance']:.2f} %",
-                ),
-            ]
+                    "-" if far is None else f"{100 * far:.2f} %",
+                )
+            )
     return Table(
         "Think times and lengths in the hold",
         ("", "number", "least", "mean", "median", "most", "distance"),

@@ -40,8 +40,8 @@ def verify(folder: Path) -> witnesses.Hearing:
     recomputed = dict(_figures(json.loads(json.dumps(summarise(record)))))
     for name in {**recomputed, **said}:
         left, right = said.get(name, _MISSING), recomputed.get(name, _MISSING)
-        # A figure that can't be recomputed from an older run is null, and was not there.
-        left, right = (None if value == _MISSING else value for value in (left, right))
+        # A figure that can't be recomputed from an older run is null or empty, and was not there.
+        left, right = (None if value in (_MISSING, []) else value for value in (left, right))
         same = left == right and isinstance(left, bool) == isinstance(right, bool)
         hearing.that(same, f"{name}: summary.json says {left}, recomputed is {right}")
     _histogram_file(record, said, hearing)

@@ -44,7 +44,7 @@ SERVER_BEHIND_S = 3.0
 SAMPLES_SPREAD_S = 1.5
 #: Seconds of requests that nobody knows of a server process or a Locust worker that was killed.
 UNTOLD_S = 2.0
-#: Connections to the server beside those of the test: somebody looking whether it is well.
+#: Connections to the server beside those of the test that need no word: somebody looks whether it is well.
 VISITORS = 5
 
 #: Cells of a row's second, each with its total, and the other counters that only grow.
@@ -198,7 +198,7 @@ def _phases(record: Record, hearing: Hearing) -> None:
             now_s = number(row, "time_s") or before_s
             cpu_s += (number(row, f"{side}_cores") or 0.0) * (now_s - before_s)
             before_s = now_s
-        if numbers(hold, f"{side}_cores"):
+        if said is not None and numbers(hold, f"{side}_cores"):
             tolerance = CPU_S + CPU_SHARE * max(said, cpu_s)
             hearing.equal(f"CPU seconds of the {side} in the hold", tolerance, run=said, samples=cpu_s)
 
@@ -356,10 +356,14 @@ def _server(record: Record, hearing: Hearing) -> None:
         return
     good, sent = totals["requests"] - totals["failures"], totals["requests_sent"]
     hearing.that(
-        good - untold <= answered <= sent + untold,
-        f"requests in all: the server answered {_text(answered)}, the clients sent {_text(sent)} and got "
-        f"{_text(good)} answers",
+        good - untold <= answered,
+        f"requests in all: the server answered {_text(answered)}, the clients got {_text(good)} answers",
     )
+    if answered > sent + untold:
+        hearing.explained.append(
+            f"the server answered {_text(answered - sent)} more requests than the clients sent: somebody "
+            "else asks it too (a health check, a browser, another test)"
+        )
     if good == sent == answered and urlsplit(facts["host"]).scheme == "http":
         hearing.equal("received_bytes in all", run=totals["received_bytes"], server=sent_bytes)
 
@@ -369,7 +373,7 @@ def _server_in_hold(record: Record, hearing: Hearing, untold: float) -> None:
     ended, rows = _Ended(record), record.stated
     written = [number(row, "unix_time_s") or 0.0 for row in rows]
     counted = [number(row, "counted_unix_s") or 0.0 for row in rows]
-    wrong_connections, wrong_requests = [], []
+    wrong_connections, wrong_requests, others = [], [], 0.0
     for row in record.hold():
         at, there = number(row, "server_counted_unix_s"), number(row, "server_connections")
         answered = number(row, "server_requests_total")
@@ -382,20 +386,22 @@ def _server_in_hold(record: Record, hearing: Hearing, untold: float) -> None:
         between = rows[older : newer + 1]
         least = min(numbers(between, "connections_min"), default=0.0) - ended.still_counted(row)
         most = max(numbers(between, "connections"), default=0.0)
-        if not math.floor(SOCKET_SHARE * least) <= there <= most / SOCKET_SHARE + VISITORS:
+        others = max(others, there - most / SOCKET_SHARE)
+        if math.floor(SOCKET_SHARE * least) > there:
             wrong_connections.append(
                 f"{_at(row)}: the server counts {there:,.0f} connections, "
                 f"the clients {least:,.0f}-{most:,.0f}"
             )
         good = _cell(rows[older], "requests_total") - _cell(rows[older], "failures_total")
-        sent = _cell(rows[newer], "requests_sent_total")
-        if not good - untold <= answered <= sent + untold:
+        if good - untold > answered:
             wrong_requests.append(
                 f"{_at(row)}: the server had answered {answered:,.0f} requests, the clients had {good:,.0f} "
-                f"answers before and {sent:,.0f} requests sent after"
+                "answers before"
             )
     hearing.rows(wrong_connections)
     hearing.rows(wrong_requests)
+    if others > VISITORS:
+        hearing.explained.append(f"the server had up to {others:,.0f} connections that are not of this run")
     hearing.explained.extend(text for text in ended.told() if text not in hearing.explained)
 
 

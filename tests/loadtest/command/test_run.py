@@ -42,6 +42,7 @@ class RunTest:
     def __init__(self, folder: Path, *options: str, before: Callable[[], object] | None = None) -> None:
         self.folder = folder
         server_port, master_port = free_ports(2)
+        given = options
         defaults = {
             "--host": f"http://127.0.0.1:{server_port}",
             "--master-port": str(master_port),
@@ -50,6 +51,8 @@ class RunTest:
         for name, value in defaults.items():
             if name not in options:
                 options += (name, value)
+        if "--host" not in given and not {"--plan", "--join"} & set(options):
+            options += ("--start-server",)
         self.output = folder.parent / f"{folder.name}.out"
         with self.output.open("wb") as out:
             self.process = subprocess.Popen(
@@ -222,6 +225,24 @@ def test_a_host_that_cannot_be_tested_is_exit_code_4(tmp_path: Path, host: str) 
     assert code == 4, text
     assert len(text.splitlines()) == 1
     assert "Traceback" not in text
+
+
+def test_a_host_that_was_named_and_where_nobody_listens_is_not_replaced_by_our_own_server(
+    tmp_path: Path,
+) -> None:
+    (port,) = free_ports(1)
+    code, text = refusal(tmp_path / "run", "-c", "10", "--host", f"http://127.0.0.1:{port}")
+    assert code == 4, text
+    assert "--start-server" in text
+
+
+def test_a_folder_with_something_in_it_is_not_written_to(tmp_path: Path) -> None:
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "run.json").write_text("{}")
+    code, text = refusal(tmp_path / "run", "-c", "10")
+    assert code == 6, text
+    assert "--overwrite" in text
+    assert [file.name for file in (tmp_path / "run").iterdir()] == ["run.json"]
 
 
 def test_a_host_that_does_not_speak_http_is_exit_code_4(tmp_path: Path) -> None:

@@ -46,7 +46,7 @@ def test_a_run_in_a_terminal_is_one_screen_that_resizes_and_an_interrupt_leaves_
     server, master = free_ports(2)
     command = [
         *(sys.executable, "-m", "loadtest", "-c", "300", "-r", "150", "--hold", "60s", "--think", "1:2"),
-        *("--host", f"http://127.0.0.1:{server}", "--master-port", str(master)),
+        *("--host", f"http://127.0.0.1:{server}", "--start-server", "--master-port", str(master)),
         *("--results", str(tmp_path / "run")),
     ]
     with Terminal(command) as terminal:

@@ -22,7 +22,7 @@ def command(folder: Path, *options: str) -> list[str]:
     server_port, master_port = free_ports(2)
     return [
         *(sys.executable, "-m", "loadtest", "-c", "40", "--think", "1:2", "--master-port", str(master_port)),
-        *("--host", f"http://127.0.0.1:{server_port}", "--results", str(folder), *options),
+        *("--host", f"http://127.0.0.1:{server_port}", "--start-server", "--results", str(folder), *options),
     ]
 
 

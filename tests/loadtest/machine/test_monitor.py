@@ -112,7 +112,7 @@ def test_the_processes_of_the_server_are_found_by_its_port(
 ) -> None:
     server.fork()
     server.fork()
-    sample = Monitor(client.pid, server.port).sample()
+    sample = Monitor(client.pid, (server.port,)).sample()
     assert (sample.server_processes, sample.client_processes) == (3, 1)
 
 
@@ -120,31 +120,35 @@ def test_a_listener_on_ipv6_is_found_too(client: subprocess.Popen[bytes]) -> Non
     if not socket.has_ipv6 or not Path("/proc/net/tcp6").exists():
         pytest.skip("no IPv6 here")
     with socket.create_server(("::1", 0), family=socket.AF_INET6) as listener:
-        assert Monitor(client.pid, listener.getsockname()[1]).sample().server_processes >= 1
+        assert Monitor(client.pid, (listener.getsockname()[1],)).sample().server_processes >= 1
 
 
 def test_a_server_that_the_client_started_does_not_count_as_client(server: Server) -> None:
     server.fork()
-    sample = Monitor(os.getpid(), server.port).sample()
+    sample = Monitor(os.getpid(), (server.port,)).sample()
     assert (sample.server_processes, sample.client_processes) == (2, 1)
 
 
 def test_connections_of_a_client_are_no_listeners(server: Server, client: subprocess.Popen[bytes]) -> None:
     with socket.create_connection(("127.0.0.1", server.port)):
-        sample = Monitor(client.pid, server.port).sample()
+        sample = Monitor(client.pid, (server.port,)).sample()
     assert (sample.server_processes, sample.client_processes) == (1, 1)
 
 
-def test_a_remote_server_has_no_processes_here(client: subprocess.Popen[bytes]) -> None:
-    sample = Monitor(client.pid, None).sample()
-    assert (sample.server_processes, sample.server_cpu_seconds, sample.server_pss_bytes) == (0, 0, 0)
+def test_what_a_server_takes_is_known_only_if_all_servers_are_here(
+    server: Server, client: subprocess.Popen[bytes]
+) -> None:
+    for ports in ((), (server.port, 1)):  # nobody listens at port 1
+        sample = Monitor(client.pid, ports).sample()
+        assert (sample.server_processes, sample.server_cpu_seconds, sample.server_pss_bytes) == (None,) * 3
+        assert sample.server_cores is None
 
 
 def test_cpu_time_of_a_busy_child_is_counted_and_of_the_idle_client_is_not(
     server: Server, client: subprocess.Popen[bytes]
 ) -> None:
     clock = Clock()
-    monitor = Monitor(client.pid, server.port, clock)
+    monitor = Monitor(client.pid, (server.port,), clock)
     clock.now += 1
     monitor.sample()
     server.fork(burn_s=0.5)
@@ -157,7 +161,7 @@ def test_cpu_time_of_a_busy_child_is_counted_and_of_the_idle_client_is_not(
 
 
 def test_rates_are_shares_of_the_time_that_the_kernel_has_counted(client: subprocess.Popen[bytes]) -> None:
-    monitor = Monitor(client.pid, None)
+    monitor = Monitor(client.pid, ())
     busy = subprocess.Popen([sys.executable, "-c", "while True: pass"])
     try:
         time.sleep(0.3)
@@ -177,7 +181,7 @@ def test_rates_are_shares_of_the_time_that_the_kernel_has_counted(client: subpro
 def test_a_sample_that_is_held_up_shows_no_more_cores_than_there_are(
     client: subprocess.Popen[bytes], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monitor = Monitor(client.pid, None)
+    monitor = Monitor(client.pid, ())
     busy = [subprocess.Popen([sys.executable, "-c", "while True: pass"]) for _ in range(os.cpu_count() or 1)]
     try:
         time.sleep(0.3)
@@ -205,7 +209,7 @@ def test_two_samples_at_once_have_no_rate(
     client: subprocess.Popen[bytes], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(monitor_module, "_RATE_INTERVAL_MIN_S", 60.0)  # however slow this machine is just now
-    monitor = Monitor(client.pid, None)
+    monitor = Monitor(client.pid, ())
     assert monitor.sample().busy_cores is None
     monkeypatch.setattr(monitor_module, "_RATE_INTERVAL_MIN_S", 0.05)
     time.sleep(0.1)
@@ -216,7 +220,7 @@ def test_a_process_that_ends_is_lost_once_and_its_cpu_time_is_kept(
     server: Server, client: subprocess.Popen[bytes]
 ) -> None:
     clock = Clock()
-    monitor = Monitor(client.pid, server.port, clock)
+    monitor = Monitor(client.pid, (server.port,), clock)
     pid = server.fork(burn_s=0.3)
     clock.now += monitor_module.TREE_EVERY_S
     used = monitor.sample().server_cpu_seconds
@@ -235,7 +239,7 @@ def test_a_process_that_ends_is_lost_once_and_its_cpu_time_is_kept(
 
 
 def test_a_zombie_is_lost(server: Server, client: subprocess.Popen[bytes]) -> None:
-    monitor = Monitor(client.pid, server.port)
+    monitor = Monitor(client.pid, (server.port,))
     os.kill(client.pid, signal.SIGKILL)  # its parent, this test, has not waited for it
     eventually(lambda: b") Z " in Path(f"/proc/{client.pid}/stat").read_bytes())
     sample = monitor.sample()
@@ -247,7 +251,7 @@ def test_workers_outlive_their_supervisor_in_the_count(
     server: Server, client: subprocess.Popen[bytes]
 ) -> None:
     server.fork()
-    monitor = Monitor(client.pid, server.port)
+    monitor = Monitor(client.pid, (server.port,))
     server.process.kill()
     eventually(lambda: b") Z " in Path(f"/proc/{server.process.pid}/stat").read_bytes())
     assert monitor.sample().server_processes == 1
@@ -257,7 +261,7 @@ def test_children_are_found_without_the_kernels_lists(
     server: Server, client: subprocess.Popen[bytes]
 ) -> None:
     clock = Clock()
-    monitor = Monitor(client.pid, server.port, clock)
+    monitor = Monitor(client.pid, (server.port,), clock)
     monitor._lists_children = False  # as on a kernel without CONFIG_PROC_CHILDREN
     server.fork()
     clock.now += monitor_module.TREE_EVERY_S
@@ -269,7 +273,7 @@ def test_memory_is_the_pss_of_all_processes_of_a_side(
 ) -> None:
     for _ in range(3):
         server.fork()
-    monitor = Monitor(client.pid, server.port)
+    monitor = Monitor(client.pid, (server.port,))
     memory = monitor.pss_now()
     assert memory["server"] is not None
     assert memory["client"] is not None
@@ -286,7 +290,7 @@ def test_processes_take_turns_so_that_a_sample_stays_cheap(
     server.fork()
     server.fork()
     clock = Clock()
-    monitor = Monitor(client.pid, server.port, clock)
+    monitor = Monitor(client.pid, (server.port,), clock)
     monitor.sample()
     monkeypatch.setattr(monitor_module, "PSS_BUDGET_S", 0.0)  # one process a sample
     ages = []
@@ -308,14 +312,14 @@ def test_memory_that_may_not_be_read_is_none_and_not_a_part_of_the_sum(
         return read(path)
 
     monkeypatch.setattr(monitor_module, "_read", guarded)
-    memory = Monitor(client.pid, server.port).pss_now()
+    memory = Monitor(client.pid, (server.port,)).pss_now()
     assert memory["server"] is None
     assert memory["client"] is not None
 
 
 def test_sockets_and_buffers_agree_with_what_is_open(client: subprocess.Popen[bytes]) -> None:
     def grew_by_what_was_opened() -> bool:
-        monitor = Monitor(client.pid, None)
+        monitor = Monitor(client.pid, ())
         before = monitor.sample()
         with contextlib.ExitStack() as opened:
             listener = opened.enter_context(socket.create_server(("127.0.0.1", 0), backlog=300))
@@ -345,7 +349,7 @@ def test_sockets_and_buffers_agree_with_what_is_open(client: subprocess.Popen[by
 def test_an_overflowing_listen_queue_shows_as_a_difference_from_the_start(
     client: subprocess.Popen[bytes],
 ) -> None:
-    monitor = Monitor(client.pid, None)
+    monitor = Monitor(client.pid, ())
     with socket.create_server(("127.0.0.1", 0), backlog=1) as listener:
         attempts = [socket.socket() for _ in range(8)]
         for sock in attempts:
@@ -357,7 +361,7 @@ def test_an_overflowing_listen_queue_shows_as_a_difference_from_the_start(
             return (sample.listen_overflows or 0) > 0 and (sample.listen_drops or 0) > 0
 
         eventually(overflowed)
-        later = Monitor(client.pid, None).sample().listen_overflows
+        later = Monitor(client.pid, ()).sample().listen_overflows
         total = monitor.sample().listen_overflows
         assert later is not None
         assert total is not None
@@ -376,9 +380,9 @@ def test_a_sample_of_fifty_processes_takes_a_few_milliseconds(client: subprocess
         stdin=subprocess.PIPE,
     )
     try:
-        eventually(lambda: Monitor(crowd.pid, None).sample().client_processes == 50)
+        eventually(lambda: Monitor(crowd.pid, ()).sample().client_processes == 50)
         clock = Clock()
-        monitor = Monitor(crowd.pid, None, clock)
+        monitor = Monitor(crowd.pid, (), clock)
         samples = 20
         spent_s = -time.thread_time()
         for _ in range(samples):
@@ -402,7 +406,7 @@ def test_a_kernel_without_ipv6_and_counters_gives_none(
         return read(path)
 
     monkeypatch.setattr(monitor_module, "_read", without_net)
-    sample = Monitor(client.pid, None).sample()
+    sample = Monitor(client.pid, ()).sample()
     assert sample.sockstat_tcp_inuse is None
     assert sample.listen_overflows is None
     assert sample.client_processes == 1

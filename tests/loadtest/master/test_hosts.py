@@ -243,7 +243,7 @@ def test_each_host_has_its_own_hold(master: Master, tmp_path: Path) -> None:
 
 def test_machines_add_up_but_a_kernel_and_a_namespace_count_once(master: Master, tmp_path: Path) -> None:
     running(master, tmp_path)
-    own = Monitor(1, None).sample()
+    own = Monitor(1, ()).sample()
     sample = dict.fromkeys(vars(own), 1.0)
     place = {"kernel_id": "same", "namespace_id": 5}
     master.say("a", sample=sample)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import re
 from pathlib import Path
@@ -74,6 +75,36 @@ def test_what_only_the_caller_knows_fails_a_run_now_and_when_its_report_is_made_
     assert report.make(run, ["the master was killed"])["reasons"] == ["the master was killed"]
     assert report.make(run, ["the master was killed"])["reasons"] == ["the master was killed"]
     assert report.make(run)["reasons"] == ["the master was killed"]
+
+
+def test_an_interrupt_explains_a_failed_run_and_does_not_fail_one_that_was_complete(tmp_path: Path) -> None:
+    complete = report.make(write_run(tmp_path / "complete"), if_failed=["interrupted"])
+    assert (complete["verdict"], complete["reasons"]) == ("pass", [])
+    ramp = report.make(write_run(tmp_path / "ramp", hold_s=0, open_=756), if_failed=["interrupted"])
+    assert ramp["reasons"] == ["only 756 of 1,000 connections were established", "interrupted"]
+    assert "756 of 1,000 at the peak; there was no hold" in report.lines(ramp, tmp_path)[0]
+
+
+def test_what_is_not_known_of_a_server_elsewhere_is_null_and_named(tmp_path: Path) -> None:
+    run = write_run(tmp_path, server_is_local=False, hold_cpu_s={"server": None, "client": 2.5}, think_s=None,
+                    length=None)  # fmt: skip
+    rows = list(csv.DictReader((run / "samples.csv").read_text().splitlines()))
+    columns = ("server_cores", "server_pss_bytes", "server_processes")
+    with (run / "samples.csv").open("w", newline="") as file:
+        writer = csv.DictWriter(file, list(rows[0]))
+        writer.writeheader()
+        writer.writerows(row | dict.fromkeys(columns, "") for row in rows)
+    summary = report.make(run)
+    assert summary["verdict"] == "pass", summary["reasons"]
+    server = summary["server"]
+    assert [server[name] for name in ("processes", "pss_peak_bytes", "cpu_seconds_in_hold")] == [None] * 3
+    assert summary["offered_rps"] is None
+    text = "\n".join(report.lines(summary, run))
+    assert "not on this machine" in text
+    assert "offered" not in text
+    page = (run / "index.html").read_text()
+    assert "server 0.00" not in page
+    assert "asked for" not in page
 
 
 def test_the_command_writes_summary_histogram_and_plots(

@@ -12,6 +12,8 @@ from typing import Any, Final
 
 from gevent import pywsgi
 
+from parked.server.private import is_private
+
 #: Response header fields remembered in encoded form: how many, and the longest value worth it, in characters.
 #: Beyond the count all are forgotten at once.
 MAX_REMEMBERED_FIELDS: Final = 4096
@@ -65,7 +67,7 @@ def encode_field(name: Any, value: Any) -> tuple[tuple[bytes, bytes], int]:
         encoded = ((name.encode("latin-1"), value.encode("latin-1")), _FRAMING_FIELDS.get(name.lower(), 0))
     except UnicodeEncodeError:
         raise UnicodeError("Non-latin1 header", repr(name), repr(value)) from None
-    if len(value) <= MAX_REMEMBERED_CHARACTERS and name.lower() != "set-cookie":
+    if len(value) <= MAX_REMEMBERED_CHARACTERS and not is_private(name):
         if len(encoded_fields) >= MAX_REMEMBERED_FIELDS:
             encoded_fields.clear()
         encoded_fields[name, value] = encoded

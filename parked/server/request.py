@@ -20,6 +20,7 @@ from typing import Final
 from urllib.parse import unquote
 
 from parked.server.limits import Limits
+from parked.server.private import is_private
 
 #: How many distinct field blocks are remembered, and the longest one worth it, in bytes. At most 1 MB a
 #: process. Beyond the count all are forgotten at once, which costs one miss for each client.
@@ -257,8 +258,7 @@ def _read_fields(block: bytes, limits: Limits) -> Fields:
                     HTTPStatus.EXPECTATION_FAILED, "unknown expectation"
                 )  # RFC 9110, 10.1.1
             fields.expects_continue = True
-        elif name == "COOKIE" or name == "AUTHORIZATION":
-            private = True
+        private = private or is_private(name)
         if "_" in name:
             continue  # as pywsgi: X_User would reach the application under the name of X-User
         key = "HTTP_" + name.replace("-", "_")

@@ -196,6 +196,19 @@ def test_what_a_checkout_pins_is_what_an_installation_accepts() -> None:
         assert requirement.specifier.contains(pinned[requirement.name]), requirement
 
 
+def test_what_a_checkout_installs_is_locked_with_hashes() -> None:
+    pins = [
+        line for line in (CHECKOUT / "requirements.txt").read_text().splitlines() if line and line[0] != "#"
+    ]
+    lock = (CHECKOUT / "requirements.lock").read_text()
+    locked = dict(re.findall(r"^([a-z0-9-]+)==(\S+)", lock, re.MULTILINE))
+    for pin in pins:
+        name, _, version = pin.partition("==")
+        assert locked[name.replace("_", "-")] == version
+    for entry in re.split(r"^(?=[a-z0-9-]+==)", lock, flags=re.MULTILINE)[1:]:
+        assert "--hash=sha256:" in entry
+
+
 def test_a_load_test_starts_the_server_and_leaves_its_results_where_the_user_is(
     complete: Path, tmp_path: Path
 ) -> None:

@@ -126,3 +126,23 @@ def test_every_pod_runs_without_rights_and_with_bounds(
         }
         assert container(thing)["resources"]["limits"]["memory"]
         assert container(thing)["resources"]["requests"]["cpu"]
+
+
+def test_each_port_is_open_to_those_whom_it_is_for_alone(
+    objects: dict[tuple[str, str], dict[str, Any]],
+) -> None:
+    """Every pod is chosen by a policy, and each of its ports is in one rule, with the right peers."""
+    policies = {name: thing["spec"] for (kind, name), thing in objects.items() if kind == "NetworkPolicy"}
+    pods = [thing for (kind, _), thing in objects.items() if kind in ("Deployment", "Job")]
+    assert len(pods) == len(policies) == 3
+    for pod in pods:
+        labels = pod["spec"]["template"]["metadata"]["labels"]
+        (policy,) = [one for one in policies.values() if one["podSelector"]["matchLabels"] == labels]
+        allowed = {
+            port["port"]: rule.get("from") for rule in policy.get("ingress", []) for port in rule["ports"]
+        }
+        assert allowed.keys() == {port["name"] for port in container(pod).get("ports", [])}
+        assert all((peers is None) == (port == "http") for port, peers in allowed.items())
+    (peer,) = policies["parked-loadtest"]["ingress"][0]["from"]
+    worker = objects["Deployment", "parked-loadtest-worker"]["spec"]["template"]["metadata"]["labels"]
+    assert peer["podSelector"]["matchLabels"] == worker

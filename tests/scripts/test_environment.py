@@ -64,6 +64,7 @@ class Copy:
         for script in ("run_server", "run_test", "scripts/environment", "scripts/run", "tests/run"):
             shutil.copy(CHECKOUT / script, self.path / script)
         (self.path / "requirements.txt").touch()
+        (self.path / "requirements.lock").touch()
         (self.path / "requirements-dev.txt").write_text("-r requirements.txt\n")
         (self.path / "app/__init__.py").touch()
         for tool in TOOLS:
@@ -146,7 +147,8 @@ def test_real_venv_and_pip_make_it_and_a_failing_pip_is_told_with_its_exit_code_
     assert_made(first, copy.venv)
     assert "with pip ... done in " in first.stderr
 
-    (copy.path / "requirements.txt").write_text("no-such-distribution==1\n")
+    locked = f"no-such-distribution==1 --hash=sha256:{'0' * 64}\n"
+    (copy.path / "requirements.lock").write_text(locked)
     line = refusal(copy.environment(PIP_NO_INDEX="1"))
     assert "pip ended with 1: ERROR: No matching distribution found" in line
     log = copy.path / ".venv.log"

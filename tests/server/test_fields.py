@@ -9,3 +9,11 @@ def test_remembered_header_fields_are_bounded() -> None:
     fields.encode_field("X", "y" * 1000)
     assert len(fields.encoded_fields) <= fields.MAX_REMEMBERED_FIELDS
     assert ("X", "y" * 1000) not in fields.encoded_fields
+
+
+def test_response_fields_that_may_hold_secrets_are_not_remembered() -> None:
+    for name in ("Set-Cookie", "X-Auth-Token", "X-Session-Id", "Authentication-Info"):
+        fields.encode_field(name, "secret")
+        assert (name, "secret") not in fields.encoded_fields
+    fields.encode_field("X-Plain", "open")
+    assert ("X-Plain", "open") in fields.encoded_fields

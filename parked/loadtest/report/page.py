@@ -149,8 +149,9 @@ def _is_number(text: str) -> bool:
 
 def assemble(title: str, body: str, shown: Sequence[Chart]) -> str:
     """The whole document with styles, scripts and data in it."""
-    # "</script>" in a text would end the element; JSON allows the escaped slash.
-    data = json.dumps([chart.as_dict() for chart in shown], separators=(",", ":")).replace("</", "<\\/")
+    # In a script element "</script>" ends it and "<!--" with "<script" keeps it from ending (HTML,
+    # 13.2.5.15): so no "<" at all, which stands in JSON's texts only and may be escaped there.
+    data = json.dumps([chart.as_dict() for chart in shown], separators=(",", ":")).replace("<", "\\u003c")
     return Template((_HERE / "assets" / "page.html").read_text()).substitute(
         title=html.escape(title),
         style=_read("vendor/uplot/uPlot.min.css") + _read("assets/page.css"),

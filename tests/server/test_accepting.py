@@ -1,0 +1,240 @@
+from __future__ import annotations
+
+import errno
+import io
+import logging
+from collections.abc import Callable
+from typing import Any
+
+import gevent
+import gevent.socket
+import pytest
+from gevent.pool import Pool
+
+from parked.server import accepting
+from parked.server.handler import KeepAliveWSGIHandler
+from parked.server.server import KeepAliveWSGIServer
+from tests.support import GET, Client, eventually, hello, serving
+
+
+def test_servers_and_jobs_that_share_a_full_pool_wait_for_each_other_and_go_on() -> None:
+    pool = Pool(2)
+    release = gevent.event.Event()
+
+    def block(environ: dict[str, Any], start_response: Callable[..., Any]) -> list[bytes]:
+        if environ["PATH_INFO"] == "/block":
+            release.wait()
+        return hello(environ, start_response)
+
+    with serving(block, spawn=pool) as one, serving(block, spawn=pool) as other:
+        with Client(one) as first, Client(other) as second, Client(one) as third:
+            for client in (first, second):
+                assert client.ask().status == 200
+            jobs = [pool.spawn(gevent.sleep, 0.05) for _ in range(4)]  # more than there is room for
+            first.send(GET.replace(b"/ ", b"/block "))
+            second.send(GET)
+            assert second.answer().status == 200
+            gevent.joinall(jobs, timeout=5)
+            assert all(job.ready() for job in jobs)
+            release.set()
+            assert first.answer().status == third.ask().status == 200
+        assert one.faults == other.faults == 0
+
+
+def test_an_event_for_a_descriptor_that_nobody_knows_changes_nothing() -> None:
+    ours, theirs = gevent.socket.socketpair()
+    with serving() as server, Client(server) as client:
+        assert client.ask().status == 200
+        server.parking._epoll.register(ours.fileno(), 1)
+        theirs.send(b"x")
+        gevent.sleep(0.02)
+        assert client.ask().status == 200
+        with Client(server) as other:
+            assert other.ask().status == 200
+    ours.close()
+    theirs.close()
+
+
+@pytest.mark.parametrize("method", ["_on_events", "tick", "_expire"])
+def test_whatever_raises_in_the_hub_is_counted_and_said_and_ends_nothing(
+    method: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    log = io.StringIO()
+    with serving(error_log=log, header_timeout=0.1) as server, Client(server) as client:
+        assert client.ask().status == 200
+        usual = getattr(server.parking, method)
+        failing = True
+
+        def fail() -> None:
+            if failing:
+                raise KeyError("deliberate")
+            usual()
+
+        server.parking._watcher.stop()
+        monkeypatch.setattr(server.parking, method, fail)
+        server.parking._watcher.start(server.parking.guarded("test", server.parking._on_events))
+        server.parking._timer.again(server.parking.guarded("test", server.parking.tick))
+        if method == "_expire":
+            client.send(GET[:5])
+            server.parking._expiry.start(server.parking.guarded("test", server.parking._expire))
+        else:
+            client.send(GET)
+        eventually(lambda: server.faults)
+        failing = False
+        eventually(lambda: "fault in test: KeyError: 'deliberate'" in log.getvalue())
+        with Client(server) as other:
+            assert other.ask().status == 200
+
+
+def test_a_callback_that_fails_for_one_connection_costs_that_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    log = io.StringIO()
+    with serving(error_log=log, header_timeout=0.1) as server, Client(server) as good, Client(server) as bad:
+        assert good.ask().status == 200
+        monkeypatch.setattr(accepting, "error_response", lambda status: 1 / 0)
+        monkeypatch.setattr(server.parking, "_on_header_timeout", lambda connection: 1 / 0)
+        bad.send(GET[:9])
+        assert bad.closed()
+        assert good.ask().status == 200
+        assert server.faults == 1
+    assert "ZeroDivisionError" in log.getvalue()
+
+
+def test_a_failure_of_one_connection_is_no_reason_to_close_the_listener(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    with serving(error_log=None) as server, Client(server) as first:
+        assert first.ask().status == 200
+        add = server.parking.add
+        failures = [OSError(errno.EBADF, "gone"), MemoryError(), ValueError("odd")]
+
+        def fail(connection: Any) -> None:
+            if failures:
+                raise failures.pop()
+            add(connection)
+
+        monkeypatch.setattr(server.parking, "add", fail)
+        for _ in range(3):
+            with Client(server) as lost:
+                assert lost.closed()
+        with Client(server) as second:
+            assert second.ask().status == 200
+        assert first.ask().status == 200
+
+
+def test_a_server_that_overrides_handle_is_asked_and_announced() -> None:
+    seen: list[Any] = []
+
+    class Own(KeepAliveWSGIServer):
+        def handle(self, sock: Any, address: Any) -> None:
+            seen.append(address)
+            super().handle(sock, address)
+
+    log = io.StringIO()
+    server = Own(("127.0.0.1", 0), hello, log=None, error_log=log, environ={"SERVER_NAME": "test"})
+    server.start()
+    try:
+        with Client(server) as client:
+            assert client.ask().status == client.ask().status == 200
+            assert seen == [client.sock.getsockname()]
+    finally:
+        server.stop()
+    assert "Own reads its connections itself: each keeps a greenlet" in log.getvalue()
+
+
+# -- what is said
+
+
+def test_refusals_are_in_the_access_log_and_their_reasons_in_the_other() -> None:
+    log, errors = io.StringIO(), io.StringIO()
+    with serving(log=log, error_log=errors, header_timeout=0.3, max_connections=2) as server:
+        for request, status in [
+            (b"nonsense\r\n\r\n", 400),
+            (GET.replace(b"Host: test", b"Host: a\r\nHost: b"), 400),
+            (GET.replace(b"/ ", b"/" + b"x" * 9000 + b" "), 414),
+            (GET[:9], 408),
+        ]:
+            with Client(server) as client:
+                client.send(request)
+                answer = client.answer()
+                assert answer.status == status
+                assert answer.headers["Date"]
+        eventually(lambda: server.parking.count == 0)
+        held = [Client(server), Client(server)]
+        assert held[0].ask().status == held[1].ask().status == 200
+        with Client(server) as client:
+            assert client.answer().status == 503
+        for client in held:
+            client.__exit__()
+    lines = log.getvalue().splitlines()
+    assert [line.split('" ')[1][:3] for line in lines] == ["400", "400", "414", "408", "200", "200", "503"]
+    assert '"nonsense"' in lines[0]
+    assert "refused with 400: 127.0.0.1: malformed request line" in errors.getvalue()
+    assert "refused with 408: 127.0.0.1: the request head is not complete" in errors.getvalue()
+    assert "refused with 503: 127.0.0.1: all connections are taken" in errors.getvalue()
+
+
+def test_a_refused_line_cannot_write_lines_of_its_own_into_the_log() -> None:
+    log = io.StringIO()
+    with serving(log=log, error_log=None) as server, Client(server) as client:
+        client.send(b"GET /\x1b[2J\xff\nINJECTED HTTP/1.1\r\n\r\n")
+        assert client.answer().status == 400
+    assert log.getvalue().count("\n") == 1
+    assert "\x1b" not in log.getvalue()
+
+
+def test_with_a_logger_refusals_have_a_level_of_their_own() -> None:
+    records: list[logging.LogRecord] = []
+    logger = logging.Logger("test")
+    logger.addHandler(handler := logging.Handler())
+    handler.emit = records.append  # type: ignore[method-assign]
+    with serving(error_log=logger) as server, Client(server) as client:
+        client.send(b"nonsense\r\n\r\n")
+        client.answer()
+    assert [record.levelno for record in records] == [logging.WARNING]
+
+
+class Broken:
+    """A log on a full disk."""
+
+    def write(self, text: str) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    def flush(self) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+
+def test_nothing_changes_for_a_client_when_no_line_can_be_written(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fails(environ: dict[str, Any], start_response: Callable[..., Any]) -> list[bytes]:
+        environ["wsgi.errors"].write("words\n")
+        if environ["PATH_INFO"] == "/fail":
+            raise KeyError("deliberate")
+        if environ["PATH_INFO"] == "/nothing":
+            return [b""]
+        return hello(environ, start_response)
+
+    hub = gevent.get_hub()
+    hub.exception_stream = Broken()
+    try:
+        with serving(fails, log=Broken(), error_log=Broken(), header_timeout=0.2) as server:
+            for path, status in [(b"/", 200), (b"/fail", 500), (b"/nothing", 500)]:
+                with Client(server) as client:
+                    assert client.ask(GET.replace(b"/ ", path + b" ")).status == status
+                    if status == 500:
+                        assert client.closed()
+            for request, status in [(b"nonsense\r\n\r\n", 400), (GET[:9], 408)]:
+                with Client(server) as client:
+                    assert client.ask(request).status == status
+            eventually(lambda: server.parking.count == 0)
+            assert server.error_log.lost >= 3
+    finally:
+        del hub.exception_stream
+
+
+def test_a_handler_whose_log_line_fails_loses_the_line_only() -> None:
+    class Own(KeepAliveWSGIHandler):
+        def format_request(self) -> str:
+            raise KeyError("deliberate")
+
+    with serving(handler_class=Own, log=io.StringIO(), error_log=None) as server, Client(server) as client:
+        assert client.ask().status == client.ask().status == 200
+        assert client.ask(b"nonsense\r\n\r\n").status == 400

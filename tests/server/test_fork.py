@@ -1,0 +1,149 @@
+"""Forks in a process that serves: the child takes nothing, keeps nothing open and ends nothing."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+from collections.abc import Iterator
+from typing import Any
+
+import gevent
+import pytest
+
+from tests.support import CHECKOUT, GET, PATIENCE_S, Client, eventually
+
+#: A server whose application forks at /fork, and ends its children at /end.
+PARENT = """
+    import gevent.monkey
+    if {patched}:
+        gevent.monkey.patch_all()
+    import os, sys, time
+    from multiprocessing.context import ForkProcess as Process
+    import gevent
+    from parked.server import KeepAliveWSGIServer
+
+    children = []
+
+    def child():
+        {child}
+        return 0
+
+    def application(environ, start_response):
+        if environ["PATH_INFO"] == "/fork":
+            {fork}
+        elif environ["PATH_INFO"] == "/end":
+            for pid in children:
+                try:
+                    os.kill(pid, 9)
+                    os.waitpid(pid, 0)
+                except (ProcessLookupError, ChildProcessError):
+                    pass  # it has ended, and gevent has noticed
+        start_response("200 OK", [])
+        return [str(os.getpid()).encode()]
+
+    server = KeepAliveWSGIServer(("127.0.0.1", 0), application, log=None, environ={{"SERVER_NAME": "x"}})
+    server.start()
+    print(server.server_port, flush=True)
+    server.serve_forever()
+"""
+
+FORK = "children.append(os.fork() or os._exit(child()))"
+PROCESS = "process = Process(target=child); process.start(); children.append(process.pid)"
+
+
+@contextlib.contextmanager
+def running(script: str, **values: Any) -> Iterator[tuple[subprocess.Popen[str], int]]:
+    """The process, and the number that it prints first."""
+    process = subprocess.Popen(
+        [sys.executable, "-c", textwrap.dedent(script).format(**values)],
+        env={**os.environ, "PYTHONPATH": str(CHECKOUT), "GEVENT_TRACK_GREENLET_TREE": "0"},
+        stdout=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+    assert process.stdout is not None
+    try:
+        yield process, int(process.stdout.readline())
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+        process.communicate(timeout=PATIENCE_S)
+
+
+@pytest.mark.parametrize(
+    ("patched", "fork", "child"),
+    [
+        (True, FORK, "time.sleep(30)"),
+        (True, PROCESS, "time.sleep(30)"),
+        (False, PROCESS, "time.sleep(30)"),
+        (False, FORK, "gevent.reinit(); gevent.sleep(30)"),
+        (True, FORK, "os.execv('/bin/sleep', ['sleep', '30'])"),
+        (False, PROCESS, "pass"),
+    ],
+    ids=["loops", "loops as a process", "blocks", "reinits", "execs", "exits"],
+)
+def test_the_parent_goes_on_as_if_there_had_been_no_fork(patched: bool, fork: str, child: str) -> None:
+    with running(PARENT, patched=patched, fork=fork, child=child) as (parent, port):
+        address = ("127.0.0.1", port)
+        pid = str(parent.pid).encode()
+        clients = [Client(address) for _ in range(10)]
+        assert {client.ask().body for client in clients} == {pid}
+        assert clients[0].ask(GET.replace(b"/ ", b"/fork ")).body == pid
+        for _ in range(3):
+            assert {client.ask().body for client in clients} == {pid}
+            with Client(address) as newcomer:
+                assert newcomer.ask().body == pid
+        # What the parent closes is closed for the client, though the child lives.
+        assert clients[1].ask(GET.replace(b"Host", b"Connection: close\r\nHost")).body == pid
+        assert clients[1].closed()
+        gevent.sleep(0.2)
+        assert clients[2].ask(GET.replace(b"/ ", b"/end ")).body == pid
+        assert {client.ask().body for client in clients[2:]} == {pid}
+        for client in clients:
+            client.__exit__()
+
+
+def test_a_child_of_a_started_server_may_serve_in_its_own_right() -> None:
+    script = """
+        import os, sys
+        import gevent
+        from multiprocessing.context import ForkProcess as Process
+        from parked.server import KeepAliveWSGIServer
+
+        def application(environ, start_response):
+            start_response("200 OK", [("Connection", "close")])
+            return [str(os.getpid()).encode()]
+
+        server = KeepAliveWSGIServer(("127.0.0.1", 0), application, log=None, environ={{"SERVER_NAME": "x"}})
+        server.start()
+
+        def serve(way):
+            gevent.reinit()
+            if way:
+                server.start_accepting()
+                server._stop_event.wait()
+            else:
+                server.serve_forever()
+
+        processes = [Process(target=serve, args=(way,)) for way in (0, 1)]
+        for process in processes:
+            process.start()
+        server.stop_accepting()
+        print(server.server_port, *(process.pid for process in processes), sep="\\n", flush=True)
+        gevent.sleep(60)
+    """
+    with running(script) as (parent, port):
+        assert parent.stdout is not None
+        children = {parent.stdout.readline().strip().encode() for _ in range(2)}
+        seen: set[bytes] = set()
+
+        def ask() -> bool:
+            with Client(("127.0.0.1", port)) as client:
+                seen.add(client.ask().body)
+            return seen == children
+
+        eventually(ask)

@@ -262,11 +262,15 @@ class AcceptingServer(pywsgi.WSGIServer):  # type: ignore[misc] # gevent has no 
 
     # -- telling
 
+    def tell_of_client(self, kind: str, address: Any, reason: str) -> None:
+        """Say what was wrong with what a client sent, now and then."""
+        self._refusals.say(kind, f"{shown(address)}: {reason}")
+
     def _note_refusal(self, connection: Connection, status: HTTPStatus, reason: str, size: int) -> None:
         """Count and log what is answered without a handler: its line in the access log, and why."""
         if self.statistics is not None:
             self.statistics.note_refusal(status)
-        self._refusals.say(f"refused with {status.value}", f"{shown(connection.address)}: {reason}")
+        self.tell_of_client(f"refused with {status.value}", connection.address, reason)
         if self.logs_requests:
             try:
                 self.handler_class(connection, connection.address, self).log_refusal(status, size)

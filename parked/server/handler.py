@@ -32,6 +32,8 @@ from parked.server.tls import TLSSocket
 
 #: Bytes of a refused request line that the access log shows.
 MAX_LOGGED_BYTES: Final = 200
+#: What would end a quoted part of the access log's lines, or do something to who reads them; as nginx has it.
+_ESCAPES: Final = {code: f"\\x{code:02x}" for code in (*range(32), *b'"\\', *range(127, 256))}
 
 
 class _Lazy:
@@ -262,6 +264,12 @@ class KeepAliveWSGIHandler(Deferring):
         except Exception:  # where tracebacks go, a full disk say
             self.server.error_log.note_lost()
 
+    def _handle_client_error(self, ex: Any) -> Any:
+        """As in the base class, without a line for each of those who send such content by the thousand."""
+        if self.connection is None:
+            return super()._handle_client_error(ex)
+        return self.server.tell_of_client("invalid content", self.client_address, str(ex))
+
     def _send_error_response_if_possible(self, error_code: int) -> None:
         if self.headers_sent or self._is_taken or self._is_over:
             self._cut()
@@ -302,9 +310,8 @@ class KeepAliveWSGIHandler(Deferring):
         """
         assert self.connection is not None
         line = self.connection.buffer.lstrip(b"\r\n").partition(b"\r\n")[0][:MAX_LOGGED_BYTES]
-        words = line.decode("latin-1").encode("unicode_escape").decode("ascii")  # it may hold anything
-        self.requestline = words
-        self.command, self.path, self.request_version = (*words.split(" ", 2), "", "", "")[:3]
+        self.requestline = line.decode("latin-1")
+        self.command, self.path, self.request_version = (*self.requestline.split(" ", 2), "", "", "")[:3]
         self.code = status.value
         self._orig_status = f"{status.value} {status.phrase}"
         self.response_length = size
@@ -319,10 +326,15 @@ class KeepAliveWSGIHandler(Deferring):
                 self.server.error_log.note_lost()
 
     def format_request(self) -> str:
-        if not self.server.logs_json:
-            line: str = super().format_request()
-            return line
         address = self.client_address
+        if not self.server.logs_json:
+            as_received = self.requestline
+            self.requestline = (as_received or "").translate(_ESCAPES)
+            if not isinstance(address, tuple):  # of a unix socket: what the client has bound its own to
+                self.client_address = str(address or "").translate(_ESCAPES)
+            line: str = super().format_request()
+            self.requestline, self.client_address = as_received, address
+            return line
         return json.dumps(
             {
                 "time": datetime.now(UTC).isoformat(timespec="milliseconds"),

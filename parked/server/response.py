@@ -65,6 +65,8 @@ class Server(Protocol):
 
     def get_environ(self) -> dict[str, Any]: ...
 
+    def tell_of_client(self, kind: str, address: Any, reason: str) -> None: ...
+
 
 class ResponseWriter(pywsgi.WSGIHandler):  # type: ignore[misc] # gevent has no type hints
     """The half of a handler that an application talks to; see `KeepAliveWSGIHandler` for the other."""

@@ -74,7 +74,7 @@ RELIANCES: Final = (
     Reliance(_handler + "process_result", "", "2452d221", _WRITING),
     Reliance(_handler + "handle_error", "_log_error _send_error_response_if_possible", "d7c0240a", _ERRORS),
     Reliance(_handler + "_log_error", "handle_error environ", "972059a1", _ERRORS),
-    Reliance(_handler + "_handle_client_error", "log_error", "590b937d", _ERRORS),
+    Reliance(_handler + "_handle_client_error", "", "590b937d", _ERRORS),
     Reliance(_handler + "_send_error_response_if_possible", "start_response write", "7ec3ec45", _ERRORS),
     Reliance(_handler + "log_error", "error_log", "acb3b2d8", _ERRORS),
     Reliance(_handler + "log_request", "format_request", "d9d8a807", _LOGGING),

@@ -348,7 +348,7 @@ def checks(copy: Copy) -> Copy:
     (copy.path / "pytest.py").write_text(
         "import os, sys\n"
         "failing = os.environ.get('FAILING') in sys.argv\n"
-        "print('pytest', [word for word in sys.argv[1:] if not word.startswith('/')])\n"
+        "print('pytest', [word for word in sys.argv[1:] if not word.startswith('--share=')])\n"
         "print('1 failed, 2 passed' if failing else '2 passed, 1 skipped, 2 warnings', 'in 1s (0:01)')\n"
         "sys.exit(failing)\n"
     )
@@ -363,8 +363,8 @@ def test_all_checks_run_and_pass(checks: Copy) -> None:
         "ruff check",
         "mypy --strict parked app loadtest",
         "lint-imports",
-        "pytest ['--share', '--ignore', 'tests/loadtest']",
-        "pytest ['--share', 'tests/loadtest']",
+        "pytest ['--ignore', 'tests/loadtest']",
+        "pytest ['tests/loadtest']",
         "== 8 passed, 4 skipped, 8 warnings in ",
     ):
         assert line in result.stdout

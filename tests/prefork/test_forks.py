@@ -69,7 +69,7 @@ def can_listen(address: tuple[str, int]) -> bool:
         return True
 
 
-@pytest.mark.parametrize("path", ["/fork"])
+@pytest.mark.parametrize("path", ["/fork", "/gevent"])
 def test_old_and_new_connections_are_served_beside_a_forked_child(folder: Path, path: str) -> None:
     flags = ("--app", "forking:app", "--workers", "1")
     with ServerProcess(*flags, cwd=folder) as server, contextlib.ExitStack() as stack:

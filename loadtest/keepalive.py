@@ -37,6 +37,8 @@ class KeepAliveConnection(KeepAliveUser):
     """Asks for a text of random length, and checks that it gets it."""
 
     host = "http://127.0.0.1:8000"
+    allow_redirects = False  # a measurement of one server
+    max_body_bytes = 1_000_000_000  # as long as --length may be
     length: ClassVar[tuple[int, int]] = (1024, 10240)
 
     @task

@@ -14,6 +14,7 @@ from _socket import (
     AF_INET6,
     IPPROTO_IP,
     IPPROTO_TCP,
+    MSG_PEEK,
     SO_ERROR,
     SOCK_CLOEXEC,
     SOCK_NONBLOCK,
@@ -30,6 +31,7 @@ from parked.loadtest.client.errors import (
     ConnectFailed,
     CutOff,
     ReceiveFailed,
+    Refused,
     SendFailed,
     TimedOut,
 )
@@ -46,6 +48,10 @@ IP_BIND_ADDRESS_NO_PORT = 24
 
 #: Bytes asked for in one receive. A short read means that the socket is drained for now.
 RECEIVE_BYTES = 65536
+
+
+class AnsweredEarly(Exception):
+    """The response began before the request was sent to its end."""
 
 
 class Connection:
@@ -97,13 +103,13 @@ class Connection:
                 sock.bind((sources.next(), 0))
             error_number = sock.connect_ex(address)
             if error_number not in (0, errno.EINPROGRESS):
-                raise ConnectFailed(os.strerror(error_number))
+                raise _not_connected(error_number)
             connection = cls(sock, readiness, on_lost)
             readiness.register(connection)
             if error_number == errno.EINPROGRESS:
                 readiness.wait(connection, timeout_s)
                 if error_number := sock.getsockopt(SOL_SOCKET, SO_ERROR):
-                    raise ConnectFailed(os.strerror(error_number))
+                    raise _not_connected(error_number)
             if connection.hung_up:
                 # No further event would say so, and it would count as held until its first request.
                 raise ConnectFailed("closed by the server at once")
@@ -147,7 +153,11 @@ class Connection:
         return self.fd < 0
 
     def send(self, data: bytes, timeout_s: float) -> None:
-        """Hand all of `data` to the kernel. Raises :class:`SendFailed` or :class:`TimedOut`."""
+        """Hand all of `data` to the kernel.
+
+        Raises :class:`SendFailed`, :class:`CutOff` or :class:`TimedOut`, and :class:`AnsweredEarly` if a
+        response came before the end was sent.
+        """
         if self.tls is not None:
             data = self.tls.encrypt(data)
         self.send_raw(data, timeout_s)
@@ -174,11 +184,24 @@ class Connection:
             try:
                 sent += self._sock.send(view[sent:])
             except BlockingIOError:
+                self._look_for_answer()
                 continue
             except OSError as error:
                 raise _broken(error, SendFailed) from None
         # The response may have come meanwhile, and its event have ended one of these waits.
         self.ready = True
+
+    def _look_for_answer(self) -> None:
+        """A server that has read enough of a request may answer and read no further (RFC 9112, 9.5)."""
+        if self.tls is not None:  # its handshake's tickets come unasked; there a reset tells
+            return
+        try:
+            came = self._sock.recv(1, MSG_PEEK)
+        except OSError:
+            return
+        if came:
+            self.ready = True
+            raise AnsweredEarly
 
     def check_quiet(self) -> None:
         """Between two requests: see whether bytes have come that none has asked for.
@@ -222,6 +245,17 @@ class Connection:
             if len(data) == RECEIVE_BYTES:
                 self.ready = True  # not drained, and no further event will say so
             return data
+
+
+def in_use() -> RuntimeError:
+    return RuntimeError(
+        "another greenlet is in the middle of a request of this user: a KeepAliveUser is one connection, "
+        "and HTTP/1.1 answers one request at a time"
+    )
+
+
+def _not_connected(number: int) -> ConnectFailed:
+    return (Refused if number == errno.ECONNREFUSED else ConnectFailed)(os.strerror(number))
 
 
 def _broken(error: OSError, failure: type[ReceiveFailed | SendFailed]) -> Exception:

@@ -40,12 +40,16 @@ class ClosedByPeer(RequestFailure):
     kind = "closed_by_peer"
 
 
-class CutOff(ClosedByPeer):
+class CutOff(ClosedByPeer, ConnectionResetError):
     """The same, by a reset or by TLS without its close_notify: not the end of a body without a length."""
 
 
-class TimedOut(RequestFailure):
-    """No answer within `connection_timeout` or `network_timeout` seconds."""
+class Refused(ConnectFailed, ConnectionRefusedError):
+    """The same, where nobody listens."""
+
+
+class TimedOut(RequestFailure, TimeoutError):
+    """No answer within `connection_timeout` or `network_timeout`, or not all of it in `total_timeout`."""
 
     kind = "timeout"
 
@@ -54,6 +58,12 @@ class BadResponse(RequestFailure):
     """The bytes that came are not an HTTP/1 response, or came without a request."""
 
     kind = "protocol"
+
+
+class TooLarge(RequestFailure):
+    """A body, received or decoded, of more than `max_body_bytes`, or for which there was no memory."""
+
+    kind = "too_large"
 
 
 class BadStatus(RequestFailure):
@@ -77,6 +87,7 @@ KINDS = tuple(
         ClosedByPeer,
         TimedOut,
         BadResponse,
+        TooLarge,
         BadStatus,
         WrongLength,
         RequestFailure,

@@ -1,67 +1,178 @@
-"""A server that a user talks to: its address, and the header fields that all requests to it share."""
+"""Whom a user talks to: a server by its name, and what all requests to it share.
+
+A :class:`Server` is a host and port with all of its addresses, one for the whole process. An :class:`Origin`
+is that with a scheme and with what users say of themselves: header fields, credentials, TLS. Users who say
+the same share one; it is theirs by value, not by class, since each may have a token of its own.
+"""
 
 from __future__ import annotations
 
 import socket
 import ssl
+import time
 from base64 import b64encode
-from typing import TYPE_CHECKING, Any, Protocol
-from urllib.parse import unquote, urlsplit
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+from urllib.parse import SplitResult, unquote, urlsplit
 
+from gevent.lock import BoundedSemaphore
+
+from parked.loadtest.client.coding import ACCEPTED
+from parked.loadtest.client.errors import ConnectFailed
 from parked.loadtest.client.source_address import SourceAddresses
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping
+    from collections.abc import Callable, Mapping
+
+#: Seconds after which a name is looked up again, when the next connection is opened.
+RESOLVED_FOR_S = 1.0
+#: Sets of header fields that are remembered with what goes beside them: a test has few, a fuzzer many.
+MAX_TAILS = 64
+
+PORTS = {"http": 80, "https": 443}
+
+
+class Address(NamedTuple):
+    """One address of a server, and where connections to it start from (None: the kernel chooses)."""
+
+    family: int
+    socket_address: tuple[Any, ...]
+    sources: SourceAddresses | None
+
+
+class Server:
+    """A host and port, by name or address."""
+
+    def __init__(self, hostname: str, port: int, worker_index: int) -> None:
+        self.hostname = hostname
+        self._port = port
+        self._worker_index = worker_index
+        self._turn = max(worker_index, 0)
+        self._addresses: tuple[Address, ...] = ()
+        #: Those that refused since the last look-up are tried last.
+        self._refused: set[tuple[Any, ...]] = set()
+        self._known: dict[tuple[Any, ...], Address] = {}
+        self._stale_at = -float("inf")
+        self._looking_up = BoundedSemaphore()
+
+    @property
+    def sources(self) -> str:
+        """The local addresses that connections to it start from, for reports; "" if the kernel chooses."""
+        return next((address.sources.used for address in self._known.values() if address.sources), "")
+
+    def addresses(self) -> tuple[Address, ...]:
+        """All addresses, in the order in which one more connection should try them: each comes first in turn.
+
+        Raises :class:`ConnectFailed` if the name has none.
+        """
+        if time.perf_counter() >= self._stale_at:
+            with self._looking_up:  # one look-up for all users that open connections just now
+                if time.perf_counter() >= self._stale_at:
+                    self._look_up()
+        if len(self._addresses) == 1:
+            return self._addresses
+        first = self._turn % len(self._addresses)
+        self._turn += 1
+        turned = self._addresses[first:] + self._addresses[:first]
+        return tuple(sorted(turned, key=lambda address: address.socket_address in self._refused))
+
+    def refused(self, address: Address) -> None:
+        """A connection to it was refused."""
+        self._refused.add(address.socket_address)
+
+    def _look_up(self) -> None:
+        try:
+            found = socket.getaddrinfo(self.hostname, self._port, type=socket.SOCK_STREAM)
+        except (OSError, UnicodeError) as error:
+            raise ConnectFailed(f"{self.hostname}: {getattr(error, 'strerror', None) or error}") from None
+        self._refused.clear()
+        self._addresses = tuple(dict.fromkeys(self._address(entry[0], entry[4]) for entry in found))
+        is_literal = [str(self._addresses[0].socket_address[0])] == [self.hostname]
+        self._stale_at = float("inf") if is_literal else time.perf_counter() + RESOLVED_FOR_S
+
+    def _address(self, family: int, socket_address: tuple[Any, ...]) -> Address:
+        if socket_address not in self._known:
+            sources = SourceAddresses.of_worker(str(socket_address[0]), self._worker_index)
+            self._known[socket_address] = Address(family, socket_address, sources)
+        return self._known[socket_address]
+
+
+class Place(NamedTuple):
+    """Scheme, host and port: what makes two URLs one origin (RFC 6454, 4), however they are spelt."""
+
+    scheme: str
+    hostname: str
+    port: int
+
+    @classmethod
+    def of(cls, parts: SplitResult) -> Place:
+        """Raises ValueError for what is no http:// or https:// URL."""
+        scheme = parts.scheme.lower()
+        if scheme not in PORTS or not parts.hostname:
+            raise ValueError(f"host {parts.geturl()!r} is not an http:// or https:// URL")
+        return cls(scheme, parts.hostname, parts.port or PORTS[scheme])
 
 
 class Origin:
-    """A scheme, host and port, resolved once, with the header fields that all requests to it share.
+    """A server as a user talks to it.
 
     :ivar url: scheme and authority, without credentials.
     :ivar tail: what follows the path in a GET without fields of its own.
+    :ivar named: lower-case names of the fields that the user gave.
     """
 
+    __slots__ = (
+        "__weakref__",
+        "_bare",
+        "_fields",
+        "_tails",
+        "named",
+        "place",
+        "server",
+        "tail",
+        "tls_context",
+        "url",
+    )
+
     def __init__(
-        self,
-        url: str,
-        default_headers: Mapping[str, str],
-        make_tls_context: Callable[[], ssl.SSLContext],
-        worker_index: int,
+        self, url: str, server: Server, default_headers: Mapping[str, Any], tls_context: ssl.SSLContext | None
     ) -> None:
         parts = urlsplit(url)
-        if parts.scheme not in ("http", "https") or not parts.hostname:
-            raise ValueError(f"host {url!r} is not an http:// or https:// URL")
+        self.place = Place.of(parts)
+        self.server = server
         authority = parts.netloc.rpartition("@")[2]
-        self.url = f"{parts.scheme}://{authority}"
-        self.hostname = parts.hostname
-        self.tls_context = make_tls_context() if parts.scheme == "https" else None
-        port = parts.port or (443 if self.tls_context else 80)
-        found = socket.getaddrinfo(parts.hostname, port, type=socket.SOCK_STREAM)[0]
-        self.family: int = found[0]
-        self.address: tuple[Any, ...] = found[4]
-        self.sources = SourceAddresses.of_worker(str(self.address[0]), worker_index)
-        self._fields = {
-            "Host": authority,
-            "User-Agent": "locust-parked",
-            "Accept-Encoding": "gzip, deflate",
-        }
-        if parts.username is not None:
-            credentials = unquote(parts.username), unquote(parts.password or "")
-            self._fields["Authorization"] = basic_authorization(*credentials)
-        for name, value in default_headers.items():
-            self._fields = {
-                known: kept for known, kept in self._fields.items() if known.lower() != name.lower()
-            }
-            self._fields[name] = value
+        self.url = f"{self.place.scheme}://{authority}"
+        self.tls_context = tls_context
+        bare = {"Host": authority, "User-Agent": "locust-parked", "Accept-Encoding": ACCEPTED}
+        fields = dict(bare)
+        if credentials := credentials_of(parts):
+            fields["Authorization"] = basic_authorization(*credentials)
+        self.named = frozenset(name.lower() for name in default_headers)
+        fields = {name: value for name, value in fields.items() if name.lower() not in self.named}
+        #: With and without what is the user's own.
+        self._fields = fields | {name: str(value) for name, value in default_headers.items()}
+        self._bare = bare
+        self._tails: dict[tuple[tuple[str, ...], bool], bytes] = {}
         self.tail = self.tail_beside(())
 
-    def tail_beside(self, names: Iterable[str]) -> bytes:
-        """Version and shared fields, less those that a request brings itself."""
-        brought = {name.lower() for name in names}
-        fields = "".join(
-            f"{name}: {value}\r\n" for name, value in self._fields.items() if name.lower() not in brought
-        )
-        return b" HTTP/1.1\r\n" + fields.encode("latin-1")
+    @property
+    def authorization(self) -> str | None:
+        """What the user has to show, if anything."""
+        return next((value for name, value in self._fields.items() if name.lower() == "authorization"), None)
+
+    def tail_beside(self, names: tuple[str, ...], bare: bool = False) -> bytes:
+        """Version and shared fields, less those that a request brings; `bare`: nothing of the user's."""
+        tail = self._tails.get((names, bare))
+        if tail is None:
+            brought = {name.lower() for name in names}
+            fields = "".join(
+                f"{name}: {value}\r\n"
+                for name, value in (self._bare if bare else self._fields).items()
+                if name.lower() not in brought
+            )
+            tail = b" HTTP/1.1\r\n" + fields.encode("latin-1")
+            if len(self._tails) < MAX_TAILS:
+                self._tails[names, bare] = tail
+        return tail
 
 
 class TlsSettings(Protocol):
@@ -80,6 +191,13 @@ def tls_context(user: TlsSettings) -> ssl.SSLContext:
         context.check_hostname = False
         context.verify_mode = ssl.CERT_NONE
     return context
+
+
+def credentials_of(parts: SplitResult) -> tuple[str, str] | None:
+    """User and password in a URL, their percent-encoding undone."""
+    if parts.username is None:
+        return None
+    return unquote(parts.username), unquote(parts.password or "")
 
 
 def basic_authorization(user: str | bytes, password: str | bytes) -> str:

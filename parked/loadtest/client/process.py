@@ -13,6 +13,7 @@ import os
 import weakref
 from collections import Counter
 from typing import TYPE_CHECKING, Any, Protocol
+from urllib.parse import urlsplit
 
 import gevent
 from locust.runners import WorkerRunner
@@ -20,7 +21,7 @@ from locust.runners import WorkerRunner
 from parked.loadtest.client.counters import Counters
 from parked.loadtest.client.errors import RequestFailure
 from parked.loadtest.client.locust_stats import FOLD_S, BatchedStatistics
-from parked.loadtest.client.origin import Origin, TlsSettings, tls_context
+from parked.loadtest.client.origin import Origin, Place, Server, TlsSettings, tls_context
 from parked.loadtest.client.readiness import Readiness
 from parked.loadtest.client.think import SLOT_S, Sleeper, ThinkTimer
 from parked.loadtest.client.turns import TurnPool
@@ -30,7 +31,8 @@ from parked.shared.moderation import Moderation
 from parked.shared.pauses import Collections
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    import ssl
+    from collections.abc import Iterator
 
     from locust.env import Environment
 
@@ -113,7 +115,9 @@ class Process:
         self._frozen = 0
         #: The Server field of the first response; None before one came.
         self.server_software: str | None = None
-        self._origins: dict[tuple[str, type[Member]], Origin] = {}
+        self._servers: dict[tuple[str, int], Server] = {}
+        self._origins: weakref.WeakValueDictionary[tuple[Any, ...], Origin] = weakref.WeakValueDictionary()
+        self._tls_contexts: dict[tuple[Any, ...], ssl.SSLContext] = {}
         self._targets: dict[str, Iterator[str]] = {}
         _PROCESSES.add(self)
         # Before whoever listens already: they look at figures that are only whole after this.
@@ -132,13 +136,37 @@ class Process:
         return process
 
     def origin(self, url: str, user: Member) -> Origin:
-        key = url, type(user)
-        origin = self._origins.get(key)
+        """Whom the user talks to at the URL of a host; users who say the same of themselves share it.
+
+        Raises ValueError for what is no http:// or https:// URL.
+        """
+        headers, factory = user.default_headers or {}, user.ssl_context_factory
+        place = Place.of(urlsplit(url))
+        # What a method of the user's makes is the user's own.
+        shared = getattr(factory, "__self__", None) is not user
+        key = (url, user.insecure, factory, *((name, str(value)) for name, value in headers.items()))
+        origin = self._origins.get(key) if shared else None
         if origin is None:
-            worker_index = getattr(self._environment.runner, "worker_index", 0)
-            origin = Origin(url, user.default_headers or {}, lambda: tls_context(user), worker_index)
-            self._origins[key] = origin
+            context = self._tls_context(user, shared) if place.scheme == "https" else None
+            origin = Origin(url, self.server(place), headers, context)
+            if shared:
+                self._origins[key] = origin
         return origin
+
+    def server(self, place: Place) -> Server:
+        address = place.hostname, place.port
+        if address not in self._servers:
+            worker_index = getattr(self._environment.runner, "worker_index", 0)
+            self._servers[address] = Server(*address, worker_index)
+        return self._servers[address]
+
+    def _tls_context(self, user: Member, shared: bool) -> ssl.SSLContext:
+        key = user.insecure, user.ssl_context_factory
+        if not shared:
+            return tls_context(user)
+        if key not in self._tls_contexts:
+            self._tls_contexts[key] = tls_context(user)
+        return self._tls_contexts[key]
 
     def target(self, hosts: str) -> str:
         """The next of several URLs with commas between, in turns. Workers begin at different ones, so that
@@ -159,47 +187,44 @@ class Process:
     def request_done(
         self,
         user: Member,
-        method: str,
-        name: str,
-        response_time_ms: float,
-        length_bytes: int,
+        meta: dict[str, Any],
         received_bytes: int,
         failure: Exception | None,
-        response: KeepAliveResponse | None,
-        wall_start: float,
-        context: Mapping[str, Any] | None,
+        response: KeepAliveResponse | None = None,
     ) -> None:
         """Count a request that has ended, here and in Locust.
 
-        Time and length may be what a task has put there; what is no number fails its request.
+        :param meta: what the request event is given, without what only listeners of it see. Time, length and
+            names may be what a task has put there; what is no number fails its request.
         """
+        time_ms, length_bytes = meta["response_time"], meta["response_length"]
+        name, method = meta["name"], meta["request_type"]
         if not (
-            isinstance(response_time_ms, _NUMBERS)
+            isinstance(time_ms, _NUMBERS)
             and isinstance(length_bytes, _NUMBERS)
-            and 0 <= response_time_ms < _MOST
+            and 0 <= time_ms < _MOST
             and 0 <= length_bytes < _MOST
         ):
             failure = failure or RequestFailure("the task has set a time or length that is no number")
-            response_time_ms, length_bytes = 0.0, 0
+            time_ms, length_bytes = 0.0, 0
         if type(name) is not str or type(method) is not str:
             method, name = str(method), str(name)  # Locust sorts its rows by them
-        self.counters.request_done(response_time_ms, length_bytes, received_bytes, failure)
+        self.counters.request_done(time_ms, length_bytes, received_bytes, failure)
         if self.server_software is None and response is not None:
             self.server_software = str(response.headers.get("server", ""))
         if self.statistics.only_locust_listens:
-            self.statistics.log(method, name, response_time_ms, length_bytes, failure)
+            self.statistics.log(method, name, time_ms, length_bytes, failure)
         else:
-            self.statistics.tell(
-                request_type=method,
-                name=name,
-                response_time=response_time_ms,
-                response_length=length_bytes,
-                response=response,
-                context={**user.context(), **(context or {})},
-                exception=failure,
-                start_time=wall_start,
-                url=response.url if response else "",
-            )
+            told = meta | {"response": None} if response is None else response.request_meta
+            checked = {
+                "request_type": method,
+                "name": name,
+                "response_time": time_ms,
+                "response_length": length_bytes,
+                "exception": failure,
+                "context": {**user.context(), **(meta["context"] or {})},
+            }
+            self.statistics.tell(**told | checked)
 
     def send_sample(self) -> None:
         runner = self._environment.runner
@@ -207,7 +232,7 @@ class Process:
             self._frozen = self.users.total()
             freeze_users()
         if runner is not None:
-            source = next((origin.sources.used for origin in self._origins.values() if origin.sources), "")
+            source = next((server.sources for server in self._servers.values() if server.sources), "")
             sample: Sample = {
                 **self.counters.sample(self.timer, source, self.users.total()),
                 "elsewhere": self.elsewhere.requests_sent_now,

@@ -142,7 +142,9 @@ class Readiness:
     def _sweep(self) -> None:
         now = time.perf_counter()
         # A copy: who is woken may be the first to wait for another time.
-        for deadlines in list(self._deadlines.values()):
+        for timeout_s, deadlines in list(self._deadlines.items()):
+            if not deadlines:  # tasks may give each request a timeout of its own
+                del self._deadlines[timeout_s]
             expired = []
             for connection, deadline in deadlines.items():
                 if deadline > now:

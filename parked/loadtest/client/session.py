@@ -6,119 +6,187 @@ use: no pool, cookie jar or header dictionary exists before something needs it.
 
 from __future__ import annotations
 
-import json as jsonlib
 import re
 import time
 from contextlib import contextmanager
-from email import message_from_bytes
-from http.client import HTTPMessage
 from http.cookiejar import CookieJar
 from typing import TYPE_CHECKING, Any, Protocol, cast
-from urllib.parse import quote, urlencode, urljoin, urlsplit
-from urllib.request import Request
+from urllib.parse import quote, urlsplit
 
-import requests
 from gevent import Timeout
+from requests.structures import CaseInsensitiveDict
 
-from parked.loadtest.client.connection import Connection
-from parked.loadtest.client.errors import BadResponse, ClosedByPeer, ConnectFailed, RequestFailure, TimedOut
-from parked.loadtest.client.origin import basic_authorization
+from parked.loadtest.client import cookies
+from parked.loadtest.client.connection import AnsweredEarly, Connection, in_use
+from parked.loadtest.client.errors import (
+    ClosedByPeer,
+    ConnectFailed,
+    CutOff,
+    RequestFailure,
+    TimedOut,
+    TooLarge,
+)
+from parked.loadtest.client.message import NONE, Body, encoded, merged, message, query
+from parked.loadtest.client.origin import Origin, Place, basic_authorization, credentials_of
 from parked.loadtest.client.process import Member
-from parked.loadtest.client.response import KeepAliveResponse
-from parked.loadtest.client.wire import RawResponse, failure_of, read_response
+from parked.loadtest.client.redirects import REDIRECTS, SAFE, Trail
+from parked.loadtest.client.response import KeepAliveResponse, StatusFailure, failure_of
+from parked.loadtest.client.streaming import Stream
+from parked.loadtest.client.verbs import Verbs
+from parked.loadtest.client.wire import Incoming, RawResponse, read_response, too_late
 
 if TYPE_CHECKING:
-    from collections.abc import Generator, Mapping
+    from collections.abc import Generator, Iterable, Mapping
 
     from parked.loadtest.client.counters import Counters
-    from parked.loadtest.client.origin import Origin
     from parked.loadtest.client.process import Process
 
-#: Statuses that send a client elsewhere, and those of them after which a GET follows (RFC 9110, 15.4).
-REDIRECTS = frozenset((301, 302, 303, 307, 308))
-BECOMES_GET = frozenset((301, 302, 303))
+    Fields = Mapping[str, Any] | Iterable[tuple[str, Any]]
+    Auth = tuple[str | bytes, str | bytes]
 
 is_absolute = re.compile(r"https?://", re.IGNORECASE).match
 #: Finds what must not stand in a request line as it is (RFC 3986, 2), and the fragment, which is not sent.
 find_unsafe = re.compile(r"[^!$-~]").search
-#: What is left alone when the rest is percent-encoded: delimiters, and escapes that are there already.
-SAFE = "%/?:@!$&'()*+,;=[]~"
-#: Header fields that are for one server only, and so don't follow a redirection to another.
-CONFIDENTIAL = frozenset(("authorization", "cookie", "proxy-authorization"))
 
 
 class Owner(Member, Protocol):
     """What a session reads of its user."""
 
     host: str | None
-    client: KeepAliveSession
     process: Process
     connection_timeout: float
     network_timeout: float
+    total_timeout: float
     max_redirects: int
+    max_body_bytes: int
+    allow_redirects: bool
 
 
-class KeepAliveSession:
+class KeepAliveSession(Verbs):
     """Requests over one connection.
 
+    A test may give it attributes of its own; they cost memory in each user.
+
     :ivar due: when the next request should leave, on the `time.perf_counter` scale: the end of the think
-    time. Its
-        response time counts from there, however late it really leaves. None between the requests of one task.
+        time. Its response time counts from there, however late it really leaves. None between the requests of
+        one task.
     :ivar request_name: name under which all requests are counted (see :meth:`rename_request`).
     """
 
     __slots__ = (
+        "__dict__",
         "_connection",
-        "_cookies",
         "_opened",
         "_origin",
-        "_others",
-        "_prefix",
         "_process",
         "_user",
         "due",
-        "request_name",
     )
+
+    # What few users have: in `__dict__` where they do, which is made then.
+    request_name: str | None = None
+    #: What the host's own path puts before each path, as in FastHttpSession: http://server/api.
+    _prefix = ""
+    _others: dict[Place, OtherSession] | None = None
+    _cookies: CookieJar | None = None
+    _headers: CaseInsensitiveDict[Any] | None = None
+    _stream: Stream | None = None
 
     def __init__(self, user: Owner) -> None:
         self._user = user
         self._process: Process = user.process
-        base = urlsplit(str(user.host))
-        #: What the host's own path puts before each path, as in FastHttpSession: http://server/api.
-        self._prefix = base.path.rstrip("/")
-        self._origin: Origin = self._process.origin(f"{base.scheme}://{base.netloc}", user)
         self._connection: Connection | None = None
         self._opened = False
-        self._others: dict[Origin, KeepAliveSession] | None = None
-        self._cookies: CookieJar | None = None
         self.due: float | None = None
-        self.request_name: str | None = None
+        self._talk_to(str(user.host))
+
+    def _talk_to(self, url: str) -> None:
+        base = urlsplit(url)
+        if (prefix := base.path.rstrip("/")) != self._prefix:
+            self._prefix = prefix
+        self._origin: Origin = self._process.origin(f"{base.scheme}://{base.netloc}", self._user)
+
+    @property
+    def user(self) -> Owner:
+        return self._user
+
+    @property
+    def base_url(self) -> str:
+        """What paths are put behind. Setting it moves the user to another server."""
+        return self._origin.url + self._prefix
+
+    @base_url.setter
+    def base_url(self, url: str) -> None:
+        self.close()
+        self._talk_to(url)
+
+    @property
+    def headers(self) -> CaseInsensitiveDict[Any]:
+        """Fields sent with each request from now on, beside the user's `default_headers`."""
+        if self._headers is None:
+            self._headers = CaseInsensitiveDict()
+        return self._headers
+
+    @headers.setter
+    def headers(self, fields: Fields) -> None:
+        self._headers = CaseInsensitiveDict(fields)
+
+    @property
+    def auth_header(self) -> str | None:
+        """The Authorization field that requests have unless they are given one."""
+        own = self._headers.get("Authorization") if self._headers is not None else None
+        return own or self._origin.authorization
+
+    @auth_header.setter
+    def auth_header(self, value: str | None) -> None:
+        self.headers["Authorization"] = value
+
+    @property
+    def cookiejar(self) -> CookieJar:
+        """The user's cookies; made when the first one comes or when asked for."""
+        if self._cookies is None:
+            self._cookies = CookieJar()
+        return self._cookies
+
+    @property
+    def client(self) -> KeepAliveSession:
+        """What FastHttpSession keeps its connections in, and a pool in that: the session itself."""
+        return self
+
+    clientpool = client
 
     # The connection
 
     @property
     def _tally(self) -> Counters:
         """Where its connections count: only those to the user's own host are what a run holds."""
-        process = self._process
-        return process.counters if self._user.client is self else process.elsewhere
+        return self._process.counters
 
     def connect(self) -> None:
         """Open the connection if it is not open. Raises a :class:`RequestFailure`."""
         if self._connection is None:
-            self._connect()
+            self._connect(self._user.connection_timeout)
 
-    def _connect(self) -> Connection:
+    def _connect(self, timeout_s: float) -> Connection:
         origin = self._origin
-        connection = Connection.open(
-            origin.family,
-            origin.address,
-            readiness=self._process.readiness,
-            sources=origin.sources,
-            timeout_s=self._user.connection_timeout,
-            on_lost=self._lost,
-            tls_context=origin.tls_context,
-            server_hostname=origin.hostname,
-        )
+        addresses = origin.server.addresses()
+        for number, address in enumerate(addresses, 1):
+            try:
+                connection = Connection.open(
+                    address.family,
+                    address.socket_address,
+                    readiness=self._process.readiness,
+                    sources=address.sources,
+                    timeout_s=timeout_s,
+                    on_lost=self._lost,
+                    tls_context=origin.tls_context,
+                    server_hostname=origin.server.hostname,
+                )
+                break
+            except ConnectFailed:
+                origin.server.refused(address)
+                if number == len(addresses):
+                    raise
         if self._connection is not None:
             connection.close()
             raise in_use()
@@ -133,16 +201,19 @@ class KeepAliveSession:
 
     def close(self) -> None:
         """Close the connection. The next request opens one again."""
-        if self._connection is not None:
-            self._connection.close()
-            self._connection = None
-            self._tally.connection_closed()
+        self._drop()
         for other in (self._others or {}).values():
             other.close()
 
     def _lost(self, _connection: Connection) -> None:
         self._connection = None
         self._tally.connection_closed(by_peer=True)
+
+    def _drop(self, by_peer: bool = False) -> None:
+        if self._connection is not None:
+            self._connection.close()
+            self._connection = None
+            self._tally.connection_closed(by_peer)
 
     # Requests
 
@@ -151,96 +222,104 @@ class KeepAliveSession:
         method: str,
         url: str,
         name: str | None = None,
-        data: str | bytes | Mapping[str, Any] | None = None,
+        data: Any = None,
         catch_response: bool = False,
         stream: bool = False,
-        headers: Mapping[str, str] | None = None,
-        auth: tuple[str | bytes, str | bytes] | None = None,
+        headers: Fields | None = None,
+        auth: Auth | None = None,
         json: Any = None,
-        allow_redirects: bool = False,
+        allow_redirects: bool | None = None,
         context: Mapping[str, Any] | None = None,
-        params: Mapping[str, Any] | None = None,
-        files: Mapping[str, Any] | None = None,
+        params: Any = None,
+        files: Any = None,
+        timeout: float | None = None,
+        max_redirects: int | None = None,
     ) -> KeepAliveResponse:
-        """Send a request and read its whole response.
+        """Send a request and read its response.
 
         :param url: path on the user's host, or a whole URL; another host gets a connection of its own.
         :param name: name in the statistics, in place of the URL.
-        :param catch_response: the result is used in a `with` block that decides whether the request has
-        failed.
-        :param data: body: bytes, text, or a mapping that becomes a form.
+        :param catch_response: the result is used in a `with` block that decides whether the request failed.
+        :param data: body: text, bytes, a file, an iterable; a mapping or list of pairs becomes a form.
+        :param stream: read the head only; the response's `iter_lines`, `iter_content` or `content` read the
+            rest. The response time ends with the head. A next request gives up what is not read by then.
+        :param headers: mapping or pairs; None as a value leaves out the user's field of that name.
         :param json: body as JSON, if there is no `data`.
-        :param allow_redirects: follow redirections, each counted within this request's response time. Off
-        unless
-            asked for: a load test wants to see them.
+        :param allow_redirects: follow redirections, each counted within this request's response time; the
+            class' `allow_redirects`, which is True, unless given.
         :param context: given to listeners of the request event, beside what `User.context()` returns.
-        :raises ValueError: for `stream=True`: every response is read whole.
+        :param params: the query: a mapping, pairs or text.
+        :param timeout: seconds that all of it may take, redirections too, instead of the class' timeouts.
+        :param max_redirects: in place of the class'.
         :raises RuntimeError: if another greenlet is in the middle of a request of this user.
         """
-        if stream:
-            raise ValueError("KeepAliveUser reads every response whole; use Locust's FastHttpUser to stream")
-        start = time.perf_counter()
+        user = self._user
+        start = began = time.perf_counter()
         if self.due is not None:
             self._process.counters.sent_late(start - self.due)
             start, self.due = self.due, None
         wall_start = time.time()
-        session, path = self, self._prefix + url
+        session, path, whole_url = self, self._prefix + url, None
         raw: RawResponse | None = None
         failure: Exception | None = None
         interrupt: Timeout | None = None
+        sent, history = b"", None
+        deadline = began + (user.total_timeout if timeout is None else timeout)
         try:
             if url[:1] != "/":
-                session, path = self._session_of(url)
+                session, path, auth = self._session_of(url, auth)
+                whole_url = url if is_absolute(url) else f"{self.base_url}/{url}"
             if params:
-                path += ("&" if "?" in path else "?") + urlencode(params, doseq=True)
+                path += ("&" if "?" in path else "?") + query(params)
             if find_unsafe(path):
                 path = quote(path.partition("#")[0], SAFE)
-            raw = session._exchange(
-                method, path, session._message(method, path, data, headers, auth, json, files)
-            )
-            if allow_redirects and raw.status in REDIRECTS:
-                raw = self._follow(raw, session, path, method, data, headers, auth, json, files)
+            body = NONE if data is json is files is None else encoded(data, json, files)
+            sent = session._message(method, path, body, headers, auth)
+            raw = session._exchange(method, path, sent, deadline, timeout, stream)
+            if raw.status in REDIRECTS and (
+                user.allow_redirects if allow_redirects is None else allow_redirects
+            ):
+                trail = Trail(self, session, path, method, body, headers, auth)
+                most = user.max_redirects if max_redirects is None else max_redirects
+                try:
+                    raw = trail.follow(raw, most, deadline, timeout, stream)
+                finally:
+                    session = cast(KeepAliveSession, trail.session)
+                    path, sent, history = trail.path, trail.message, trail.passed
             failure = failure_of(raw)
         except RequestFailure as error:
             failure = error
-        except Timeout as timeout:
+        except MemoryError:
+            failure = TooLarge("no memory for the response")
+        except Timeout as timeout_of_task:
             # The task's own, around this call: the request has failed, and the task goes on where it says.
-            failure, interrupt = TimedOut("the task's own gevent.Timeout"), timeout
+            failure, interrupt = TimedOut("the task's own gevent.Timeout"), timeout_of_task
+        now = time.perf_counter()
         meta = {
             "request_type": method,
             "name": name or self.request_name or url,
-            "response_time": (time.perf_counter() - start) * 1000,
-            "response_length": 0 if raw is None else len(raw.body),
+            "response_time": (now - start) * 1000,
+            "response_length": 0 if raw is None else raw.announced_bytes if stream else len(raw.body),
             "start_time": wall_start,
             "context": context,
         }
-        response = KeepAliveResponse(session, raw, failure, path, meta, catch_response)
+        response = KeepAliveResponse(session, raw, failure, path, meta, catch_response, sent, now - began)
+        if whole_url is not None:
+            response._asked = whole_url
+        if stream:
+            response._stream = session._stream
+        if history:
+            response.history = [
+                KeepAliveResponse(one, passed, None, at, {}, False, asked_for)
+                for one, passed, at, asked_for in history
+            ]
+        if failure is not None and isinstance(failure, StatusFailure):
+            failure.url = response.url
         if not catch_response or interrupt is not None:
-            session.report(response, failure)
+            self.report(response, failure)
             if interrupt is not None:
                 raise interrupt
         return response
-
-    def get(self, url: str, **kwargs: Any) -> KeepAliveResponse:
-        return self.request("GET", url, **kwargs)
-
-    def head(self, url: str, **kwargs: Any) -> KeepAliveResponse:
-        return self.request("HEAD", url, **kwargs)
-
-    def options(self, url: str, **kwargs: Any) -> KeepAliveResponse:
-        return self.request("OPTIONS", url, **kwargs)
-
-    def delete(self, url: str, **kwargs: Any) -> KeepAliveResponse:
-        return self.request("DELETE", url, **kwargs)
-
-    def post(self, url: str, data: Any = None, json: Any = None, **kwargs: Any) -> KeepAliveResponse:
-        return self.request("POST", url, data=data, json=json, **kwargs)
-
-    def put(self, url: str, data: Any = None, **kwargs: Any) -> KeepAliveResponse:
-        return self.request("PUT", url, data=data, **kwargs)
-
-    def patch(self, url: str, data: Any = None, **kwargs: Any) -> KeepAliveResponse:
-        return self.request("PATCH", url, data=data, **kwargs)
 
     @contextmanager
     def rename_request(self, name: str) -> Generator[None]:
@@ -255,19 +334,9 @@ class KeepAliveSession:
 
     def report(self, response: KeepAliveResponse, failure: Exception | None) -> None:
         """Count a finished request."""
-        meta, raw = response.request_meta, response._raw
-        self._process.request_done(
-            self._user,
-            meta["request_type"],
-            meta["name"],
-            meta["response_time"],
-            meta["response_length"],
-            0 if raw is None else raw.received_bytes,
-            failure,
-            response,
-            meta["start_time"],
-            meta["context"],
-        )
+        raw = response._raw
+        received = 0 if raw is None else raw.received_bytes
+        self._process.request_done(self._user, response._meta, received, failure, response)
 
     def absolute(self, path: str) -> str:
         """The URL of a path on this session's server."""
@@ -275,190 +344,157 @@ class KeepAliveSession:
 
     def record_failure(self, method: str, failure: RequestFailure) -> None:
         """Count a failure that belongs to no request, such as a connection that could not be opened."""
-        self._process.request_done(self._user, method, "", 0.0, 0, 0, failure, None, time.time(), None)
+        meta = {
+            "request_type": method,
+            "name": "",
+            "response_time": 0.0,
+            "response_length": 0,
+            "start_time": time.time(),
+            "context": None,
+            "url": self.base_url,
+        }
+        self._process.request_done(self._user, meta, 0, failure)
 
     # The parts of a request
 
-    def _session_of(self, url: str) -> tuple[KeepAliveSession, str]:
-        """The session that talks to the URL's host, and the path there."""
+    def _session_of(self, url: str, auth: Auth | None) -> tuple[KeepAliveSession, str, Auth | None]:
+        """The session that talks to the URL's host, the path there, and credentials, which a URL may have.
+
+        Raises ValueError for what is no http:// or https:// URL.
+        """
         if not is_absolute(url):
-            return self, f"{self._prefix}/{url}"
+            return self, f"{self._prefix}/{url}", auth
         parts = urlsplit(url)
+        place = Place.of(parts)
         path = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
-        try:
-            origin = self._process.origin(f"{parts.scheme}://{parts.netloc}", self._user)
-        except OSError as error:
-            raise ConnectFailed(f"{parts.hostname}: {error.strerror or error}") from None
-        if origin is self._origin:
-            return self, path
+        return self._session_at(place, parts.netloc), path, auth or credentials_of(parts)
+
+    def _session_at(self, place: Place, authority: str) -> KeepAliveSession:
+        if place == self._origin.place:
+            return self
         if self._others is None:
             self._others = {}
-        session = self._others.get(origin)
+        session = self._others.get(place)
         if session is None:
-            session = self._others[origin] = KeepAliveSession(self._user)
-            session._origin = origin
-            session._cookies = self.cookiejar  # one jar a user; its rules say which server gets which
-        return session, path
-
-    def _follow(
-        self,
-        raw: RawResponse,
-        session: KeepAliveSession,
-        path: str,
-        method: str,
-        data: Any,
-        headers: Mapping[str, str] | None,
-        auth: Any,
-        json: Any,
-        files: Any,
-    ) -> RawResponse:
-        """The response at the end of a chain of redirections."""
-        for _ in range(self._user.max_redirects):
-            location = raw.field(b"location")
-            if not location:
-                return raw
-            previous = session
-            try:
-                session, path = self._session_of(urljoin(session.absolute(path), location))
-            except ValueError as error:
-                raise BadResponse(f"redirection to no http:// or https:// URL: {error}") from None
-            path = quote(path, SAFE)
-            if raw.status in BECOMES_GET and method != "HEAD":
-                method, data, json, files = "GET", None, None, None
-            if session is not previous:
-                auth = None
-                headers = {
-                    name: value for name, value in (headers or {}).items() if name.lower() not in CONFIDENTIAL
-                }
-            raw = session._exchange(
-                method, path, session._message(method, path, data, headers, auth, json, files)
-            )
-            if raw.status not in REDIRECTS:
-                return raw
-        raise BadResponse("too many redirections")
+            url = f"{place.scheme}://{authority.rpartition('@')[2]}"
+            session = self._others[place] = OtherSession(self, url)
+        return session
 
     def _message(
-        self,
-        method: str,
-        path: str,
-        data: str | bytes | Mapping[str, Any] | None,
-        headers: Mapping[str, str] | None,
-        auth: tuple[str | bytes, str | bytes] | None,
-        json: Any,
-        files: Mapping[str, Any] | None,
+        self, method: str, path: str, body: Body, headers: Any, auth: Auth | None, bare: bool = False
     ) -> bytes:
-        """The request's bytes."""
-        plain = data is None and json is None and headers is None and auth is None and files is None
-        if plain and self._cookies is None and method == "GET":
-            return b"GET %b%b\r\n" % (path.encode(), self._origin.tail)
-        fields: dict[str, str] = {}
-        if files:
-            form = requests.Request("POST", self._origin.url, data=data, files=files).prepare()
-            body = cast(bytes, form.body)
-            fields["Content-Type"] = str(form.headers["Content-Type"])
-        elif data:
-            if hasattr(data, "read"):
-                data = data.read()
-            if isinstance(data, str | bytes | bytearray | memoryview):
-                body = data.encode() if isinstance(data, str) else bytes(data)
-            else:
-                body, fields["Content-Type"] = (
-                    urlencode(data, doseq=True).encode(),
-                    "application/x-www-form-urlencoded",
-                )
-        elif json is not None:
-            body = jsonlib.dumps(json).encode()
-            fields["Content-Type"] = fields["Accept"] = "application/json"
-        else:
-            body = b""
-        if body or method in ("POST", "PUT", "PATCH"):
-            fields["Content-Length"] = str(len(body))
+        origin, own, jar = self._origin, self._headers, self._cookies
+        is_plain = body is NONE and headers is None and auth is None and own is None and jar is None
+        if is_plain and method == "GET" and not bare:
+            return b"GET %b%b\r\n" % (path.encode(), origin.tail)
+        given: dict[str, Any] = {} if jar is None else cookies.fields(jar, origin.url + path)
+        if own is not None and not bare:
+            given = merged(given, own)
         if auth:
-            fields["Authorization"] = basic_authorization(*auth)
-        if self._cookies is not None:
-            request = Request(self._origin.url + path)
-            self._cookies.add_cookie_header(request)
-            fields.update(request.unredirected_hdrs)
+            given = merged(given, {"Authorization": basic_authorization(*auth)})
         if headers:
-            for name, given in headers.items():
-                value = given if isinstance(given, str) else str(given)
-                if "\r" in value or "\n" in value or "\r" in name or "\n" in name:
-                    raise ValueError(f"line break in header {name!r}")
-                fields = {known: kept for known, kept in fields.items() if known.lower() != name.lower()}
-                fields[name] = value
-        extra = "".join(f"{name}: {value}\r\n" for name, value in fields.items())
-        tail = self._origin.tail_beside(fields)
-        return b"%b %b%b%b\r\n%b" % (method.encode(), path.encode(), tail, extra.encode("latin-1"), body)
+            given = merged(given, dict(headers))
+        return message(origin, method, path, body, given, bare)
 
-    def _exchange(self, method: str, path: str, message: bytes) -> RawResponse:
+    def _exchange(
+        self, method: str, path: str, message: bytes, deadline: float, timeout: float | None, stream: bool
+    ) -> RawResponse:
         """Send a request, read its response; open the connection before and drop it after where need be."""
+        user = self._user
+        timeout_s = user.network_timeout
+        if timeout is not None:
+            timeout_s = min(timeout_s, timeout)
+            if time.perf_counter() >= deadline:
+                raise too_late()
         connection = self._connection
+        if connection is not None:
+            if connection.waiter is not None:
+                raise in_use()
+            if self._stream is not None:  # the rest of it would come before the next response
+                self._stream.close()
+                connection = None
+            elif connection.ready or connection.tls is not None:
+                connection = self._checked(connection)
         if connection is None:
-            connection = self._connect()
-        elif connection.waiter is not None:
-            raise in_use()
-        elif connection.ready or connection.tls is not None:
-            connection = self._checked(connection)
-        timeout_s = self._user.network_timeout
+            connect_s = user.connection_timeout
+            connection = self._connect(connect_s if timeout is None else min(connect_s, timeout))
         self._tally.request_sent(len(message))
+        to_head = method in ("HEAD", "head")
+        early = False
         try:
-            connection.send(message, timeout_s)
-            raw = read_response(connection, timeout_s, method == "HEAD")
+            try:
+                connection.send(message, timeout_s)
+            except (AnsweredEarly, CutOff):
+                # The server has answered without reading on, and perhaps reset the rest: its answer is there.
+                early = True
+            if stream and not early:
+                return self._begin_stream(
+                    Incoming(connection, timeout_s, to_head, deadline, user.max_body_bytes), path
+                )
+            raw = read_response(connection, timeout_s, to_head, deadline, user.max_body_bytes)
         except BaseException as error:
             # Whatever it was, the next response here could not be told from the rest of this one.
             self._drop(by_peer=isinstance(error, ClosedByPeer))
             raise
-        if not raw.keep_alive or connection.hung_up:
+        if early or not raw.keep_alive or connection.hung_up:
             self._drop(by_peer=True)
         if b"\r\ncontent-encoding:" in raw.lower_head:
-            raw.decode()
-        if b"\r\nset-cookie:" in raw.lower_head:
-            self._take_cookies(raw, path)
+            raw.decode(user.max_body_bytes)
+        self._take_cookies(raw, path)
         return raw
 
-    def _checked(self, connection: Connection) -> Connection:
-        """A connection on which nothing came since the last response: this one, or a new one if it ended."""
+    def _begin_stream(self, incoming: Incoming, path: str) -> RawResponse:
+        """Leave the body on the connection, for the response to read."""
+
+        def over(keep: bool) -> None:
+            self._stream = None
+            if not keep or (self._connection is not None and self._connection.hung_up):
+                self._drop(by_peer=keep)
+
+        self._stream = Stream(incoming, self._user.max_body_bytes, over)
+        self._take_cookies(incoming.raw, path)
+        return incoming.raw
+
+    def _take_cookies(self, raw: RawResponse, path: str) -> None:
+        if b"\r\nset-cookie:" in raw.lower_head:
+            cookies.take(self.cookiejar, self._origin.url + path, raw.head)
+
+    def _checked(self, connection: Connection) -> Connection | None:
+        """A connection on which nothing came since the last response; None if it ended."""
         try:
             connection.check_quiet()
         except ClosedByPeer:
             self._drop(by_peer=True)
-            return self._connect()
+            return None
         except BaseException:
             self._drop()
             raise
         return connection
 
-    def _drop(self, by_peer: bool = False) -> None:
-        if self._connection is not None:
-            self._connection.close()
-            self._connection = None
-            self._tally.connection_closed(by_peer)
+
+class OtherSession(KeepAliveSession):
+    """A user's session with a server that is not its host: the cookies and fields are the user's.
+
+    Its connection is not one of those that the run is to hold.
+    """
+
+    def __init__(self, parent: KeepAliveSession, url: str) -> None:
+        super().__init__(parent._user)
+        self._parent = parent
+        self._talk_to(url)
+
+    @property
+    def _cookies(self) -> CookieJar | None:  # type: ignore[override]
+        return self._parent._cookies
+
+    @property
+    def _headers(self) -> CaseInsensitiveDict[Any] | None:  # type: ignore[override]
+        return self._parent._headers
 
     @property
     def cookiejar(self) -> CookieJar:
-        """The user's cookies; made when the first one comes or when asked for."""
-        if self._cookies is None:
-            self._cookies = CookieJar()
-        return self._cookies
+        return self._parent.cookiejar
 
-    def _take_cookies(self, raw: RawResponse, path: str) -> None:
-        # Without a Path of its own a cookie is for the request's folder (RFC 6265, 5.1.4).
-        request = Request(self._origin.url + path)
-        self.cookiejar.extract_cookies(_HeadersOnly(raw), request)  # type: ignore[arg-type]
-
-
-def in_use() -> RuntimeError:
-    return RuntimeError(
-        "another greenlet is in the middle of a request of this user: a KeepAliveUser is one connection, "
-        "and HTTP/1.1 answers one request at a time"
-    )
-
-
-class _HeadersOnly:
-    """What CookieJar.extract_cookies reads of a response."""
-
-    def __init__(self, raw: RawResponse) -> None:
-        self._raw = raw
-
-    def info(self) -> HTTPMessage:
-        return message_from_bytes(self._raw.head.partition(b"\r\n")[2], _class=HTTPMessage)
+    @property
+    def _tally(self) -> Counters:
+        return self._process.elsewhere

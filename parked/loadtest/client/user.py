@@ -26,11 +26,13 @@ from locust.user.task import (
     LOCUST_STATE_STOPPING,
     LOCUST_STATE_WAITING,
     DefaultTaskSet,
+    TaskSet,
 )
 
 from parked.loadtest.client.errors import RequestFailure
 from parked.loadtest.client.process import Process
 from parked.loadtest.client.session import KeepAliveSession
+from parked.loadtest.client.think import SLOT_S
 from parked.loadtest.client.turns import UserHandle
 
 if TYPE_CHECKING:
@@ -46,6 +48,10 @@ START_SPREAD_S = 1.0
 RETRY_CONNECT_FIRST_S = 1.0
 RETRY_CONNECT_LAST_S = 8.0
 
+
+#: Waits below this many seconds keep their greenlet: the think timer has slots of half of it, and a wait of
+#: nothing is to be nothing.
+SHORT_WAIT_S = 2 * SLOT_S
 
 #: Settings of FastHttpUser that one connection of a user's own has no place for, and their defaults. Setting
 #: one is an error, since to ignore it would be a surprise.
@@ -103,9 +109,27 @@ class RestingTaskSet(DefaultTaskSet):
             return
         if self.user._state == LOCUST_STATE_STOPPING:
             raise StopUser
-        self.user._state = LOCUST_STATE_WAITING
-        self._tasks_to_do = self._tasks_to_do or None
-        raise _Rest(self.wait_time(), thinks=True)
+        user: Any = self.user
+        user._state = LOCUST_STATE_WAITING
+        wait_s = self.wait_time()
+        if wait_s >= SHORT_WAIT_S:
+            self._tasks_to_do = self._tasks_to_do or None
+            raise _Rest(wait_s, thinks=True)
+        user.process.counters.thinks_s.append(max(wait_s, 0.0))
+        user.client.due = None
+        self._sleep(wait_s)
+        if user._state == LOCUST_STATE_STOPPING:
+            raise StopUser
+        user._state = LOCUST_STATE_RUNNING
+
+
+def _wait_by_themselves(tasks: Any) -> bool:
+    """Whether one of the tasks is a TaskSet that has waits of its own."""
+    return any(
+        task.wait_time is not TaskSet.wait_time or _wait_by_themselves(task.tasks)
+        for task in tasks
+        if isinstance(task, type) and issubclass(task, TaskSet)
+    )
 
 
 class _ShortQueue(list[Any]):
@@ -125,11 +149,17 @@ class KeepAliveUser(FastHttpUser):
         its own. A `wait_time` of your own takes its place, as in any Locust user.
     :cvar network_timeout: seconds without any byte of a response after which a request has failed.
     :cvar connection_timeout: seconds that opening the connection may take.
+    :cvar total_timeout: seconds that a request and all of its response may take, however steadily it comes.
+    :cvar max_body_bytes: of a response, as received and as decoded; a larger one has failed.
+    :cvar allow_redirects: whether redirections are followed where a request does not say.
     """
 
     abstract = True
 
     think_time: ClassVar[tuple[float, float]] = (10.0, 90.0)
+    total_timeout: float = 600.0
+    max_body_bytes: int = 268_435_456
+    allow_redirects: bool = True
     client: KeepAliveSession  # type: ignore[assignment]
     _greenlet: UserHandle
     _taskset_instance: RestingTaskSet
@@ -167,11 +197,16 @@ class KeepAliveUser(FastHttpUser):
         the square root (renewal theory: Cox, Renewal Theory, 1962, chapter 5). With a `wait_time` of its own,
         a class starts with a task at once, as in Locust.
         """
-        if type(self).wait_time is not KeepAliveUser.wait_time:
+        if not self.draws_think_time():
             return 0.0
         shortest, longest = self.think_time
         length = (shortest**2 + random.random() * (longest**2 - shortest**2)) ** 0.5
         return float(random.random() * length)
+
+    @classmethod
+    def draws_think_time(cls) -> bool:
+        """Whether all of its waits are drawn from `think_time`."""
+        return cls.wait_time is KeepAliveUser.wait_time and not _wait_by_themselves(cls.tasks)
 
     # What Locust's runner calls
 
@@ -183,6 +218,11 @@ class KeepAliveUser(FastHttpUser):
         self.process.user_started(type(self).__name__)
         self.process.timer.sleep(self, random.random() * START_SPREAD_S)
         return handle
+
+    def stop(self, force: bool = False) -> bool:
+        """As in Locust; one whose connection is just being opened has nothing to end in order."""
+        stopped: bool = super().stop(force or self._state is None)
+        return stopped
 
     def end(self, exception: Any = GreenletExit) -> None:
         """Stop the user now: its turn, if one runs, gets the exception."""

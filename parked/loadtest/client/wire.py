@@ -7,17 +7,19 @@ Whatever is not plainly of that kind goes to llhttp (httptools) from its first b
 
 from __future__ import annotations
 
-import gzip
-import zlib
+import time
 from typing import TYPE_CHECKING, Any
 
 import httptools
 
-from parked.loadtest.client.errors import BadResponse, BadStatus, ClosedByPeer, CutOff
+from parked.loadtest.client.coding import decoded
+from parked.loadtest.client.errors import BadResponse, ClosedByPeer, CutOff, TimedOut, TooLarge
 
 if TYPE_CHECKING:
     from parked.loadtest.client.connection import Connection
 
+#: For a time or a size without a bound.
+FAR = float("inf")
 #: A header section beyond this is not a server's mistake in size any more. nginx and Apache send at most a
 #: few KB.
 MAX_HEAD_BYTES = 262_144
@@ -57,36 +59,38 @@ class RawResponse:
         start += len(name) + 3
         return self.head[start : self.head.find(b"\r\n", start)].strip().decode("latin-1")
 
-    def decode(self) -> None:
-        """Undo the content coding (RFC 9110, 8.4.1). One that was not offered is left as it is."""
-        coding = self.field(b"content-encoding").lower()
-        try:
-            if not self.body:
-                pass
-            elif coding in ("gzip", "x-gzip"):
-                self.body = gzip.decompress(self.body)
-            elif coding == "deflate":
-                self.body = _inflated(self.body)
-        except (OSError, EOFError, zlib.error) as error:
-            raise BadResponse(f"body is not {coding}") from error
+    @property
+    def announced_bytes(self) -> int:
+        """Length of the body as the head says it; 0 if it does not."""
+        said = self.field(b"content-length")
+        return int(said) if said.isdigit() else 0
+
+    def decode(self, most_bytes: int) -> None:
+        """Undo the content coding. Raises :class:`BadResponse` for one that was not offered."""
+        if self.body:
+            self.body = decoded(self.body, self.field(b"content-encoding"), most_bytes)
 
 
-def _inflated(body: bytes) -> bytes:
-    try:
-        return zlib.decompress(body)
-    except zlib.error:  # some servers leave the zlib header away (RFC 9110, 8.4.1.2, note)
-        return zlib.decompress(body, -zlib.MAX_WBITS)
+def read_response(
+    connection: Connection,
+    timeout_s: float,
+    to_head: bool = False,
+    deadline: float = FAR,
+    most_bytes: int = FAR,  # type: ignore[assignment]
+) -> RawResponse:
+    """Read one whole response.
 
-
-def read_response(connection: Connection, timeout_s: float, to_head: bool = False) -> RawResponse:
-    """Read one whole response; `to_head` says that it answers a HEAD request and so has no body.
-
-    Raises :class:`BadResponse`, :class:`ClosedByPeer`, :class:`ReceiveFailed` or :class:`TimedOut`.
+    :param timeout_s: seconds between two pieces of it.
+    :param to_head: it answers a HEAD request and so has no body.
+    :param deadline: when all of it has to be there, on the `time.perf_counter` scale.
+    :param most_bytes: of its body.
+    :raises RequestFailure: :class:`BadResponse`, :class:`ClosedByPeer`, :class:`ReceiveFailed`,
+        :class:`TimedOut` or :class:`TooLarge`.
     """
     data = connection.receive(timeout_s)
     head_end = data.find(b"\r\n\r\n")
     if head_end < 0 or to_head or data[:9] != b"HTTP/1.1 ":
-        return _read_any(connection, timeout_s, data, to_head)
+        return _read_any(connection, timeout_s, data, to_head, deadline, most_bytes)
     head = data[: head_end + 2]
     lower_head = head.lower()
     start = lower_head.find(b"\r\ncontent-length:") + 17
@@ -112,13 +116,18 @@ def read_response(connection: Connection, timeout_s: float, to_head: bool = Fals
             )
         )
     ):
-        return _read_any(connection, timeout_s, data, to_head)
-    total = head_end + 4 + int(digits)
+        return _read_any(connection, timeout_s, data, to_head, deadline, most_bytes)
+    length = int(digits)
+    if length > most_bytes:
+        raise too_large()
+    total = head_end + 4 + length
     if len(data) < total:
         parts = [data]
         received = len(data)
         while received < total:
             more = connection.receive(timeout_s)
+            if time.perf_counter() > deadline:
+                raise too_late()
             parts.append(more)
             received += len(more)
         data = b"".join(parts)
@@ -163,51 +172,110 @@ def _feed(parser: Any, collector: _Collector, data: bytes) -> None:
         ) from error
 
 
-def _read_any(connection: Connection, timeout_s: float, data: bytes, to_head: bool) -> RawResponse:
-    received = len(data)
-    for _ in range(MAX_INTERIM + 1):
-        while (head_end := data.find(b"\r\n\r\n")) < 0:
-            if not b"HTTP/".startswith(data[:5]):
+def _read_any(
+    connection: Connection, timeout_s: float, data: bytes, to_head: bool, deadline: float, most_bytes: float
+) -> RawResponse:
+    incoming = Incoming(connection, timeout_s, to_head, deadline, most_bytes, data)
+    parts = []
+    while part := incoming.piece():
+        parts.append(part)
+    incoming.raw.body = b"".join(parts)
+    return incoming.raw
+
+
+class Incoming:
+    """A response whose head has been read, and whose body comes piece by piece.
+
+    :ivar raw: what is known of it so far; its body is left out.
+    :ivar complete: the end of the body has come.
+    """
+
+    def __init__(
+        self,
+        connection: Connection,
+        timeout_s: float,
+        to_head: bool,
+        deadline: float,
+        most_bytes: float,
+        data: bytes = b"",
+    ) -> None:
+        self._connection = connection
+        self._timeout_s = timeout_s
+        self._deadline = deadline
+        self._left = most_bytes
+        self.complete = False
+        received = len(data)
+        for _ in range(MAX_INTERIM + 1):
+            while (head_end := data.find(b"\r\n\r\n")) < 0:
+                if not b"HTTP/".startswith(data[:5]):
+                    raise BadResponse("not an HTTP/1 response")
+                if len(data) > MAX_HEAD_BYTES:
+                    raise BadResponse("header section too large")
+                more = self._receive()
+                data += more
+                received += len(more)
+            head, data = data[: head_end + 2], data[head_end + 4 :]
+            self._collector = collector = _Collector()
+            # Not an attribute of the collector, whose methods it holds: it would take the garbage collector.
+            self._parser = parser = httptools.HttpResponseParser(collector)
+            _feed(parser, collector, head + b"\r\n")
+            status = parser.get_status_code()
+            if not collector.headed:
                 raise BadResponse("not an HTTP/1 response")
-            if len(data) > MAX_HEAD_BYTES:
-                raise BadResponse("header section too large")
-            more = connection.receive(timeout_s)
-            data += more
-            received += len(more)
-        head, data = data[: head_end + 2], data[head_end + 4 :]
-        collector = _Collector()
-        # Not an attribute of the collector, whose methods it holds: it would take the garbage collector.
-        parser = httptools.HttpResponseParser(collector)
-        _feed(parser, collector, head + b"\r\n")
-        status = parser.get_status_code()
-        if not collector.headed:
-            raise BadResponse("not an HTTP/1 response")
-        if not 100 <= status < 200:
-            break
-        # An interim response: the one that is waited for is still to come (RFC 9110, 15.2). Not 101, at which
-        # llhttp stops.
-    else:
-        raise BadResponse("too many interim responses")
-    lower_head = head.lower()
-    stays = _stays(lower_head)
-    if to_head:
-        # Its header fields describe a body that is not sent (RFC 9110, 9.3.2).
-        if data:
-            raise BadResponse("a body after the response to HEAD")
-        return RawResponse(status, head, lower_head, b"", stays, received)
-    while True:
-        if data:
+            if not 100 <= status < 200:
+                break
+            # An interim response: the one that is waited for is still to come (RFC 9110, 15.2). Not 101, at
+            # which llhttp stops.
+        else:
+            raise BadResponse("too many interim responses")
+        lower_head = head.lower()
+        self.raw = RawResponse(status, head, lower_head, b"", _stays(lower_head), received)
+        if to_head:
+            # Its header fields describe a body that is not sent (RFC 9110, 9.3.2).
+            if data:
+                raise BadResponse("a body after the response to HEAD")
+            self.complete = True
+        elif data:
             _feed(parser, collector, data)
-        if collector.complete:
-            return RawResponse(status, head, lower_head, b"".join(collector.body), stays, received)
-        try:
-            data = connection.receive(timeout_s)
-        except ClosedByPeer as end:
-            # Without Content-Length or chunks the end of the connection ends the body (RFC 9112, 6.3).
-            if collector.framed or isinstance(end, CutOff):
-                raise
-            return RawResponse(status, head, lower_head, b"".join(collector.body), False, received)
-        received += len(data)
+
+    def piece(self) -> bytes:
+        """Some bytes of the body; none at its end."""
+        while not self.complete:
+            collector = self._collector
+            body, collector.body = b"".join(collector.body), []
+            self.complete = collector.complete
+            if body:
+                self._left -= len(body)
+                if self._left < 0:
+                    raise too_large()
+                return body
+            if self.complete:
+                break
+            try:
+                data = self._receive()
+            except ClosedByPeer as end:
+                # Without Content-Length or chunks the end of the connection ends the body (RFC 9112, 6.3).
+                if collector.framed or isinstance(end, CutOff):
+                    raise
+                self.complete, self.raw.keep_alive = True, False
+                break
+            self.raw.received_bytes += len(data)
+            _feed(self._parser, collector, data)
+        return b""
+
+    def _receive(self) -> bytes:
+        data = self._connection.receive(self._timeout_s)
+        if time.perf_counter() > self._deadline:
+            raise too_late()
+        return data
+
+
+def too_large() -> TooLarge:
+    return TooLarge("the body is larger than max_body_bytes")
+
+
+def too_late() -> TimedOut:
+    return TimedOut("the whole response took too long")
 
 
 def _stays(lower_head: bytes) -> bool:
@@ -219,8 +287,3 @@ def _stays(lower_head: bytes) -> bool:
         for option in field[11:].split(b",")
     }
     return b"close" not in options and (lower_head.startswith(b"http/1.1") or b"keep-alive" in options)
-
-
-def failure_of(raw: RawResponse) -> BadStatus | None:
-    """The failure that a complete response stands for, as Locust sees it: any status of 400 and above."""
-    return None if raw.status < 400 else BadStatus(f"status {raw.status}")

@@ -409,7 +409,7 @@ def _is_here(name: str) -> bool:
 def _think_time_of(environment: Environment) -> tuple[float, float] | None:
     """Think time of all KeepAliveUsers, which makes the offered rate; None if they have no common one."""
     spans = {
-        user_class.think_time if user_class.wait_time is KeepAliveUser.wait_time else None
+        user_class.think_time if user_class.draws_think_time() else None
         for user_class in _keep_alive_classes(environment)
     }
     return spans.pop() if len(spans) == 1 else None

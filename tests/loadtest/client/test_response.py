@@ -10,9 +10,17 @@ import pytest
 from locust.exception import CatchResponseError, LocustError, RescheduleTask, ResponseError
 
 from parked.loadtest.client.errors import BadStatus, ClosedByPeer
-from parked.loadtest.client.response import KeepAliveResponse
-from parked.loadtest.client.wire import failure_of
+from parked.loadtest.client.response import KeepAliveResponse, failure_of
 from tests.loadtest.client.test_wire import OK, read
+
+
+def test_a_status_of_400_and_above_is_a_failure() -> None:
+    def failure(status: int) -> BadStatus | None:
+        return failure_of(read(b"HTTP/1.1 %d X\r\nContent-Length: 0\r\n\r\n" % status))
+
+    assert failure(200) is failure(302) is failure(399) is None
+    assert str(failure(400)) == "status 400"
+    assert str(failure(503)) == "status 503"
 
 
 class Reports(list[Exception | None]):
@@ -151,10 +159,12 @@ def test_an_exception_after_a_decision_passes_through_and_the_decision_counts() 
     assert [str(failure) for failure in reports] == ["no"]
 
 
-def test_success_failure_and_the_with_block_need_catch_response() -> None:
+def test_success_and_failure_need_catch_response_and_a_with_block() -> None:
     response = seen(FINE, catch=False)
-    with pytest.raises(LocustError, match="catch_response=True"), response:
-        pass
+    with response as same:
+        assert same.content == b"ok"
+        with pytest.raises(LocustError, match="catch_response=True"):
+            response.success()
     with pytest.raises(LocustError, match="with block"):
         response.success()
     with pytest.raises(LocustError, match="with block"):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 import gzip
 import io
 import json
@@ -14,12 +15,24 @@ from typing import Any
 import gevent
 import pytest
 from gevent import GreenletExit
+from locust.contrib.fasthttp import LocustBadStatusCode
 from locust.env import Environment
 from locust.exception import RescheduleTask
 
-from parked.loadtest.client.errors import BadResponse, BadStatus, ClosedByPeer, ConnectFailed, TimedOut
+from parked.loadtest.client import session as session_module
+from parked.loadtest.client.coding import ACCEPTED
+from parked.loadtest.client.errors import (
+    BadResponse,
+    BadStatus,
+    ClosedByPeer,
+    ConnectFailed,
+    CutOff,
+    TimedOut,
+    TooLarge,
+)
 from parked.loadtest.client.origin import basic_authorization
 from parked.loadtest.client.process import Process
+from parked.loadtest.client.response import KeepAliveResponse
 from parked.loadtest.client.session import KeepAliveSession
 from tests.loadtest.conftest import NewSession
 from tests.loadtest.peers import Peer, Served, answering, by_path, eventually, response, server_tls
@@ -66,13 +79,15 @@ def test_each_method_is_sent_as_itself(new_session: NewSession, method: str) -> 
 @pytest.mark.parametrize(
     ("arguments", "body", "content_type"),
     [
-        ({"data": b"\x00raw"}, b"\x00raw", None),
-        ({"data": "grün"}, "grün".encode(), None),
+        ({"data": b"\x00raw"}, b"\x00raw", "application/octet-stream"),
+        ({"data": "grün"}, "grün".encode(), "text/plain; charset=utf-8"),
         ({"data": {"a": "1 2", "b": ["x", "y"]}}, b"a=1+2&b=x&b=y", "application/x-www-form-urlencoded"),
-        ({"data": io.BytesIO(b"from a file")}, b"from a file", None),
+        ({"data": io.BytesIO(b"from a file")}, b"from a file", "application/octet-stream"),
+        ({"data": (part for part in ("a", b"b"))}, b"ab", "application/octet-stream"),
+        ({"data": [("a", "1"), ("a", "2")]}, b"a=1&a=2", "application/x-www-form-urlencoded"),
         ({"json": {"a": [1, None]}}, b'{"a": [1, null]}', "application/json"),
         ({"json": {}}, b"{}", "application/json"),
-        ({"data": b"x", "json": {}}, b"x", None),
+        ({"data": b"x", "json": {}}, b"x", "application/octet-stream"),
         ({"data": b"x", "headers": {"content-type": "text/plain"}}, b"x", "text/plain"),
         ({"json": 1, "headers": {"Content-Type": "application/x.mine"}}, b"1", "application/x.mine"),
     ],
@@ -107,7 +122,7 @@ def test_header_fields_of_class_and_call_replace_the_built_in_ones(new_session: 
         first, second = map(head_fields, peer.requests)
         assert first | {"Host": ""} == {
             "Host": "",
-            "Accept-Encoding": "gzip, deflate",
+            "Accept-Encoding": ACCEPTED,
             "user-agent": "mine",
             "X-Class": "1",
         }
@@ -169,11 +184,6 @@ def test_credentials_are_sent_from_the_call_and_from_the_host(new_session: NewSe
             basic_authorization(b"other", b"word"),
         ]
         assert head_fields(peer.requests[0])["Host"] == f"127.0.0.1:{peer.port}"
-
-
-def test_streaming_is_refused_in_words(new_session: NewSession) -> None:
-    with Peer(answering(OK)) as peer, pytest.raises(ValueError, match="whole"):
-        new_session(peer.url).get("/", stream=True)
 
 
 def test_a_large_body_goes_out_and_comes_back(new_session: NewSession) -> None:
@@ -435,11 +445,16 @@ def moved(to: str, status: int = 302) -> bytes:
     return response(b"", f"Location: {to}", status=f"{status} Moved")
 
 
-def test_redirections_are_followed_only_when_asked_for(new_session: NewSession, fired: list[Any]) -> None:
+def test_redirections_are_followed_unless_the_class_or_the_request_says_otherwise(
+    new_session: NewSession, fired: list[Any]
+) -> None:
     with Peer(by_path({"/a": moved("/b"), "/b": moved("c?x=1", 307), "/c": OK})) as peer:
-        client = new_session(peer.url)
-        assert client.get("/a").status_code == 302
-        assert client.get("/a", allow_redirects=True).text == "ok"
+        assert new_session(peer.url, allow_redirects=False).get("/a").status_code == 302
+        answer = new_session(peer.url).get("/a")
+        assert answer.text == "ok"
+        assert answer.url == f"{peer.url}/c?x=1"
+        assert [passed.status_code for passed in answer.history] == [302, 307]
+        assert [passed.url for passed in answer.history] == [f"{peer.url}/a", f"{peer.url}/b"]
         assert len(peer.requests) == 4
         assert len(fired) == 2
         assert fired[1]["name"] == "/a"
@@ -601,3 +616,186 @@ def test_what_is_sent_and_received_is_counted(new_session: NewSession, process: 
         assert process.counters.sent_bytes == sum(map(len, peer.requests))
         assert process.counters.received_bytes == 3 * len(OK)
         assert len(process.counters.latencies_ms) == 3
+
+
+# What FastHttpSession has, and what is asked of such a client beside it
+
+
+def test_a_method_is_sent_in_capitals_and_counted_as_it_was_given(
+    new_session: NewSession, fired: list[Any]
+) -> None:
+    with Peer(answering(OK)) as peer:
+        new_session(peer.url).request("get", "/")
+        assert peer.requests[0].startswith(b"GET / ")
+        assert fired[0]["request_type"] == "get"
+
+
+@pytest.mark.parametrize(
+    ("params", "query"),
+    [
+        ({"a": None, "b": 1}, "b=1"),
+        ({"a": ["x", "y"]}, "a=x&a=y"),
+        ([("a", "1"), ("a", "2")], "a=1&a=2"),
+        ("a=1&b", "a=1&b"),
+        (b"a=1", "a=1"),
+    ],
+)
+def test_params_are_a_mapping_pairs_or_text(new_session: NewSession, params: Any, query: str) -> None:
+    with Peer(answering(OK)) as peer:
+        new_session(peer.url).get("/", params=params)
+        assert peer.requests[0].startswith(f"GET /?{query} ".encode())
+
+
+def test_headers_are_a_mapping_or_pairs_and_none_leaves_one_out(new_session: NewSession) -> None:
+    with Peer(answering(OK)) as peer:
+        client = new_session(peer.url, default_headers={"X-A": "1", "Content-Type": "text/mine"})
+        client.get("/", headers=[("X-B", "2")])
+        client.get("/", headers={"x-a": None})
+        client.post("/", data="x")
+        first, second, third = map(head_fields, peer.requests)
+        assert (first["X-A"], first["X-B"]) == ("1", "2")
+        assert "X-A" not in second
+        assert third["Content-Type"] == "text/mine"
+
+
+def test_persistent_headers_are_sent_from_then_on(new_session: NewSession) -> None:
+    with Peer(answering(OK)) as peer:
+        client = new_session(peer.url, default_headers={"X-A": "1"})
+        client.get("/")
+        client.headers.update({"x-a": "2", "Authorization": "Bearer t"})
+        client.get("/")
+        client.get("/", auth=("me", "pw"))
+        del client.headers["authorization"]
+        client.get("/")
+        first, second, third, fourth = map(head_fields, peer.requests)
+        assert "Authorization" not in first | fourth
+        assert (second["x-a"], second["Authorization"]) == ("2", "Bearer t")
+        assert third["Authorization"].startswith("Basic ")
+
+
+def test_a_user_may_be_moved_to_another_server(new_session: NewSession, process: Process) -> None:
+    with Peer(answering(OK)) as one, Peer(answering(response(b"two"))) as two:
+        client = new_session(one.url)
+        assert (client.base_url, client.get("/").text) == (one.url, "ok")
+        client.base_url = f"{two.url}/api"
+        assert client.get("/").text == "two"
+        assert two.requests[0].startswith(b"GET /api/ ")
+        assert process.counters.connections == 1
+
+
+def test_a_session_takes_attributes_and_has_those_of_fasthttpsession(new_session: NewSession) -> None:
+    with Peer(answering(OK)) as peer:
+        client = new_session(peer.url.replace("//", "//me:pw@"))
+        client.mine = 1
+        assert client.mine == 1
+        assert client.user is client._user
+        assert client.auth_header == "Basic bWU6cHc="
+        client.get("/")
+        client.client.clientpool.close()
+        client.get("/")
+        assert len(peer.connections) == 2
+        client.auth_header = "Bearer t"
+        client.get("/")
+        assert head_fields(peer.requests[-1])["Authorization"] == "Bearer t"
+
+
+def test_a_request_may_have_a_timeout_of_its_own_for_all_of_it(
+    new_session: NewSession, process: Process
+) -> None:
+    def serve(served: Served) -> None:
+        while served.read_request() is not None:
+            served.send(b"HTTP/1.1 200 OK\r\nContent-Length: 1000\r\n\r\n", *[b"x"] * 200, pause_s=0.01)
+
+    with Peer(serve) as peer:
+        client = new_session(peer.url)
+        began = time.perf_counter()
+        answer = client.get("/", timeout=0.2)
+        assert isinstance(answer.error, TimedOut)
+        assert time.perf_counter() - began < 1.5
+        assert isinstance(new_session(peer.url, total_timeout=0.1).get("/").error, TimedOut)
+
+
+def test_the_request_event_has_url_response_and_exception_and_a_task_may_set_one(
+    new_session: NewSession, fired: list[Any]
+) -> None:
+    with Peer(answering(OK)) as peer:
+        client = new_session(peer.url)
+        with client.get("/a", catch_response=True) as answer:
+            assert answer.request_meta["response"] is answer
+            assert answer.request_meta["url"] == f"{peer.url}/a"
+            answer.request_meta["exception"] = mine = ValueError("mine")
+            answer.request_meta["extra"] = 1
+        assert fired[0]["exception"] is mine
+        assert (fired[0]["url"], fired[0]["response"], fired[0]["extra"]) == (f"{peer.url}/a", answer, 1)
+
+
+def test_a_response_knows_its_request_and_how_long_it_took(new_session: NewSession) -> None:
+    with Peer(answering(OK)) as peer:
+        answer = new_session(peer.url).post("/a", data="body", headers={"X-A": "1"})
+        assert (answer.request.method, answer.request.url) == ("POST", f"{peer.url}/a")
+        assert answer.request.body == b"body"
+        assert answer.request.headers["x-a"] == "1"
+        assert 0 < answer.elapsed.total_seconds() < 5
+        assert (answer.status, answer.data, len(answer), bool(answer)) == ("200", b"ok", 2, True)
+        assert (answer.read(1), answer.readline(), answer.history) == (b"o", b"k", ())
+
+
+def test_failures_are_kin_of_those_of_fasthttpuser(new_session: NewSession) -> None:
+    with Peer(answering(response(b"", status="404 No"))) as peer:
+        error = new_session(peer.url).get("/a").error
+        assert isinstance(error, LocustBadStatusCode)
+        assert (error.code, error.url, str(error)) == (404, f"{peer.url}/a", "status 404")
+        port = peer.port
+    assert isinstance(new_session(f"http://127.0.0.1:{port}").get("/").error, ConnectionRefusedError)
+    assert issubclass(TimedOut, TimeoutError)
+    assert issubclass(CutOff, ConnectionResetError)
+
+
+@pytest.mark.parametrize("resets", [True, False])
+def test_an_answer_that_comes_while_the_body_is_being_sent_is_read(
+    new_session: NewSession, resets: bool
+) -> None:
+    def serve(served: Served) -> None:
+        served.sock.recv(1000)
+        served.send(response(b"too much", status="413 Too Large"))
+        if resets:
+            served.sock.close()  # with bytes unread: a reset
+        else:
+            gevent.sleep(5)
+
+    with Peer(serve) as peer:
+        client = new_session(peer.url)
+        answer = client.post("/", data=bytes(20_000_000))
+        assert (answer.status_code, answer.text) == (413, "too much")
+        assert not client.connected
+
+
+def test_no_memory_for_a_response_is_its_failure(
+    new_session: NewSession, process: Process, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: Any) -> Any:
+        raise MemoryError
+
+    with Peer(answering(OK)) as peer:
+        client = new_session(peer.url)
+        with monkeypatch.context() as patch:
+            patch.setattr(session_module, "read_response", fail)
+            assert isinstance(client.get("/").error, TooLarge)
+        assert client.get("/").ok
+
+
+def test_requests_make_no_cycles_for_the_collector(new_session: NewSession) -> None:
+    with Peer(answering(OK)) as peer:
+        client = new_session(peer.url)
+        client.get("/")
+        gc.collect()
+        gc.disable()
+        try:
+            for _ in range(50):
+                with client.get("/", catch_response=True) as answer:
+                    answer.success()
+            answer = None  # type: ignore[assignment]
+            found = [one for one in gc.get_objects() if isinstance(one, KeepAliveResponse)]
+            assert len(found) <= 1
+        finally:
+            gc.enable()

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import os
 import statistics
+import subprocess
+import sys
 import time
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any, ClassVar
 
 import gevent
@@ -393,3 +397,132 @@ def test_ending_twice_and_at_rest_is_harmless(environment: Environment, peer: Pe
     handle.join(timeout=2)
     assert (len(group), run.log.count("stop"), run.process.counters.connections) == (0, 1, 0)
     assert run.process.users["Getter"] == 0
+
+
+# As Locust's own users
+
+
+class Slow(Base):
+    """Takes its time to say good-bye."""
+
+    def on_stop(self) -> None:
+        gevent.sleep(0.2)
+        self.client.get("/bye")
+
+    @task
+    def get(self) -> None:
+        self.client.get("/")
+
+
+@pytest.mark.parametrize("stop_timeout", [None, 5])
+def test_the_end_waits_for_on_stop_and_its_requests_count(
+    environment: Environment, peer: Peer, stop_timeout: int | None
+) -> None:
+    environment.stop_timeout = stop_timeout  # type: ignore[assignment]
+    run = Run(environment, Slow, peer.url).start(20)
+    eventually(lambda: len(peer.requests) >= 20)
+    run.runner.stop()
+    assert sum(request.startswith(b"GET /bye") for request in peer.requests) == 20
+    assert environment.stats.entries["/bye", "GET"].num_requests == 20
+    assert run.runner.user_count == 0
+
+
+class Nowhere(Base):
+    @task
+    def get(self) -> None:
+        self.client.get("/")
+
+    def wait_time(self) -> Any:  # type: ignore[override]
+        self.log.append("wait")
+
+
+def test_a_wait_time_that_is_none_is_an_error_as_in_locust(environment: Environment, peer: Peer) -> None:
+    run = Run(environment, Nowhere, peer.url).start()
+    eventually(lambda: run.runner.user_count == 0)
+    assert isinstance(run.errors[0], TypeError)
+    assert run.process.counters.connections == 0
+
+
+def test_a_wait_of_nothing_is_nothing(environment: Environment, peer: Peer) -> None:
+    class Eager(Base):
+        wait_time = constant(0)
+
+        @task
+        def get(self) -> None:
+            self.client.get("/")
+
+    run = Run(environment, Eager, peer.url).start()
+    eventually(lambda: peer.requests)
+    began = time.perf_counter()
+    eventually(lambda: len(peer.requests) >= 300)
+    assert time.perf_counter() - began < 2.0, "slots of 10 ms would take 3 s"
+    run.runner.stop()
+    assert run.log[-1] == "stop"
+
+
+class Quick(TaskSet):
+    wait_time = constant(0.02)
+
+    @task
+    def get(self) -> None:
+        self.client.get("/")
+
+
+class Within(TaskSet):
+    @task
+    class Nested(TaskSet):
+        wait_time = constant(0.02)
+
+        @task
+        def get(self) -> None:
+            self.client.get("/")
+
+
+@pytest.mark.parametrize("tasks", [[Quick], [Within]])
+def test_a_task_set_with_waits_of_its_own_is_not_kept_waiting_by_the_users(
+    environment: Environment, peer: Peer, tasks: list[Any]
+) -> None:
+    user_class: Any = type("Waits", (KeepAliveUser,), {"host": peer.url, "tasks": tasks})
+    assert not user_class.draws_think_time()
+    environment.user_classes = [user_class]
+    environment.runner.spawn_users({"Waits": 1})  # type: ignore[union-attr]
+    eventually(lambda: len(peer.requests) >= 2)
+
+
+def test_a_host_that_has_no_address_is_a_failure_to_connect_and_tried_again(
+    environment: Environment, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(user_module, "RETRY_CONNECT_FIRST_S", 0.05)
+    monkeypatch.setattr(KeepAliveUser, "_retry_connect_s", 0.05)
+    run = Run(environment, Slow, "http://no-such-host.invalid").start()
+    eventually(lambda: run.process.counters.failures_by_kind["connect"] >= 2)
+    assert run.runner.user_count == 1
+
+
+SINGLE = """
+from locust import run_single_user, task
+from locust.exception import StopUser
+from parked.user import KeepAliveUser
+
+class Single(KeepAliveUser):
+    host = {url!r}
+    @task
+    def get(self):
+        print("got", self.client.get("/").text)
+        raise StopUser
+
+if __name__ == "__main__":
+    run_single_user(Single)
+"""
+
+
+def test_a_single_user_runs_in_a_debugger(peer: Peer, tmp_path: Path) -> None:
+    script = tmp_path / "single.py"
+    script.write_text(SINGLE.format(url=peer.url))
+    environ = os.environ | {"PYTHONPATH": str(Path(__file__).parents[3])}
+    done = subprocess.run(
+        [sys.executable, str(script)], env=environ, capture_output=True, text=True, timeout=30, check=False
+    )
+    assert "got ok" in done.stdout, done.stderr
+    assert "GET" in done.stdout, "Locust's listener prints each request"
+    assert done.returncode == 0

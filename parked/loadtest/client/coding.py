@@ -1,0 +1,183 @@
+"""Undoing content codings (RFC 9110, 8.4.1) piece by piece, and no further than a bound.
+
+A megabyte of zeros is a kilobyte on the wire, so what comes out is counted while it comes, before memory is
+spent on the rest.
+"""
+
+from __future__ import annotations
+
+import zlib
+from importlib import import_module
+from typing import Any, Protocol
+
+from parked.loadtest.client.errors import BadResponse, TooLarge
+
+#: Most that a decoder is asked for at a time, in bytes, and what one that can't be asked for less is fed: a
+#: block of 128 KB takes 4 bytes at least (RFC 8878, 3.1.1.2).
+STEP_BYTES = 1 << 20
+ZSTANDARD_FEED_BYTES = 1 << 6
+
+
+def _optional(package: str) -> Any:
+    try:
+        return import_module(package)
+    except ImportError:
+        return None
+
+
+brotli, zstandard = _optional("brotli"), _optional("zstandard")
+
+
+class Decoder(Protocol):
+    """Undoes a coding. Raises :class:`BadResponse`, or :class:`TooLarge` past the bound."""
+
+    def feed(self, data: bytes) -> bytes: ...
+
+    def end(self) -> bytes: ...
+
+
+def decoder(codings: str, most_bytes: int) -> Decoder:
+    """For the value of a Content-Encoding field; raises :class:`BadResponse` for one that can't be undone."""
+    names = [name.strip().lower() for name in codings.split(",")]
+    names = [name for name in names if name not in ("", "identity")]
+    unknown = [name for name in names if name not in _KINDS]
+    if unknown:
+        raise BadResponse(f"content coding {unknown[0]!r}, which was not asked for")
+    return _Chain([_KINDS[name](name, most_bytes) for name in reversed(names)])
+
+
+def decoded(body: bytes, codings: str, most_bytes: int) -> bytes:
+    """A whole body without its codings."""
+    one = decoder(codings, most_bytes)
+    return one.feed(body) + one.end()
+
+
+class _Chain:
+    """Codings in the order in which they were applied, undone from the last to the first."""
+
+    def __init__(self, decoders: list[Decoder]) -> None:
+        self._decoders = decoders
+
+    def feed(self, data: bytes) -> bytes:
+        for one in self._decoders:
+            data = one.feed(data)
+        return data
+
+    def end(self) -> bytes:
+        data = b""
+        for one in self._decoders:
+            data = (one.feed(data) if data else b"") + one.end()
+        return data
+
+
+class _Bounded:
+    """Counts what comes out."""
+
+    def __init__(self, name: str, most_bytes: int) -> None:
+        self._name = name
+        self._left = most_bytes
+        self._parts: list[bytes] = []
+
+    def _take(self, part: bytes) -> None:
+        self._left -= len(part)
+        if self._left < 0:
+            raise TooLarge("the decoded body is larger than max_body_bytes")
+        self._parts.append(part)
+
+    def _taken(self) -> bytes:
+        parts, self._parts = self._parts, []
+        return b"".join(parts)
+
+    def _wrong(self) -> BadResponse:
+        return BadResponse(f"body is not {self._name}")
+
+
+class _Zlib(_Bounded):
+    """gzip (also several members one behind the other) and deflate."""
+
+    def __init__(self, name: str, most_bytes: int) -> None:
+        super().__init__(name, most_bytes)
+        self._object: Any = None
+
+    def feed(self, data: bytes) -> bytes:
+        more = bool(data)
+        while more:
+            if self._object is None:
+                self._object = self._begin(data)
+            try:
+                part = self._object.decompress(data, STEP_BYTES)
+            except zlib.error:
+                raise self._wrong() from None
+            self._take(part)
+            data = self._object.unconsumed_tail
+            more = bool(data) or len(part) == STEP_BYTES
+            if self._object.eof:
+                data, self._object = self._object.unused_data.lstrip(b"\0"), None
+                if self._name == "deflate" and data:
+                    raise self._wrong()
+                more = bool(data)
+        return self._taken()
+
+    def _begin(self, data: bytes) -> Any:
+        if self._name != "deflate":
+            return zlib.decompressobj(16 + zlib.MAX_WBITS)
+        # Some servers leave the zlib header away (RFC 9110, 8.4.1.2, note).
+        has_header = data[0] & 0x0F == 8 and (len(data) < 2 or (data[0] << 8 | data[1]) % 31 == 0)
+        return zlib.decompressobj(zlib.MAX_WBITS if has_header else -zlib.MAX_WBITS)
+
+    def end(self) -> bytes:
+        if self._object is not None:  # the coding's own end has not come
+            raise self._wrong()
+        return b""
+
+
+class _Brotli(_Bounded):
+    def __init__(self, name: str, most_bytes: int) -> None:
+        super().__init__(name, most_bytes)
+        self._object = brotli.Decompressor()
+
+    def feed(self, data: bytes) -> bytes:
+        more = bool(data)
+        while more:
+            try:
+                part = self._object.process(data, output_buffer_limit=STEP_BYTES)
+            except brotli.error:
+                raise self._wrong() from None
+            self._take(part)
+            data, more = b"", not self._object.can_accept_more_data()
+        return self._taken()
+
+    def end(self) -> bytes:
+        if not self._object.is_finished():
+            raise self._wrong()
+        return b""
+
+
+class _Zstandard(_Bounded):
+    def __init__(self, name: str, most_bytes: int) -> None:
+        super().__init__(name, most_bytes)
+        self._object = zstandard.ZstdDecompressor().decompressobj()
+
+    def feed(self, data: bytes) -> bytes:
+        for start in range(0, len(data), ZSTANDARD_FEED_BYTES):
+            try:
+                self._take(self._object.decompress(data[start : start + ZSTANDARD_FEED_BYTES]))
+            except zstandard.ZstdError:
+                raise self._wrong() from None
+        return self._taken()
+
+    def end(self) -> bytes:
+        if not self._object.eof:
+            raise self._wrong()
+        return b""
+
+
+_KINDS: dict[str, Any] = {"gzip": _Zlib, "x-gzip": _Zlib, "deflate": _Zlib}
+# One before brotli 1.2 would put out whatever it is fed.
+if brotli is not None and hasattr(brotli.Decompressor, "can_accept_more_data"):
+    _KINDS["br"] = _Brotli
+if zstandard is not None:
+    _KINDS["zstd"] = _Zstandard
+
+#: What a request says that it accepts: all that is undone here.
+ACCEPTED = ", ".join(name for name in _KINDS if not name.startswith("x-"))

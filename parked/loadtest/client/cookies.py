@@ -1,0 +1,36 @@
+"""Cookies, by the rules of Python's own jar (`http.cookiejar`)."""
+
+from __future__ import annotations
+
+from email import message_from_bytes
+from http.client import HTTPMessage
+from typing import TYPE_CHECKING, Any
+from urllib.request import Request
+
+if TYPE_CHECKING:
+    from http.cookiejar import CookieJar
+
+
+def fields(jar: CookieJar, url: str) -> dict[str, Any]:
+    """The header fields with which the jar's cookies go to a URL."""
+    request = Request(url)
+    jar.add_cookie_header(request)
+    return dict(request.unredirected_hdrs)
+
+
+def take(jar: CookieJar, url: str, head: bytes) -> None:
+    """Put the cookies of a response's head into the jar.
+
+    :param url: with its path: a cookie without one is for the request's folder (RFC 6265, 5.1.4).
+    """
+    jar.extract_cookies(_Headers(head), Request(url))  # type: ignore[arg-type]
+
+
+class _Headers:
+    """What CookieJar.extract_cookies reads of a response."""
+
+    def __init__(self, head: bytes) -> None:
+        self._head = head
+
+    def info(self) -> HTTPMessage:
+        return message_from_bytes(self._head.partition(b"\r\n")[2], _class=HTTPMessage)

@@ -1,0 +1,108 @@
+"""Redirections: where a response sends its client, and what goes along."""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING, Any, Protocol
+from urllib.parse import quote, urljoin, urlsplit
+
+from parked.loadtest.client.errors import BadResponse
+from parked.loadtest.client.message import NONE, Body
+from parked.loadtest.client.origin import Place
+from parked.loadtest.client.response import Reporter
+
+if TYPE_CHECKING:
+    from parked.loadtest.client.origin import Origin
+    from parked.loadtest.client.streaming import Stream
+    from parked.loadtest.client.wire import RawResponse
+
+#: Statuses that send a client elsewhere, and those of them after which a GET follows (RFC 9110, 15.4).
+REDIRECTS = frozenset((301, 302, 303, 307, 308))
+BECOMES_GET = frozenset((301, 302, 303))
+
+#: What is left alone when the rest is percent-encoded: delimiters, and escapes that are there already.
+SAFE = "%/?:@!$&'()*+,;=[]~"
+#: Finds names of header fields that are for one server only, and so don't follow a redirection to another.
+find_confidential = re.compile(
+    "auth|cookie|key|token|secret|session|password|credential", re.IGNORECASE
+).search
+
+
+class Session(Reporter, Protocol):
+    """What a chain of redirections asks of each session on its way."""
+
+    _origin: Origin
+    _stream: Stream | None
+
+    def _session_at(self, place: Place, authority: str) -> Any: ...
+
+    def _message(
+        self, method: str, path: str, body: Body, headers: Any, auth: Any, bare: bool = False
+    ) -> bytes: ...
+
+    def _exchange(
+        self, method: str, path: str, message: bytes, deadline: float, timeout: float | None, stream: bool
+    ) -> RawResponse: ...
+
+
+class Trail:
+    """A chain of redirections, and what the next request of it is."""
+
+    def __init__(
+        self,
+        home: Session,
+        session: Session,
+        path: str,
+        method: str,
+        body: Body,
+        headers: Any,
+        auth: Any,
+    ) -> None:
+        self._home = home
+        self.session = session
+        self.path = path
+        self._method = method
+        self._body = body
+        self._headers = headers
+        self._auth = auth
+        #: Left with everything of the user's, once another server was on the way.
+        self._bare = False
+        self.message = b""
+        #: Of each response that redirected: the session, it, its path, and its request.
+        self.passed: list[tuple[Session, RawResponse, str, bytes]] = []
+
+    def follow(
+        self, raw: RawResponse, most: int, deadline: float, timeout: float | None, stream: bool
+    ) -> RawResponse:
+        """The response at the end."""
+        for _ in range(most):
+            location = raw.field(b"location")
+            if not location:
+                return raw
+            if self.session._stream is not None:
+                self.session._stream.close()
+            self.passed.append((self.session, raw, self.path, self.message))
+            self._turn(raw.status, location)
+            self.message = self.session._message(
+                self._method, self.path, self._body, self._headers, self._auth, self._bare
+            )
+            raw = self.session._exchange(self._method, self.path, self.message, deadline, timeout, stream)
+            if raw.status not in REDIRECTS:
+                return raw
+        raise BadResponse("too many redirections")
+
+    def _turn(self, status: int, location: str) -> None:
+        try:
+            parts = urlsplit(urljoin(self.session.absolute(self.path), location))
+            place = Place.of(parts)
+        except ValueError as error:
+            raise BadResponse(f"redirection to no http:// or https:// URL: {error}") from None
+        self.path = quote((parts.path or "/") + (f"?{parts.query}" if parts.query else ""), SAFE)
+        if status in BECOMES_GET and self._method.upper() != "HEAD":
+            self._method, self._body = "GET", NONE
+        if place != self.session._origin.place:
+            # Who sends a client elsewhere is not to hand its secrets on (CWE-522).
+            self._bare, self._auth = True, None
+            fields = dict(self._headers).items() if self._headers else ()
+            self._headers = {name: value for name, value in fields if not find_confidential(name)}
+        self.session = self._home._session_at(place, parts.netloc)

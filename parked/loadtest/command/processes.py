@@ -14,7 +14,7 @@ import subprocess
 from pathlib import Path
 from typing import IO, TYPE_CHECKING
 
-from parked.loadtest.terms import checkout
+from parked.loadtest.terms import checkout, files
 from parked.loadtest.terms.console import say
 from parked.shared.children import end_with_parent
 
@@ -98,5 +98,8 @@ def end_group(leader: int) -> None:
 
 
 def tail(path: Path) -> str:
-    text = path.read_text(errors="replace").strip() if path.exists() else ""
+    try:
+        text = files.read_text(path).strip()
+    except OSError:
+        text = ""
     return text.splitlines()[-1] if text else f"no output; see {path}"

@@ -36,7 +36,7 @@ from parked.loadtest.plan import preflight, sizing
 from parked.loadtest.plan.probe import probe_host
 from parked.loadtest.report import report
 from parked.loadtest.report.record import NoRun
-from parked.loadtest.terms import checkout, values, variables
+from parked.loadtest.terms import checkout, files, values, variables
 from parked.loadtest.terms.console import say
 from parked.shared.descriptors import raise_nofile
 
@@ -107,6 +107,8 @@ def _make_folder(settings: Settings) -> None:
                 f"{folder} is not empty ({there[0]}); choose another with --results, or replace the run in "
                 "it with --overwrite",
             )
+        if found := files.links(folder):  # Locust and the server would follow it
+            raise Stop(RESULTS, f"{folder}/{found[0]} is a link; choose another folder with --results")
         for name in there:
             if _OF_A_RUN.fullmatch(name):
                 (folder / name).unlink()

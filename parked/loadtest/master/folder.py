@@ -7,12 +7,13 @@ from __future__ import annotations
 
 import contextlib
 import csv
+import errno
 import json
 from typing import TYPE_CHECKING, Any
 
 from parked.loadtest.master.reserve import Reserve
 from parked.loadtest.master.rows import COLUMNS
-from parked.loadtest.terms import console
+from parked.loadtest.terms import console, files
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -26,6 +27,8 @@ class Folder:
 
     def __init__(self, path: Path) -> None:
         path.mkdir(parents=True, exist_ok=True)
+        if found := files.links(path):
+            raise OSError(errno.ELOOP, f"{found[0]} is a link", str(path))
         self.path = path
         self.rows = 0
         self._reserve = Reserve(path)
@@ -44,9 +47,7 @@ class Folder:
         self.rows += 1
 
     def write_facts(self, facts: dict[str, Any]) -> None:
-        partial = self.path / "run.json.partial"
-        self._reserve.write_text(partial, json.dumps(facts, indent=1))
-        partial.replace(self.path / "run.json")
+        self._reserve.replace(self.path / "run.json", json.dumps(facts, indent=1))
 
     def give_up(self) -> bool:
         """Write no more rows; whether there were any until now."""

@@ -285,7 +285,8 @@ class Hosts:
         for host in self._hosts.values():
             host.begin()
         if folder is not None:
-            self._file = (folder / "hosts.csv").open("w", newline="", buffering=1)
+            (folder / "hosts.csv").unlink(missing_ok=True)  # a link would be followed
+            self._file = (folder / "hosts.csv").open("x", newline="", buffering=1)
             self._rows = csv.DictWriter(self._file, COLUMNS, extrasaction="ignore")
             self._rows.writeheader()
 

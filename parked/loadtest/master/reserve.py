@@ -11,6 +11,8 @@ import tempfile
 from pathlib import Path
 from typing import IO
 
+from parked.loadtest.terms import files
+
 #: Enough for seven hours of rows and lines (300 bytes a second), and for the report with its plots (1 MiB).
 RESERVE_BYTES = 8 * 1024 * 1024
 #: write(2): the device has no room, or this user has none on it.
@@ -42,18 +44,19 @@ class Reserve:
     def close(self) -> None:
         self._file.close()
 
-    def write_text(self, path: Path, text: str) -> None:
-        """Path.write_text."""
+    def replace(self, path: Path, text: str) -> None:
+        """`files.replace`."""
         try:
-            path.write_text(text)
+            files.replace(path, text)
         except OSError as error:
             if not self.spend(error):
                 raise
-            path.write_text(text)
+            files.replace(path, text)
 
     def lines(self, path: Path) -> Lines:
         """A new text file that is written line by line."""
-        return Lines(path.open("w", newline="", buffering=1), self)
+        path.unlink(missing_ok=True)  # a link would be followed
+        return Lines(path.open("x", newline="", buffering=1), self)
 
 
 class Lines:

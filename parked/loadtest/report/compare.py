@@ -16,8 +16,9 @@ from pathlib import Path
 from parked.loadtest.report import compare_page, comparison
 from parked.loadtest.report.comparison import MOST_RUNS, Run, Threshold
 from parked.loadtest.report.record import NoRun
-from parked.loadtest.terms import checkout
+from parked.loadtest.terms import checkout, files
 from parked.loadtest.terms.console import say
+from parked.loadtest.terms.harmless import for_terminal
 
 PASS, FAIL, USAGE, REFUSED = 0, 1, 2, 3
 
@@ -60,7 +61,7 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         runs = [Run.read(letter, folder) for letter, folder in zip("ABCDEF", chosen.run, strict=False)]
     except NoRun as error:
-        print(f"compare: {error}", file=sys.stderr)
+        print(for_terminal(f"compare: {error}"), file=sys.stderr)
         return USAGE
     for threshold in chosen.fail_if:
         if all(threshold.name not in run.figures for run in runs):
@@ -68,7 +69,7 @@ def main(arguments: list[str] | None = None) -> int:
     refused = comparison.other_workloads(runs)
     if refused and not chosen.force:
         for text in refused:
-            print(f"compare: not comparable: {text}", file=sys.stderr)
+            print(for_terminal(f"compare: not comparable: {text}"), file=sys.stderr)
         return REFUSED
     warnings = [*refused, *comparison.differences(runs)]
     crossed = [
@@ -80,7 +81,7 @@ def main(arguments: list[str] | None = None) -> int:
     for text in crossed:
         say(f"crossed: {text}")
     try:
-        chosen.page.write_text(compare_page.of_runs(runs, warnings, crossed))
+        files.replace(chosen.page, compare_page.of_runs(runs, warnings, crossed))
     except OSError as error:
         print(f"compare: cannot write {chosen.page}: {error.strerror}", file=sys.stderr)
         return USAGE

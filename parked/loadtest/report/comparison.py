@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
-from parked.loadtest.report.record import Record
+from parked.loadtest.report.record import Record, sense
 from parked.loadtest.report.summary import summarise
 from parked.loadtest.terms.units import MIB
 
@@ -85,8 +85,9 @@ class Run:
     def read(cls, letter: str, folder: Path) -> Run:
         """Raises :class:`NoRun`."""
         record = Record.read(folder)
-        summary = summarise(record)
-        return cls(letter, record, summary, {**_flat(summary), **derived(summary)})
+        with sense(folder):
+            summary = summarise(record)
+            return cls(letter, record, summary, {**_flat(summary), **derived(summary)})
 
     @property
     def name(self) -> str:

@@ -24,6 +24,7 @@ from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator
 from PIL import Image  # matplotlib's own requirement
 
 from parked.loadtest.report.record import per_second
+from parked.loadtest.terms import files
 from parked.loadtest.terms.units import GIB, MIB
 
 Series = np.ndarray[tuple[int], np.dtype[np.float64]]
@@ -131,14 +132,15 @@ def _save(figure: Figure, path: Path) -> None:
     figure.savefig(pixels, format="rgba")  # drawn by Agg, which needs no display
     size = round(SIZE_INCHES[0] * DOTS_PER_INCH), round(SIZE_INCHES[1] * DOTS_PER_INCH)
     picture = Image.frombytes("RGBA", size, pixels.getvalue()).convert("RGB")
-    picture.quantize(PALETTE_COLORS, dither=Image.Dither.NONE).save(path)
+    encoded = io.BytesIO()
+    picture.quantize(PALETTE_COLORS, dither=Image.Dither.NONE).save(encoded, format="png")
+    files.replace(path, encoded.getvalue())
 
 
 def _read(samples_csv: Path, summary: Mapping[str, Any]) -> _Run:
-    with samples_csv.open(newline="") as file:
-        reader = csv.DictReader(file)
-        names = [name for name in reader.fieldnames or () if name != "phase"]
-        rows = list(reader)
+    reader = csv.DictReader(files.read_text(samples_csv).splitlines())
+    names = [name for name in reader.fieldnames or () if name != "phase"]
+    rows = list(reader)
     if len(rows) == 1:  # a curve needs two points
         second = dict(rows[0], time_s=str(_number(rows[0]["time_s"]) + 1))
         rows.append(second)
@@ -149,9 +151,10 @@ def _read(samples_csv: Path, summary: Mapping[str, Any]) -> _Run:
 def _number(cell: str | None) -> float:
     """nan for an empty cell, and for the rest of a row that was cut off when the run was killed."""
     try:
-        return float(cell or "nan")
+        value = float(cell or "nan")
     except ValueError:
         return math.nan
+    return value if math.isfinite(value) else math.nan
 
 
 def _connections(run: _Run, figure: Figure) -> None:

@@ -6,26 +6,25 @@ read it here.
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import dataclasses
 import json
 import math
 from typing import TYPE_CHECKING, Any
 
+from parked.loadtest.report.facts import Facts
+from parked.loadtest.terms import files
 from parked.loadtest.terms.distribution import Distribution
 from parked.loadtest.terms.histogram import merge, new_histogram
+from parked.loadtest.terms.shape import wrong
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
     from pathlib import Path
 
-#: Without these there is nothing to report on.
-_FACTS = (
-    "host", "target_connections", "started_unix_s", "think_s", "length", "hold_asked_s", "ramp_s", "hold_s",
-    "peak_connections", "min_connections_in_hold", "totals", "hold", "hold_cpu_s", "burst_10ms_max",
-    "failures_by_kind", "workers", "server_software", "server_is_local", "machine", "versions", "command",
-    "notes", "hold_latencies",
-)  # fmt: skip
+#: Rows of a week and its ramp, bytes of one, bytes of the facts.
+MOST_ROWS, LONGEST_ROW, LARGEST_FACTS = 650_000, 16_384, 64 << 20
 _COLUMNS = ("time_s", "phase", "connections")
 
 
@@ -45,21 +44,15 @@ class Record:
     @classmethod
     def read(cls, folder: Path) -> Record:
         """Raises :class:`NoRun`."""
-        try:
-            facts = json.loads((folder / "run.json").read_text())
-            missing = [name for name in _FACTS if name not in facts]
-            if not isinstance(facts, dict) or missing:
-                raise ValueError(f"run.json lacks {', '.join(missing) or 'everything'}")
-            with (folder / "samples.csv").open(newline="") as file:
-                reader = csv.DictReader(file)
-                missing = [name for name in _COLUMNS if name not in (reader.fieldnames or ())]
-                if missing:
-                    raise ValueError(f"samples.csv lacks the column {', '.join(missing)}")
-                rows = list(reader)
+        with sense(folder):
+            facts = read_json(folder / "run.json", LARGEST_FACTS)
+            if why := wrong(facts, Facts, "run.json"):
+                raise ValueError(why)
+            rows = _rows(files.read_text(folder / "samples.csv"))
             record = cls(folder, facts, rows, decode(facts["hold_latencies"]))
-            _ = record.thinks_s, record.lengths  # what can't be read is told here
-        except (OSError, ValueError, TypeError, csv.Error) as error:
-            raise NoRun(f"{folder}: no run that a report could be made of ({error})") from None
+            for distribution in (record.thinks_s, record.lengths):  # what can't be read is told here
+                if not (math.isfinite(distribution.sum) and distribution.sum >= 0):
+                    raise ValueError("a sum of think times or lengths that makes no sense")
         if rows and None in rows[-1].values():  # cut off when the master was killed
             rows.pop()
         return record
@@ -90,13 +83,54 @@ class Record:
         return next((row for row in reversed(self.stated) if row["phase"] == "ramp"), None)
 
 
+_NONSENSE = (
+    *(OSError, ValueError, TypeError, LookupError, ArithmeticError, AttributeError, RecursionError),
+    csv.Error,
+)
+
+
+@contextlib.contextmanager
+def sense(folder: Path) -> Iterator[None]:
+    """Take figures out of which no sense can be made, wherever that shows, for no run: :class:`NoRun`."""
+    try:
+        yield
+    except NoRun:
+        raise
+    except _NONSENSE as error:
+        why = str(error).splitlines() or [type(error).__name__]
+        raise NoRun(f"{folder}: no run that a report could be made of ({why[0][:200]})") from None
+
+
+def read_json(path: Path, most: int) -> Any:
+    """What a JSON file says. Raises OSError, ValueError or RecursionError."""
+
+    def refuse(constant: str) -> Any:
+        raise ValueError(f"{path.name} has {constant}")
+
+    return json.loads(files.read_text(path, most), parse_constant=refuse)
+
+
+def _rows(text: str) -> list[dict[str, str]]:
+    """The rows of samples.csv. Raises ValueError or csv.Error."""
+    lines = text.splitlines()
+    if len(lines) > MOST_ROWS + 1:
+        raise ValueError(f"samples.csv has more than {MOST_ROWS:,} rows")
+    if any(len(line) > LONGEST_ROW for line in lines):
+        raise ValueError("samples.csv has a row that is too long")
+    reader = csv.DictReader(lines)
+    missing = [name for name in _COLUMNS if name not in (reader.fieldnames or ())]
+    if missing:
+        raise ValueError(f"samples.csv lacks the column {', '.join(missing)}")
+    rows = list(reader)
+    if any(None in row for row in rows):
+        raise ValueError("samples.csv has a row with more cells than columns")
+    return rows
+
+
 def decode(text: str) -> Any:
     """The histogram in a text as in `latencies.hdr`. Raises ValueError."""
     histogram = new_histogram()
-    try:
-        merge(histogram, text.strip().encode())
-    except Exception as error:  # the library lets whatever went wrong in zlib, base64 or ctypes through
-        raise ValueError(f"no latency histogram: {error or type(error).__name__}") from None
+    merge(histogram, text.strip().encode())
     return histogram
 
 

@@ -15,10 +15,11 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from parked.loadtest.report.record import NoRun, Record
+from parked.loadtest.report.record import NoRun, Record, sense
 from parked.loadtest.report.summary import summarise
-from parked.loadtest.terms import checkout
+from parked.loadtest.terms import checkout, files
 from parked.loadtest.terms.console import say
+from parked.loadtest.terms.harmless import for_terminal
 from parked.loadtest.terms.units import MIB
 from parked.shared.extras import lacks
 
@@ -133,28 +134,26 @@ def make(folder: Path, notes: Sequence[str] = (), if_failed: Sequence[str] = ())
     from parked.loadtest.report import page
 
     record = Record.read(folder)
-    summary = summarise(record)
+    with sense(folder):
+        summary = summarise(record)
     notes = [*notes, *(if_failed if notes or summary["verdict"] == "fail" else ())]
     news = [note for note in notes if note not in record.facts["notes"]]
     if news:
         record.facts["notes"].extend(news)
-        _write(folder / "run.json", json.dumps(record.facts, indent=1))
+        files.replace(folder / "run.json", json.dumps(record.facts, indent=1))
+    with sense(folder):
         summary = summarise(record)
-    _write(folder / "summary.json", json.dumps(summary, indent=2) + "\n")
-    _write(folder / "latencies.hdr", record.facts["hold_latencies"] + "\n")
-    _write(folder / "index.html", page.of_run(record, summary, sentence(summary)))
+        shown = page.of_run(record, summary, sentence(summary))
+    files.replace(folder / "summary.json", json.dumps(summary, indent=2) + "\n")
+    # Encoded anew: what a folder says goes into no file as it is.
+    files.replace(folder / "latencies.hdr", record.latencies.encode() + b"\n")
+    files.replace(folder / "index.html", shown)
     if not lacks("plots", "matplotlib", "plots"):
         from parked.loadtest.report import plots
 
-        plots.draw(folder / "samples.csv", folder, summary)
+        with sense(folder):
+            plots.draw(folder / "samples.csv", folder, summary)
     return summary
-
-
-def _write(path: Path, text: str) -> None:
-    """All of it or nothing: a reader never meets half a file."""
-    partial = path.with_name(f"{path.name}.partial")
-    partial.write_text(text)
-    partial.replace(path)
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -168,7 +167,7 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         summary = make(folder)
     except NoRun as error:
-        print(f"report: {error}", file=sys.stderr)
+        print(for_terminal(f"report: {error}"), file=sys.stderr)
         return 2
     except OSError as error:
         print(f"report: cannot write to {folder}: {error.strerror}", file=sys.stderr)

@@ -8,7 +8,8 @@ import time
 from typing import TYPE_CHECKING, Any
 
 from parked.loadtest.client.errors import RequestFailure
-from parked.loadtest.report.record import number, numbers
+from parked.loadtest.report.record import LARGEST_FACTS, number, numbers
+from parked.loadtest.terms import files
 from parked.loadtest.terms.units import MIB, count, size
 
 if TYPE_CHECKING:
@@ -236,11 +237,11 @@ def _executed(summary: dict[str, Any]) -> Table:
 
 def _mean_body(record: Record) -> float | None:
     try:
-        with (record.folder / "locust_stats.csv").open(newline="") as file:
-            for row in csv.DictReader(file):
-                if row.get("Name") == "Aggregated":
-                    return float(row["Average Content Size"])
-    except (OSError, KeyError, ValueError, TypeError):
+        lines = files.read_text(record.folder / "locust_stats.csv", LARGEST_FACTS).splitlines()
+        for row in csv.DictReader(lines):
+            if row.get("Name") == "Aggregated":
+                return float(row["Average Content Size"])
+    except (OSError, KeyError, ValueError, TypeError, csv.Error):
         pass  # a run without Locust's CSV, or a cut one
     return None
 

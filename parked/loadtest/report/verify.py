@@ -16,10 +16,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from parked.loadtest.report import witnesses
-from parked.loadtest.report.record import NoRun, Record, decode
+from parked.loadtest.report.record import LARGEST_FACTS, NoRun, Record, decode, read_json, sense
 from parked.loadtest.report.summary import PERCENTILES, summarise
-from parked.loadtest.terms import checkout
+from parked.loadtest.terms import checkout, files
 from parked.loadtest.terms.console import say
+from parked.loadtest.terms.harmless import for_terminal
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -31,10 +32,11 @@ _MISSING = "nothing"
 def verify(folder: Path) -> witnesses.Hearing:
     """Everything there is to compare in a run's folder. Raises :class:`NoRun`."""
     record = Record.read(folder)
-    try:
-        summary = json.loads((folder / "summary.json").read_text())
-    except (OSError, ValueError) as error:
-        raise NoRun(f"{folder}: no summary.json to verify ({error})") from None
+    with sense(folder):
+        return _verify(record, read_json(folder / "summary.json", LARGEST_FACTS))
+
+
+def _verify(record: Record, summary: Any) -> witnesses.Hearing:
     hearing = witnesses.hear(record)
     said = dict(_figures(summary))
     recomputed = dict(_figures(json.loads(json.dumps(summarise(record)))))
@@ -60,7 +62,7 @@ def _figures(value: Any, name: str = "") -> Iterator[tuple[str, Any]]:
 def _histogram_file(record: Record, said: dict[str, Any], hearing: witnesses.Hearing) -> None:
     """latencies.hdr is what other tools read: it has to give the summary's percentiles by itself."""
     try:
-        histogram = decode((record.folder / "latencies.hdr").read_text())
+        histogram = decode(files.read_text(record.folder / "latencies.hdr", LARGEST_FACTS))
     except (OSError, ValueError) as error:
         hearing.that(False, f"latencies.hdr: {error}")
         return
@@ -86,7 +88,7 @@ def main(arguments: list[str] | None = None) -> int:
         try:
             hearing = verify(folder)
         except NoRun as error:
-            print(f"verify: {error}", file=sys.stderr)
+            print(for_terminal(f"verify: {error}"), file=sys.stderr)
             code = 2
             continue
         found = hearing.disagreements

@@ -16,8 +16,8 @@ import math
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
-from parked.loadtest.report.record import number, numbers
-from parked.loadtest.terms import console
+from parked.loadtest.report.record import LARGEST_FACTS, number, numbers
+from parked.loadtest.terms import console, files
 from parked.loadtest.terms.sample import CUMULATIVE
 
 if TYPE_CHECKING:
@@ -412,7 +412,7 @@ def _cell(row: dict[str, str], name: str) -> float:
 def _logfile(record: Record, hearing: Hearing) -> None:
     """A line a row; a kill or a full disk may have come between the two."""
     try:
-        lines = (record.folder / "logfile").read_text(errors="replace").splitlines()
+        lines = files.read_text(record.folder / "logfile").splitlines()
     except OSError:
         hearing.absent.append("logfile")
         return
@@ -463,11 +463,11 @@ def _locust(record: Record, hearing: Hearing) -> None:
 
 def _locust_counts(record: Record) -> tuple[float, float] | None:
     try:
-        with (record.folder / "locust_stats.csv").open(newline="") as file:
-            for row in csv.DictReader(file):
-                if row.get("Name") == "Aggregated":
-                    return float(row["Request Count"]), float(row["Failure Count"])
-    except (OSError, KeyError, ValueError, TypeError):
+        lines = files.read_text(record.folder / "locust_stats.csv", LARGEST_FACTS).splitlines()
+        for row in csv.DictReader(lines):
+            if row.get("Name") == "Aggregated":
+                return float(row["Request Count"]), float(row["Failure Count"])
+    except (OSError, KeyError, ValueError, TypeError, csv.Error):
         pass  # not there, or cut off: no witness
     return None
 

@@ -15,15 +15,16 @@ import io
 import sys
 from typing import Any
 
+from parked.loadtest.terms.harmless import for_terminal
 from parked.loadtest.terms.units import MIB
 from parked.shared.log import GuardedLog
 
 
 def say(text: object) -> None:
     """Print a line. Where nobody reads any more (a pipe's reader is gone, the disk is full, the terminal is
-    closed) it is dropped: a run goes on without its readers."""
+    closed) it is dropped: a run goes on without its readers. What strangers say in it is made harmless."""
     if sys.stdout is not None:  # closed by the caller: `>&-`
-        _guarded(sys.stdout).write(f"{text}\n")
+        _guarded(sys.stdout).write(f"{for_terminal(str(text))}\n")
 
 
 @functools.lru_cache(maxsize=1)

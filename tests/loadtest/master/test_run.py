@@ -275,12 +275,12 @@ class OwnThink(KeepAliveUser):
     [
         ([KeepAliveUser], (10.0, 90.0)),
         ([OwnThink], (1.0, 2.0)),
-        ([OwnWait], (0.0, 0.0)),
-        ([OwnThink, KeepAliveUser], (0.0, 0.0)),
+        ([OwnWait], None),
+        ([OwnThink, KeepAliveUser], None),
     ],
 )
 def test_the_offered_rate_is_known_only_where_all_users_think_alike(
-    classes: list[type[KeepAliveUser]], think_s: tuple[float, float]
+    classes: list[type[KeepAliveUser]], think_s: tuple[float, float] | None
 ) -> None:
     environment: Any = SimpleNamespace(user_classes=classes)
     assert run._think_time_of(environment) == think_s

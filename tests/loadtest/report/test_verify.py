@@ -252,8 +252,12 @@ def test_a_run_whose_master_was_killed_is_judged_by_what_it_had_stated(run: Path
 def kill(run: Path, *, sockets: int, heard: float = 5.4, noticed: float = 8.5) -> None:
     """Half of the connections' worker is killed 5.5 s after the start of a made-up run; the kernel has only
     so many sockets in the rows until that is noticed."""
-    lost = {"worker": 1, "lost": True, "pid": 7, "connections": 500, "connections_at_hold": 0}
-    lost |= {"heard_unix_s": STARTED_UNIX_S + heard, "lost_unix_s": STARTED_UNIX_S + noticed}
+    lost = {"worker": 1, "lost": True, "pid": 7, "source": "", "connections": 500}
+    lost |= {
+        "connections_at_hold": 0,
+        "heard_unix_s": STARTED_UNIX_S + heard,
+        "lost_unix_s": STARTED_UNIX_S + noticed,
+    }
 
     def change(facts: dict[str, Any]) -> None:
         facts["workers"].append(dict.fromkeys(facts["workers"][0], 0) | lost)

@@ -1,0 +1,53 @@
+"""Reading and writing in folders that others may have prepared.
+
+A file is written whole or not at all, beside its name and then in its place: a link that stands there is
+replaced, not followed, and a reader never meets half of it. What is read is a regular file of a bounded size.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import secrets
+import stat
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+#: Bytes of a file that is read whole.
+LARGEST = 256 << 20
+
+
+def replace(path: Path, content: str | bytes) -> None:
+    """Write a file, in place of what has its name."""
+    partial = path.with_name(f".{path.name}.{secrets.token_hex(8)}")
+    descriptor = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o666)
+    try:
+        with open(descriptor, "wb") as file:
+            file.write(content.encode() if isinstance(content, str) else content)
+        partial.replace(path)
+    except BaseException:
+        with contextlib.suppress(OSError):
+            partial.unlink()
+        raise
+
+
+def read_text(path: Path, most: int = LARGEST) -> str:
+    """The text of a regular file. Raises OSError, for what is none or too large too."""
+    # A named pipe would be waited for, a device might never end.
+    descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    with open(descriptor, "rb") as file:
+        found = os.fstat(descriptor)
+        if not stat.S_ISREG(found.st_mode):
+            raise OSError(errno.EINVAL, "not a regular file", str(path))
+        if found.st_size > most:
+            raise OSError(errno.EFBIG, f"larger than {most >> 20} MiB", str(path))
+        return file.read(most + 1).decode(errors="replace")
+
+
+def links(folder: Path) -> list[str]:
+    """Names in a folder that are links: to write there is to write elsewhere."""
+    with os.scandir(folder) as entries:
+        return sorted(entry.name for entry in entries if entry.is_symlink())

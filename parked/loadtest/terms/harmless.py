@@ -1,0 +1,13 @@
+"""Text of strangers (a server, a folder, a locustfile) made harmless for a terminal."""
+
+from __future__ import annotations
+
+
+def for_terminal(text: str) -> str:
+    """With escapes in place of everything that moves, colours or hides, but for line ends."""
+    if text.isascii() and text.isprintable():
+        return text
+    return "\n".join(
+        "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in line)
+        for line in text.split("\n")
+    )

@@ -45,3 +45,10 @@ def busiest(environ: dict[str, Any], start_response: Callable[..., Any]) -> list
     _in_flight.pop()
     start_response("200 OK", [("Content-Type", "text/plain")])
     return [b"%d" % _most[0]]
+
+
+def refuse(environ: dict[str, Any], start_response: Callable[..., Any]) -> Any:
+    """401 to whatever comes, without a look at its content; at /iterated with a result that is no list."""
+    text = b"not you\n"
+    start_response("401 Unauthorized", [("Content-Type", "text/plain"), ("Content-Length", str(len(text)))])
+    return iter([text]) if environ["PATH_INFO"] == "/iterated" else [text]

@@ -28,6 +28,7 @@ def sample(**changes: Any) -> dict[str, Any]:
         "pid": os.getpid(),
         "source": "127.1.0.1",
         "server": "test",
+        "host": "",
         "users": 10,
         "connections": 10,
         "connections_min": 10,

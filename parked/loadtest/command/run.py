@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import math
 import os
 import re
 import signal
@@ -51,6 +52,8 @@ _OF_A_RUN = re.compile(
     r"(run|summary)\.json|(samples|hosts)\.csv|latencies\.hdr|logfile|server\.log|index\.html|junit\.xml"
     r"|(connections|throughput|latency|cpu|memory)\.png|locust(\.log|\.html|_\w+\.csv)"
 )
+#: Seconds that Locust is given to end beyond the longest time that the run may take.
+END_S = 300.0
 #: Seconds that the server may take until it answers.
 SERVER_READY_S = 60.0
 #: Seconds that the server may take to stop, per 100,000 connections.
@@ -222,7 +225,7 @@ def _locust(settings: Settings, plan: sizing.Plan, interrupted: Interrupted) -> 
         *("--html", f"{prefix}.html", "--only-summary", "--loglevel", "WARNING"),
     ]
     # In place of the locustfile's default: the hold counts from when all connections are established.
-    command += ["--run-time", "168h"]
+    command += ["--run-time", f"{settings.longest_s}s"]
     if lead := settings.lead:
         command += ["--master", "--expect-workers", str(variables.EXPECT_MANY_WORKERS)]
         command += ["--master-bind-host", lead.address]
@@ -230,6 +233,7 @@ def _locust(settings: Settings, plan: sizing.Plan, interrupted: Interrupted) -> 
         said[variables.JOIN_TIMEOUT] = str(lead.patience_s)
     else:
         command += ["--processes", str(plan.client_workers), "--master-bind-host", "127.0.0.1"]
+        said[variables.KEYS] = _new_keys()
     if settings.adaptive:
         command.append("--adaptive")
     if settings.server_metrics:
@@ -248,12 +252,19 @@ def _locust(settings: Settings, plan: sizing.Plan, interrupted: Interrupted) -> 
     out = subprocess.DEVNULL if screen else None
     with log_path.open("wb") as log, start_process(command, out, log, said) as locust:
         asked = 0
+        give_up = math.inf
+        if settings.web_port is None:
+            join_s = settings.lead.patience_s if settings.lead else 0
+            give_up = time.monotonic() + join_s + settings.longest_s + END_S
         try:
             with screen or contextlib.nullcontext():
                 while True:
                     try:
                         return locust.wait(0.2)
                     except subprocess.TimeoutExpired:
+                        if time.monotonic() > give_up:
+                            end_group(locust.pid)
+                            continue
                         if interrupted.count > asked:
                             asked = interrupted.count
                             text = "ending the test" if asked == 1 else "ending the test at once"
@@ -263,6 +274,13 @@ def _locust(settings: Settings, plan: sizing.Plan, interrupted: Interrupted) -> 
                             screen.refresh()
         finally:
             end_group(locust.pid)
+
+
+def _new_keys() -> str:
+    """For this run's master alone (`plugin.strangers`)."""
+    import zmq
+
+    return b" ".join(zmq.curve_keypair()).decode()
 
 
 def _screen(settings: Settings) -> Screen | None:

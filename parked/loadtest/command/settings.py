@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -19,6 +20,10 @@ if TYPE_CHECKING:
 LOCAL_HOSTS = ("127.0.0.1", "localhost", "::1")
 #: Connections opened a second and core at the beginning of a ramp that adapts.
 SPAWN_PER_S_A_CORE = 1500
+#: Seconds of a run beside its ramp and hold: workers that start, a ramp that stalls for a minute.
+SPARE_S = 300
+#: Of the rate to begin with, the least that an adaptive ramp falls to (`master.ramp.LEAST`).
+LEAST = 0.2
 
 
 @dataclasses.dataclass(frozen=True)
@@ -113,6 +118,14 @@ class Settings:
     def port(self) -> int:
         parts = urlsplit(self.urls[0])
         return parts.port or (443 if parts.scheme == "https" else 80)
+
+    @property
+    def longest_s(self) -> int:
+        """Seconds after which the test ends whatever it has come to: a ramp at the least pace, the hold, and
+        what a stalled ramp waits."""
+        least_per_s = max(1.0, self.spawn_per_s * (LEAST if self.adaptive else 1.0))
+        ramp_s = self.connections / least_per_s
+        return math.ceil(2 * ramp_s + values.duration(self.hold) + SPARE_S)
 
     def plan(self, local: bool, start: bool) -> sizing.Plan:
         """The run as the sizing model sees it; process counts of 0 are the model's to fill in."""

@@ -84,10 +84,16 @@ class Fleet:
         self._connections_min.clear()
 
     def take(self, name: str, sample: Sample) -> None:
-        """A worker's sample has come. One that comes twice, or behind a later one, is passed over."""
+        """A worker's sample has come. One that comes twice, or behind a later one, is passed over.
+
+        Raises ValueError or TypeError for a histogram or distribution that is none, and then takes nothing.
+        """
         known = self.workers.get(name)
         if known is not None and sample["unix_time_s"] <= known.sample["unix_time_s"]:
             return
+        thinks_s, lengths = Distribution.of(sample["thinks_s"]), Distribution.of(sample["lengths"])
+        if sample["latencies"]:
+            merge(self._latencies, sample["latencies"])
         self.workers[name] = Worker(
             name,
             sample,
@@ -97,16 +103,14 @@ class Fleet:
             connections_at_hold=known.connections_at_hold if known else None,
         )
         self.news = True
-        if sample["latencies"]:
-            merge(self._latencies, sample["latencies"])
         place = self._samples.get(name, 0)
         self._samples[name] = place + 1
         if place == len(self._sends):
             self._sends.append([0] * PARTS_A_SECOND)
         for part, sends in enumerate(sample["sends"]):
             self._sends[place][part] += sends
-        self._thinks_s.merge(Distribution.of(sample["thinks_s"]))
-        self._lengths.merge(Distribution.of(sample["lengths"]))
+        self._thinks_s.merge(thinks_s)
+        self._lengths.merge(lengths)
         self._lag_max_s = max(self._lag_max_s, sample["loop_lag_max_s"])
         self._pause_max_s = max(self._pause_max_s, sample["gc_pause_max_s"])
         least = self._connections_min.get(name, sample["connections_min"])

@@ -21,7 +21,7 @@ import dataclasses
 import os
 import time
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING, Any, TypedDict
 
 import gevent
 
@@ -29,6 +29,7 @@ from parked.loadtest.machine.monitor import MachineSample
 from parked.loadtest.plan import sizing
 from parked.loadtest.terms import checkout, console, variables
 from parked.loadtest.terms.clock import unix_time_s
+from parked.loadtest.terms.shape import wrong
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -71,6 +72,44 @@ COLUMNS = (
     "slab_bytes", "memory_available_bytes", "sockstat_tcp_inuse", "retrans_segs", "listen_drops",
     "clock_offset_ms",
 )  # fmt: skip
+
+
+#: Messages without sense that are told of; all are counted.
+MOST_NAMED = 10
+
+
+class HostMachine(TypedDict):
+    """What a host is, in its agent's reports."""
+
+    cpu_count: int
+    kernel: str
+    kernel_id: str
+    namespace_id: int
+    memory_total_bytes: int
+    nofile_hard: int
+    addresses: int
+    workers: int
+
+
+class HostClock(TypedDict):
+    """Distance of the host's clock from the master's (`terms.clock.Offset`)."""
+
+    offset_s: float
+    error_s: float
+
+
+class HostReport(TypedDict):
+    """An agent's message."""
+
+    protocol: int
+    name: str
+    facts: HostMachine
+    clock: HostClock | None
+    sample: dict[str, float | list[Any] | tuple[Any, ...] | None] | None
+    pids: list[int]
+    problem: str
+    left: bool
+    sent_unix_s: float
 
 
 @dataclasses.dataclass
@@ -142,6 +181,8 @@ class Hosts:
         self._begun = False
         self._why = ""
         self._over = ""
+        #: Messages of hosts that made no sense.
+        self.refused = 0
         self._rows: Any = None
         self._file: IO[str] | None = None
         self._runner.register_message(REPORT, self._take)
@@ -159,7 +200,15 @@ class Hosts:
 
     def _take(self, msg: Any, **_: Any) -> None:
         report = msg.data
-        refusal = "" if msg.node_id in self._hosts else self._refusal(report)
+        if not isinstance(report, dict):
+            report = {}
+        same = report.get("protocol") == PROTOCOL
+        if same and (why := wrong(report, HostReport, "a host's report")):
+            self.refused += 1
+            if self.refused <= MOST_NAMED:
+                console.say(f"a message of {msg.node_id[:100]} makes no sense: {why}")
+            return
+        refusal = "" if same and msg.node_id in self._hosts else self._refusal(report)
         if not refusal:
             self._heard(msg.node_id, report)
         self._runner.send_message(ANSWER, self._answer(msg.node_id, report, refusal), client_id=msg.node_id)

@@ -8,6 +8,7 @@ import os
 import subprocess
 import sys
 import time
+from collections import Counter
 from typing import TYPE_CHECKING, Any
 
 import gevent
@@ -19,13 +20,18 @@ from parked.loadtest.master.hosts import Hosts
 from parked.loadtest.master.ramp import PacedDispatcher
 from parked.loadtest.master.run import Run
 from parked.loadtest.terms import checkout, variables
-from parked.loadtest.terms.sample import CUMULATIVE, MESSAGE, Sample
+from parked.loadtest.terms.harmless import for_terminal
+from parked.loadtest.terms.sample import CUMULATIVE, MESSAGE, PARTS_A_SECOND, Sample
+from parked.loadtest.terms.shape import wrong
 
 if TYPE_CHECKING:
     from locust.env import Environment
     from locust.event import Events
 
 logger = logging.getLogger(__name__)
+
+#: Senders of messages that make no sense who are named; all of them are counted.
+MOST_NAMED = 10
 
 
 def attach(events: Events) -> None:
@@ -55,6 +61,7 @@ class Recorder:
         #: The workers' last samples, now and when the run began: they count from the start of their process,
         #: and a web UI starts several runs.
         self._latest: dict[str, Sample] = {}
+        self._refused: Counter[str] = Counter()
         self._before: dict[str, Sample] = {}
         environment.dispatcher_class = PacedDispatcher
         self._runner.register_message(MESSAGE, self._take)
@@ -64,11 +71,33 @@ class Recorder:
         environment.events.quit.add_listener(self._quitting)
 
     def _take(self, msg: Any, **_: Any) -> None:
-        if self._hosts is not None:
-            msg.data["unix_time_s"] += self._hosts.offset_s(msg.data.get("host", ""))
-        self._latest[msg.node_id] = msg.data
-        before = self._before.get(msg.node_id)
-        self._fleet.take(msg.node_id, _since(before, msg.data) if before else msg.data)
+        """A worker's sample, or what anybody has sent under that name."""
+        sample, sender = msg.data, msg.node_id
+        why = wrong(sample, Sample, "a sample")
+        if not why and len(sample["sends"]) != PARTS_A_SECOND:
+            why = "sends has not a part of each hundredth"
+        if not why:
+            if self._hosts is not None:
+                sample["unix_time_s"] += self._hosts.offset_s(sample["host"])
+            before = self._before.get(sender)
+            try:
+                self._fleet.take(sender, _since(before, sample) if before else sample)
+            except (ValueError, TypeError) as error:  # a histogram that is none
+                why = str(error)
+        if why:
+            self._refuse(sender, why)
+        else:
+            self._latest[sender] = sample
+
+    def _refuse(self, sender: str, why: str) -> None:
+        """Count a message that makes no sense, and name who sent it, once."""
+        self._refused[sender] += 1
+        if self._refused[sender] == 1 and len(self._refused) <= MOST_NAMED:
+            text = f"a message of {for_terminal(sender)[:100]} makes no sense and is not counted: {why}"
+            if self._run is not None and not self._run.ended:
+                self._run.note(text)
+            else:
+                logger.warning(text)
 
     def _test_started(self, **_: Any) -> None:
         self._fleet = Fleet()
@@ -89,6 +118,10 @@ class Recorder:
                 run.second()
             except OSError as error:  # a full disk must not end a run that goes well otherwise
                 run.cannot_write(error)
+            except Exception as error:  # nobody would notice that a run goes on unwatched, under load
+                logger.exception("the run can't be followed")
+                run.note(f"the run could not be followed any more: {type(error).__name__}: {error}"[:300])
+                run.over = run.over or "the run can't be followed, ending the test"
             self.seconds.fire(run=run)
             if run.over:
                 logger.info(run.over)

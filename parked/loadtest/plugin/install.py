@@ -16,7 +16,7 @@ from locust.runners import MasterRunner, WorkerRunner
 
 from parked.loadtest.client.process import Process
 from parked.loadtest.master import recorder
-from parked.loadtest.plugin import adjustments, connections_tab, metrics, options
+from parked.loadtest.plugin import adjustments, connections_tab, metrics, options, strangers
 from parked.loadtest.terms import values, variables
 from parked.shared import old_names
 
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 def install(user_class: type[KeepAliveUser]) -> None:
     """Install everything, once a process; `--think` becomes the think time of `user_class` and its heirs."""
     adjustments.apply()
+    strangers.keep_out()
     if variables.REPORT not in os.environ:  # run_test has said it
         for hint in old_names.hints(os.environ):
             print(hint, file=sys.stderr)

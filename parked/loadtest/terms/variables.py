@@ -5,6 +5,8 @@ from __future__ import annotations
 #: By these run_test tells Locust's processes that it makes the report itself, and the user's command line.
 REPORT = "PARKED_REPORT"
 COMMAND = "PARKED_COMMAND"
+#: Of a run on one host: public and secret key of its master (`plugin.strangers`).
+KEYS = "PARKED_MASTER_KEYS"
 #: For --metrics; PARKED_METRICS is the server's, which run_test may start.
 METRICS = "PARKED_LOADTEST_METRICS"
 #: The same for a run of several hosts: how many Locust's master has to expect, and for how many seconds.

@@ -64,3 +64,64 @@ def test_seconds_that_a_busy_machine_missed_have_one_row_together(
     both._follow(run)  # type: ignore[arg-type]
     assert rows == pytest.approx([1, 2, 6, 7, 8])
     scene.run.end()
+
+
+@pytest.mark.parametrize(
+    "spoilt",
+    [
+        None,
+        [],
+        {},
+        {"unix_time_s": 1.0, "pid": 1, "users": 2},
+        sample() | {"requests": "many"},
+        sample() | {"unix_time_s": float("nan")},
+        sample() | {"sends": [1]},
+        sample() | {"latencies": b"none"},
+        sample() | {"thinks_s": [1, 2]},
+        sample() | {"failures_by_kind": {"a": "b"}},
+    ],
+)
+def test_a_message_of_the_wrong_shape_is_counted_and_named_and_the_run_goes_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, spoilt: Any
+) -> None:
+    monkeypatch.setattr(recorder.gevent, "spawn", lambda *_: None)
+    scene = Scene(tmp_path / "run", monkeypatch)
+    scene.run.end()
+    scene.environment.events = Events()
+    scene.runner.register_message = lambda *_: None
+    both = recorder.Recorder(scene.environment)
+    scene.environment.events.test_start.fire()
+    for _ in range(3):
+        both._take(SimpleNamespace(node_id="stranger\x1b", data=spoilt))
+    both._take(SimpleNamespace(node_id="local", data=sample(unix_time_s=5.0)))
+    assert both._run is not None
+    both._run.second()
+    assert both._run.row["connections"] == 10
+    assert both._refused == {"stranger\x1b": 3}
+    both._test_stopped()
+    notes = scene.facts()["notes"]
+    assert len(notes) == 1
+    assert notes[0].startswith("a message of stranger\\x1b makes no sense and is not counted: ")
+
+
+def test_a_run_that_can_not_be_followed_ends_with_a_reason(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spawned: list[Any] = []
+    monkeypatch.setattr(recorder.gevent, "spawn", lambda *call: spawned.append(call[0]))
+    monkeypatch.setattr(recorder.gevent, "sleep", lambda _: None)
+    scene = Scene(tmp_path / "run", monkeypatch)
+    scene.environment.events = Events()
+    scene.runner.register_message = lambda *_: None
+    both = recorder.Recorder(scene.environment)
+
+    def second() -> None:
+        run.ended = bool(notes)
+        raise KeyError("facts")
+
+    notes: list[str] = []
+    run: Any = SimpleNamespace(ended=False, over="", second=second, note=notes.append)
+    both._follow(run)
+    assert spawned[-1] == both._end
+    assert notes[0] == "the run could not be followed any more: KeyError: 'facts'"
+    scene.run.end()

@@ -1,0 +1,81 @@
+"""Who reaches a master: its own workers; and bytes that are no message."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+from typing import Any
+
+import gevent
+import msgpack
+import pytest
+import zmq.green
+from locust.exception import RPCReceiveError
+from locust.rpc import zmqrpc
+from locust.rpc.protocol import Message
+from locust.runners import MasterRunner
+
+from parked.loadtest.plugin import strangers
+from parked.loadtest.terms import variables
+
+strangers.keep_out()
+
+
+def heard(server: zmqrpc.Server, within_s: float) -> Any:
+    """The next message; None if there is none in time."""
+    with gevent.Timeout(within_s, False):
+        return server.recv_from_client()
+    return None
+
+
+def close(*ends: zmqrpc.BaseSocket) -> None:
+    for end in ends:
+        context = end.socket.context
+        end.close(linger=0)
+        context.term()
+
+
+def test_only_who_has_the_runs_key_reaches_its_master(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(variables.KEYS, b" ".join(zmq.green.curve_keypair()).decode())
+    server = zmqrpc.Server("127.0.0.1", 0)
+    worker = zmqrpc.Client("127.0.0.1", server.port, "worker")
+    monkeypatch.delenv(variables.KEYS)
+    stranger = zmqrpc.Client("127.0.0.1", server.port, "stranger")
+    stranger.send(Message("quit", None, "stranger"))
+    worker.send(Message("hello", None, "worker"))
+    try:
+        assert heard(server, 5.0)[0] == "worker"
+        assert heard(server, 0.3) is None
+        server.send_to_client(Message("hello", None, "worker"))
+        assert worker.recv().type == "hello"
+    finally:
+        close(server, worker, stranger)
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"",
+        b"\xc1",
+        b"\xff" * 100,
+        msgpack.dumps(7),
+        msgpack.dumps([1, 2]),
+        msgpack.dumps([{}, {}, []]),
+        msgpack.dumps(["a", {"__datetime__": True, "as_str": "never"}, "b"]),
+    ],
+    ids=range(7),
+)
+def test_bytes_that_are_no_message_are_an_error_that_locust_lives_with(data: bytes) -> None:
+    server = zmqrpc.Server("127.0.0.1", 0)
+    client = zmqrpc.Client("127.0.0.1", server.port, "stranger")
+    try:
+        client.socket.send(data)
+        with pytest.raises(RPCReceiveError):
+            heard(server, 5.0)
+    finally:
+        close(server, client)
+
+
+def test_a_message_without_sense_does_not_end_who_hears_it() -> None:
+    runner: Any = SimpleNamespace(clients={}, environment=SimpleNamespace())
+    MasterRunner.handle_message(runner, "stranger", Message("stats", 7, "stranger"))
+    MasterRunner.handle_message(runner, "stranger", Message("client_ready", [], "stranger"))

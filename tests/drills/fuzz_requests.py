@@ -1,30 +1,25 @@
-"""Mutated requests against the parser boundary (`request`, `body` of parked.server), with h11 as the judge.
+"""Mutated requests against the server's parser (`request`, `body`), with h11 and llhttp as judges.
 
 Requests are made by mutating those of tests/server/test_torture.py, good and bad, and put through our parser
 whole and cut at random places. What must hold for each:
 
 - nothing but a refusal that has a status is ever raised;
 - however the bytes are cut, the outcome is the same;
-- what we accept, h11 accepts, with the same method, target, content and end. The other way round does not
-  hold, for we are stricter; the exceptions where h11 is, are listed in the code with their reason.
-
-Needs h11, which comes with Locust. A run is repeated exactly by its --seed. Findings are printed as Python
-literals, and the exit code is 1.
+- what we accept, h11 and llhttp (httptools) accept, with the same method, target, content and, of h11, the
+  same end. The other way round does not hold, for we are stricter; where they are, is in `DIFFERENCES` by
+  name.
 """
 
 from __future__ import annotations
 
-import argparse
 import random
 import re
-import sys
-import time
-from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
-from itertools import pairwise
+from typing import Final, NamedTuple
 
 import h11
+import httptools
 from gevent import pywsgi
 
 from parked.server.body import NO_BODY, RequestBody
@@ -33,12 +28,12 @@ from parked.server.limits import Limits
 from parked.server.request import BadRequestError, HeadScan, RequestHead, parse_head
 from parked.server.stream import ConnectionReader
 from parked.server.turns import of_hub
+from tests.drills import fuzzing
 from tests.server import test_torture
 
 LIMITS = Limits()
 #: Longer ones are about bounds, which have tests of their own.
 MOST_BYTES = 3000
-MOST_FINDINGS = 10
 
 #: What mutations insert: what parsers stumble over.
 TOKENS = [
@@ -121,14 +116,17 @@ class Accepted:
     #: Bytes behind the request.
     rest: int
 
+    def same(self, other: Accepted) -> bool:
+        """But for what is behind it."""
+        return (self.method, self.target, self.content) == (other.method, other.target, other.content)
+
 
 #: The outcomes besides: a status, "incomplete".
 Outcome = Accepted | int | str
 
 
-def ours(data: bytes, cuts: list[int]) -> Outcome:
-    bounds = [0, *cuts, len(data)]
-    pieces = [data[start:end] for start, end in pairwise(bounds) if start < end]
+def ours(pieces: list[bytes]) -> Outcome:
+    pieces = [*pieces]
     received = b""
     head: RequestHead | None = None
     scan = HeadScan()
@@ -158,7 +156,7 @@ def ours(data: bytes, cuts: list[int]) -> Outcome:
     return Accepted(head.method.encode(), head.target.encode("latin-1"), content, rest)
 
 
-def theirs(data: bytes) -> Outcome:
+def of_h11(data: bytes) -> Outcome:
     connection = h11.Connection(h11.SERVER, max_incomplete_event_size=1 << 20)
     stripped = data
     while stripped.startswith(b"\r\n"):  # h11 takes none of the empty lines that RFC 9112, 2.2 allows
@@ -181,96 +179,115 @@ def theirs(data: bytes) -> Outcome:
         return error.error_status_hint
 
 
-def is_known_difference(data: bytes, theirs_says: Outcome) -> bool:
-    """Where h11 refuses what the RFC allows and we take."""
-    if not isinstance(theirs_says, int | str):
-        return False
-    head, _, behind = data.partition(b"\r\n\r\n")
-    return bool(
-        # RFC 9112, 7.1.1: h11 knows chunk extensions without whitespace around them only.
-        b";" in behind
-        # RFC 9112, 7.1.2: h11 checks trailers as if they were header fields; we drop them.
-        or re.search(rb"\r\n0+\r\n[^\r]", data)
-        # RFC 9110, 2.5: a minor version above 1 is read as 1.
-        or re.search(rb" HTTP/1\.[2-9]\r", head)
-        # RFC 9110, 5.5: h11 takes no obs-text next to the ends of a value; RFC 9112, 5: nor spaces alone.
-        or re.search(rb"[\x80-\xff]", head)
-    )
+class _Message:
+    """llhttp's callbacks: gathers the first request."""
+
+    def __init__(self) -> None:
+        self.target = self.content = b""
+        self.is_complete = False
+
+    def on_url(self, url: bytes) -> None:
+        if not self.is_complete:
+            self.target += url
+
+    def on_body(self, body: bytes) -> None:
+        if not self.is_complete:
+            self.content += body
+
+    def on_message_complete(self) -> None:
+        self.is_complete = True
 
 
-def mutate(generator: random.Random, seeds: list[bytes]) -> bytes:
-    data = bytearray(generator.choice(seeds))
-    for _ in range(generator.choice((0, 1, 1, 1, 2, 2, 3, 5, 8))):
-        place = generator.randrange(len(data) + 1)
-        kind = generator.randrange(6)
-        if kind == 0:
-            data[place:place] = generator.choice(TOKENS)
-        elif kind == 1:
-            data[place : place + generator.choice((1, 1, 2, 4, 16))] = b""
-        elif kind == 2:
-            data[place : place + 1] = generator.choice(TOKENS)
-        elif kind == 3:  # a field line or chunk of another request
-            lines = bytes(generator.choice(seeds)).split(b"\r\n")
-            data[place:place] = generator.choice(lines) + b"\r\n"
-        elif kind == 4 and len(data) > 1:
-            data[place : place + 1] = bytes([generator.randrange(256)])
-        else:
-            end = place + generator.randrange(1, 40)
-            data[place:place] = data[place:end]
-    return bytes(data[:MOST_BYTES])
-
-
-def examine(generator: random.Random, data: bytes) -> tuple[Outcome, str]:
-    """Our outcome, and what is wrong with it; empty if nothing is."""
+def of_llhttp(data: bytes) -> Outcome:
+    message = _Message()
+    parser = httptools.HttpRequestParser(message)
+    method = b""
     try:
-        whole = ours(data, [])
-        for _ in range(2):
-            cuts = sorted(generator.randrange(len(data) + 1) for _ in range(generator.randrange(1, 6)))
-            cut = ours(data, cuts)
-            # Refused early or late, and an early refusal may see less: 400 or 414 instead of 431, say.
-            if cut != whole and not (isinstance(cut, int) and isinstance(whole, int)):
-                return whole, f"cut at {cuts} it is {cut}, whole {whole}"
-    except Exception as error:
-        return "raised", f"{type(error).__name__}: {error}"
-    if isinstance(whole, Accepted):
-        judge = theirs(data)
-        if judge != whole and not is_known_difference(data, judge):
-            return whole, f"we say {whole}, h11 {judge}"
-    return whole, ""
+        for number in range(len(data)):  # a byte at a time, since it does not stop behind the first request
+            parser.feed_data(data[number : number + 1])
+            if message.is_complete:
+                break
+            method = parser.get_method() or method
+    except httptools.HttpParserUpgrade:
+        pass
+    except httptools.HttpParserError:
+        if not message.is_complete:
+            return 400
+    if not message.is_complete:
+        return "incomplete"
+    return Accepted(method, message.target, message.content, 0)
 
 
-def run(seconds: float, seed: int, say: Callable[[str], None]) -> int:
-    generator = random.Random(seed)
-    cases = [*test_torture.GOOD, *test_torture.BAD, *test_torture.BAD_CHUNKS]
-    seeds = [case.request + test_torture.SENTINEL for case in cases if len(case.request) < MOST_BYTES]
-    outcomes: Counter[str] = Counter()
-    findings = 0
-    deadline = time.monotonic() + seconds
-    count = 0
-    while time.monotonic() < deadline and findings < MOST_FINDINGS:
-        for _ in range(100):
-            data = mutate(generator, seeds)
-            count += 1
-            outcome, wrong = examine(generator, data)
-            outcomes["accepted" if isinstance(outcome, Accepted) else str(outcome)] += 1
-            if wrong:
-                findings += 1
-                say(f"FOUND {wrong}\n      {data!r}")
-                if findings >= MOST_FINDINGS:
-                    break
-    say(f"{count:,} requests, seed {seed}: {dict(outcomes.most_common())}, {findings} findings")
-    return findings
+_METHODS: Final = b"DELETE GET HEAD POST PUT OPTIONS TRACE COPY LOCK PATCH SEARCH".split()
 
 
-def main() -> int:
-    parser = argparse.ArgumentParser(
-        prog="tests/drills/fuzz", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--seconds", type=float, default=60, help="length [%(default)s]")
-    parser.add_argument("--seed", type=int, default=1, help="of the random numbers [%(default)s]")
-    options = parser.parse_args()
-    return 1 if run(options.seconds, options.seed, lambda text: print(text, flush=True)) else 0
+class Difference(NamedTuple):
+    """Where a judge reads otherwise what the RFC allows and we take."""
+
+    name: str
+    judges: tuple[Callable[[bytes], Outcome], ...]
+    #: In the head, and in what is behind it.
+    head: bytes
+    behind: bytes = b""
 
 
-if __name__ == "__main__":
-    sys.exit(main())
+DIFFERENCES: Final = (
+    # RFC 9112, 7.1.1: they know chunk extensions without whitespace around them only.
+    Difference("whitespace in chunk extensions", (of_h11, of_llhttp), b"", rb";"),
+    # RFC 9112, 7.1.2: they check trailers as if they were header fields; we drop them.
+    Difference("trailers", (of_h11, of_llhttp), b"", rb"(?:^|\r\n)0+\r\n[^\r]"),
+    # RFC 9110, 2.5: a minor version above 1 is read as 1.
+    Difference("minor versions", (of_h11, of_llhttp), rb" HTTP/1\.[2-9](?:\r|$)"),
+    # RFC 9110, 9.1: llhttp knows the methods of a list, in capitals, and not even QUERY in every version.
+    Difference("methods", (of_llhttp,), rb"\A(?!(?:%b) )" % b"|".join(_METHODS)),
+    # RFC 9110, 7.8: llhttp takes what follows for the other protocol; for us the content comes first.
+    Difference("upgrades", (of_llhttp,), rb"(?i)\r\nupgrade:"),
+    # RFC 9110, 5.5: h11 takes no obs-text next to the ends of a value.
+    Difference("obs-text", (of_h11,), rb"[\x80-\xff]"),
+)
+
+
+def difference(judge: Callable[[bytes], Outcome], data: bytes) -> str:
+    """The name of the known one that *data* may show; empty if there is none."""
+    head, _, behind = data.lstrip(b"\r\n").partition(b"\r\n\r\n")
+    for known in DIFFERENCES:
+        if judge in known.judges and (
+            (known.head and re.search(known.head, head)) or (known.behind and re.search(known.behind, behind))
+        ):
+            return known.name
+    return ""
+
+
+class Requests:
+    def __init__(self) -> None:
+        cases = [*test_torture.GOOD, *test_torture.BAD, *test_torture.BAD_CHUNKS]
+        self.seeds = [
+            case.request + test_torture.SENTINEL for case in cases if len(case.request) < MOST_BYTES
+        ]
+
+    def mutate(self, generator: random.Random) -> bytes:
+        return fuzzing.mutate_bytes(generator, self.seeds, TOKENS, MOST_BYTES)
+
+    def examine(self, generator: random.Random, data: bytes) -> tuple[str, str]:
+        try:
+            whole = ours([data])
+            for _ in range(2):
+                pieces = fuzzing.cut(generator, data)
+                in_pieces = ours(pieces)
+                # Refused early or late, and an early refusal may see less: 400 or 414 instead of 431, say.
+                if in_pieces != whole and not (isinstance(in_pieces, int) and isinstance(whole, int)):
+                    return str(whole), f"cut into {pieces} it is {in_pieces}, whole {whole}"
+        except Exception as error:
+            return "raised", f"{type(error).__name__}: {error}"
+        if not isinstance(whole, Accepted):
+            return str(whole), ""
+        for judge in (of_h11, of_llhttp):
+            says = judge(data)
+            if says == whole or (isinstance(says, Accepted) and judge is of_llhttp and says.same(whole)):
+                continue
+            if not difference(judge, data):
+                return "accepted", f"we say {whole}, {judge.__name__} {says}"
+        return "accepted", ""
+
+
+TARGET = Requests()

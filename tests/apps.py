@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import gc
 import hashlib
+import json
 import os
 import time
 from collections.abc import Callable
 from typing import Any
+
+import greenlet
+import psutil
 
 
 def pid(environ: dict[str, Any], start_response: Callable[..., Any]) -> list[bytes]:
@@ -45,3 +50,38 @@ def busiest(environ: dict[str, Any], start_response: Callable[..., Any]) -> list
     _in_flight.pop()
     start_response("200 OK", [("Content-Type", "text/plain")])
     return [b"%d" % _most[0]]
+
+
+def refuse(environ: dict[str, Any], start_response: Callable[..., Any]) -> Any:
+    """401 to whatever comes, without a look at its content; at /iterated with a result that is no list."""
+    text = b"not you\n"
+    start_response("401 Unauthorized", [("Content-Type", "text/plain"), ("Content-Length", str(len(text)))])
+    return iter([text]) if environ["PATH_INFO"] == "/iterated" else [text]
+
+
+_pending: set[Any] = set()
+
+
+def waiting(environ: dict[str, Any], start_response: Callable[..., Any]) -> list[bytes]:
+    """/poll waits, /flood writes until its reader is slow; /census says what there is of everything."""
+    path = environ["PATH_INFO"]
+    if path in ("/poll", "/flood"):
+        pending = environ["parked.defer"](timeout=600, on_close=_pending.discard)
+        _pending.add(pending)
+        if path == "/flood":
+            pending.start("200 OK", [])
+            while pending.write(b"x" * 1_000_000):
+                pass
+        return []
+    gc.collect()
+    alive = gc.get_objects()
+    figures = {
+        "open": len(_pending),
+        "responses": sum(type(thing).__name__ == "PendingResponse" for thing in alive),
+        "connections": sum(type(thing).__name__ == "Connection" for thing in alive),
+        "greenlets": sum(isinstance(thing, greenlet.greenlet) and not thing.dead for thing in alive),
+        "descriptors": psutil.Process().num_fds(),
+        "objects": len(alive),
+    }
+    start_response("200 OK", [("Content-Type", "application/json")])
+    return [json.dumps(figures).encode()]

@@ -218,5 +218,8 @@ def _report(duty: Duty, server: KeepAliveWSGIServer, watch: _Watch) -> None:
     if duty.settings.metrics is not None:
         server.statistics = statistics
     while not watch.is_forked:
-        duty.scoreboard.update(duty.row, statistics.counters(server.figures()), base)
+        try:
+            duty.scoreboard.update(duty.row, statistics.counters(server.figures()), base)
+        except Exception:  # said, and tried again: figures that stand still look like a worker that does
+            traceback.print_exc()
         gevent.sleep(_REPORT_S)

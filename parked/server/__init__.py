@@ -5,7 +5,7 @@
 
 It needs gevent alone. The modules are what a request passes, in this order: server, accepting, handshakes,
 parking, connection, dispatch, turns, request, limits, handler, response, fields, body, stream, files, tls,
-lingering; for a response that is left for later, defer, waiting, pending, head, deadlines.
+lingering; for a response that is left for later, defer, waiting, pending, outgoing, head, deadlines.
 """
 
 from parked.server import upstream

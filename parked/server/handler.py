@@ -22,6 +22,7 @@ from typing import Any, ClassVar, Final
 from gevent import pywsgi
 from gevent.socket import socket as gevent_socket
 
+from parked.server import unix
 from parked.server.body import NO_BODY, RequestBody, UpgradeInput
 from parked.server.connection import Connection
 from parked.server.defer import KEY, Deferring
@@ -216,6 +217,8 @@ class KeepAliveWSGIHandler(Deferring):
             environ["REMOTE_PORT"] = str(address[1])
         fields = head.fields
         environ.update(fields.environ)
+        if not isinstance(address, tuple):
+            environ.update(unix.ends(environ.get("HTTP_HOST", ""), environ["wsgi.url_scheme"]))
         if fields.content_length or fields.chunked:
             self.wsgi_input = self._content = RequestBody(
                 self.rfile,

@@ -10,7 +10,7 @@ It is in one of these states, and this is what moves it:
 The loss of the client leads to ENDED from each. The socket is the pending response's until then; before the
 application has returned, its request greenlet holds the connection too, and lets go of it with `begin`.
 
-Nothing here waits. What the socket does not take lies in `_outgoing` and goes when epoll reports room.
+Nothing here waits; what the socket does not take goes later (`parked.server.outgoing`).
 """
 
 from __future__ import annotations
@@ -23,14 +23,11 @@ from typing import Any, Final, Literal, Protocol, TypeAlias, get_args
 from gevent import monkey
 
 from parked.server.connection import Connection
-from parked.server.deadlines import Deadlines
 from parked.server.head import Head, encode_head
+from parked.server.outgoing import Outgoing, Roads
 
 #: Seconds that a pending response waits by default: less than the minute after which proxies give up.
 TIMEOUT_S: Final = 55.0
-#: Bytes sent to one client in one go, of those that waited for it; then others have their turn.
-BYTES_A_TURN: Final = 1 << 20
-
 #: As epoll(7) reports them: the client has shut its side, both are shut, the connection is broken.
 EPOLLRDHUP: Final = 0x2000
 BROKEN: Final = 0x010 | 0x008
@@ -60,16 +57,13 @@ _get_ident: Callable[[], int] = monkey.get_original(
 )  # of the thread, not of the greenlet
 
 
-class Host(Protocol):
+class Host(Roads, Protocol):
     """What a pending response asks of those who keep it."""
 
-    deadlines: Deadlines[PendingResponse]
     #: The thread of the event loop.
     thread: int
     #: No response may keep its connection any more.
     stopping: bool
-    write_timeout: float
-    max_outgoing_bytes: int
     messages: int
     heartbeats: int
 
@@ -85,9 +79,6 @@ class Host(Protocol):
     def retry_after(self) -> str:
         """Seconds, for the clients of a server that stops or is full."""
 
-    def watch_room(self, connection: Connection, wanted: bool) -> None:
-        """Report room for more bytes, or do not; OSError if the connection is lost."""
-
     def ended(self, pending: PendingResponse, connection: Connection, keep: bool, lost: bool) -> None:
         """Count and log the response, and take the connection."""
 
@@ -95,28 +86,23 @@ class Host(Protocol):
         """Count it; its request goes on in the ordinary way."""
 
 
-class PendingResponse:
+class PendingResponse(Outgoing):
     """What `environ["parked.defer"]` returns. Slots, because there are many."""
 
     __slots__ = (
-        "_connection",
         "_flags",
         "_heartbeat",
-        "_host",
         "_on_close",
         "_on_shutdown",
         "_on_timeout",
-        "_outgoing",
         "_state",
-        "_touched",
         "code",
         "context",
-        "due",
         "reason",
         "request_line",
-        "sent_bytes",
         "started",
     )
+    _host: Host
 
     def __init__(
         self,
@@ -134,20 +120,14 @@ class PendingResponse:
         if on_close is not None and not callable(on_close):
             raise TypeError("on_close is a function of the pending response")
         _check_heartbeat(heartbeat)
-        self._host = host
-        self._connection: Connection | None = connection
+        super().__init__(host, connection)
         self._flags = flags
         self._on_timeout = on_timeout
         self._on_close = on_close
         self._on_shutdown = on_shutdown
         self._heartbeat = heartbeat
         self._state = WAITING
-        self._outgoing: bytes | memoryview = b""
-        #: Slot of `Deadlines` in which bytes went out last.
-        self._touched = 0
-        self.due = 0
         self.code = 0
-        self.sent_bytes = 0
         #: For the access log, if there is one.
         self.request_line: str | None = None
         self.started = 0.0
@@ -305,11 +285,7 @@ class PendingResponse:
         """In the hub: the deadline has passed."""
         deadlines = self._host.deadlines
         if self._outgoing:
-            due = self._touched + deadlines.slots(self._host.write_timeout)
-            if due > deadlines.now:
-                deadlines.set_slot(self, due)
-            else:
-                self._lose("slow")
+            self._check_progress()
         elif self._state == WAITING:
             self._end_by_server("timeout", self._on_timeout)
         elif self._state == STREAMING and self._heartbeat is not None:
@@ -400,71 +376,10 @@ class PendingResponse:
             self._end()
         return True
 
-    def _put(self, data: bytes) -> bool:
-        """Send, and keep what the socket does not take. False if the connection is lost by that."""
-        assert self._connection is not None
-        waiting = self._outgoing
-        if waiting:
-            if self._state == STREAMING and len(waiting) + len(data) > self._host.max_outgoing_bytes:
-                self._lose("slow")
-                return False
-            self._outgoing = b"".join((waiting, data))
-            return True
-        try:
-            sent = self._connection.sock.send(data)
-        except BlockingIOError:
-            sent = 0
-        except OSError:
-            self._lose("client")
-            return False
-        self.sent_bytes += sent
-        self._touched = self._host.deadlines.now
-        return sent == len(data) or self._await_room(memoryview(data)[sent:])
-
-    def _await_room(self, rest: memoryview) -> bool:
-        assert self._connection is not None
-        self._outgoing = rest
-        try:
-            self._host.watch_room(self._connection, True)
-        except OSError:
-            self._lose("client")
-            return False
-        if self._host.write_timeout:
-            self._host.deadlines.set(self, self._host.write_timeout)
-        return True
-
-    def _send_outgoing(self) -> None:
-        """In the hub: there may be room for what waits."""
-        assert self._connection is not None
-        rest = memoryview(self._outgoing)
-        budget = BYTES_A_TURN
-        try:
-            while rest and budget > 0:
-                sent = self._connection.sock.send(rest)
-                rest = rest[sent:]
-                budget -= sent
-        except BlockingIOError:
-            pass
-        except OSError:
-            self._lose("client")
-            return
-        moved = len(self._outgoing) - len(rest)
-        if moved:
-            self.sent_bytes += moved
-            self._touched = self._host.deadlines.now
-        self._outgoing = rest
-        try:
-            if not rest or budget <= 0:  # asked for once more, room is reported once more
-                self._host.watch_room(self._connection, bool(rest))
-        except OSError:
-            self._lose("client")
-            return
-        if not rest:
-            self._on_drained()
+    def _is_bounded(self) -> bool:
+        return self._state == STREAMING
 
     def _on_drained(self) -> None:
-        self._outgoing = b""
-        self._host.deadlines.cancel(self)
         if self._state == FINISHING:
             self._end()
         elif self._heartbeat is not None:
@@ -473,7 +388,6 @@ class PendingResponse:
     # -- the end
 
     def _lose(self, reason: Reason) -> None:
-        """Nothing more will reach the client."""
         self._state = FINISHING
         self.reason = reason
         self._flags |= LOST

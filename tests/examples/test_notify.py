@@ -17,6 +17,8 @@ import pytest
 from tests.loadtest.browser import browser, missing
 from tests.support import GET, PATIENCE_S, Client, ServerProcess, eventually
 
+#: Seconds that a reload may take, which tries the new version first.
+RELOAD_S = 60.0
 FRAMEWORKS = ["falcon_app", "flask_app", "django_app"]
 needs_redis = pytest.mark.skipif(
     not shutil.which("redis-server"), reason="no Redis: apt-get install redis-server"
@@ -152,15 +154,20 @@ def test_over_a_reload_and_a_killed_worker_every_message_arrives_once(tmp_path: 
             connect(number)
         publish(server, "before")
         follow(1)
+        published = 1
+        old = {worker.pid for worker in server.workers()}
         server.signal(signal.SIGHUP)
-        for number in range(2, 12):
-            publish(server, f"meanwhile {number}")
-            time.sleep(0.05)
-        follow(11)
+        deadline = time.monotonic() + RELOAD_S
+        while not old.isdisjoint(worker.pid for worker in server.workers()) or published < 10:
+            assert time.monotonic() < deadline, "no reload"
+            publish(server, "meanwhile")
+            published += 1
+            follow(published)
         server.workers()[0].kill()
-        for number in range(12, 20):
-            eventually(lambda number=number: _published(server, f"after {number}"))
-        follow(19)
+        for _ in range(10):
+            eventually(lambda: _published(server, "afterwards"))
+            published += 1
+        follow(published)
         for client in clients.values():
             client.__exit__()
 
@@ -189,7 +196,7 @@ def test_the_page_listens_in_a_browser_and_comes_back_after_a_reload(tmp_path: P
         eventually(lambda: shown() == ["<b>hello</b>"])
         before = {worker.pid for worker in server.workers()}
         server.signal(signal.SIGHUP)
-        eventually(lambda: before.isdisjoint(worker.pid for worker in server.workers()))
+        eventually(lambda: before.isdisjoint(worker.pid for worker in server.workers()), "a reload", RELOAD_S)
         eventually(lambda: window.run(state) == "listening")
         publish(server, "again")
         eventually(lambda: shown() == ["again", "<b>hello</b>"])

@@ -294,6 +294,37 @@ def test_the_access_log_can_be_json(tmp_path: Path) -> None:
     assert 0 <= entry["seconds"] < 10
 
 
+def test_pending_responses_are_bounded_and_in_the_metrics() -> None:
+    pytest.importorskip("prometheus_client")
+    with socket.create_server(("127.0.0.1", 0)) as probe:
+        port = probe.getsockname()[1]
+    poll = b"GET /poll?seconds=100 HTTP/1.1\r\nHost: x\r\n\r\n"
+
+    def metrics() -> str:
+        with Client(("127.0.0.1", port)) as client:
+            return client.ask(b"GET /metrics HTTP/1.1\r\nHost: x\r\n\r\n").body.decode()
+
+    flags = ("--metrics", f"127.0.0.1:{port}", "--workers", "1", "--limit-pending", "1")
+    with (
+        ServerProcess(*flags) as server,
+        Client(server.address) as waits,
+        Client(server.address) as refused,
+        Client(server.address) as idle,
+    ):
+        assert idle.ask().status == 200
+        waits.send(poll)
+        eventually(lambda: 'parked_connections{state="pending"} 1.0' in metrics())
+        answer = refused.ask(poll)
+        assert (answer.status, bool(answer.headers["Retry-After"])) == (503, True)
+        eventually(lambda: 'parked_pending_ended_total{reason="limit"} 1.0' in metrics())
+        seen = metrics()
+        assert 'parked_connections{state="idle"} 2.0' in seen
+        assert "parked_deferred_total 2.0" in seen
+        server.signal(signal.SIGTERM)
+        assert waits.answer().status == 503
+        assert server.wait()[0] == 0
+
+
 def test_metrics_add_up_over_all_workers_and_over_a_replacement() -> None:
     parser = pytest.importorskip("prometheus_client.parser")
     with socket.create_server(("127.0.0.1", 0)) as probe:

@@ -1,13 +1,15 @@
 from __future__ import annotations
 
+import re
 import socket
+from pathlib import Path
 
 import gevent
 import pytest
 
 from parked.prefork import settings, worker
 from parked.prefork.scoreboard import Scoreboard
-from tests.support import Client, ServerProcess
+from tests.support import Client, ServerProcess, eventually
 
 
 def duty(*arguments: str, nofile: int = 1000) -> worker.Duty:
@@ -59,3 +61,36 @@ def test_requests_beyond_those_in_flight_wait_their_turn_and_their_connections_a
                 assert {client.answer().body for client in clients} <= {b"1", b"2"}
         for client in clients:
             client.__exit__()
+
+
+def test_a_clock_that_is_set_back_in_a_request_freezes_no_figures(tmp_path: Path) -> None:
+    pytest.importorskip("prometheus_client")
+    (tmp_path / "steps.py").write_text(
+        "import time\nreal = time.time\n"
+        "def app(environ, start_response):\n"
+        "    earlier = real() - 3600\n"
+        "    time.time = lambda: earlier\n"
+        "    start_response('200 OK', [])\n"
+        "    return [b'']\n"
+    )
+    with socket.create_server(("127.0.0.1", 0)) as probe:
+        port = probe.getsockname()[1]
+
+    def figure(name: str) -> float:
+        with Client(("127.0.0.1", port)) as client:
+            text = client.ask(b"GET /metrics HTTP/1.1\r\nHost: x\r\n\r\n").body.decode()
+        found = re.search(rf"^{name} (\S+)", text, re.MULTILINE)
+        return float(found[1]) if found else 0.0
+
+    flags = ("--app", "steps:app", "--workers", "1", "--metrics", f"127.0.0.1:{port}")
+    with ServerProcess(*flags, cwd=tmp_path) as server, Client(server.address) as client:
+        for count in (1, 2, 3):
+            client.ask()
+            eventually(lambda count=count: figure("parked_request_seconds_count") == count)
+        assert 0 <= figure("parked_request_seconds_sum") < 60
+
+
+def test_a_number_that_cannot_be_stored_ends_nobody() -> None:
+    board = Scoreboard()
+    board.set(0, "accepted", -1)
+    assert board.get(0, "accepted") == 0

@@ -61,3 +61,22 @@ def pending_at(desk: Desk, request: bytes = POLL, **options: Any) -> Iterator[tu
     with attended(desk, **options), Client(desk.server) as client:
         client.send(request)
         yield client, desk.wait_for()
+
+
+def chunks(client: Client, count: int) -> bytes:
+    """The next *count* chunks as they come."""
+    parts = []
+    for _ in range(count):
+        size = int(client.file.readline(), 16)
+        parts.append(client.file.read(size))
+        assert client.file.read(2) == b"\r\n"
+    return b"".join(parts)
+
+
+def head(client: Client) -> bytes:
+    """The lines of a response's head."""
+    lines = []
+    while (line := client.file.readline()) != b"\r\n":
+        assert line
+        lines.append(line)
+    return b"".join(lines)

@@ -16,29 +16,11 @@ import pytest
 
 from parked.server.pending import PendingResponse
 from parked.server.server import KeepAliveWSGIServer
-from tests.server.desk import OLD_POLL, POLL, Desk, attended, ended, pending_at
+from tests.server.desk import OLD_POLL, POLL, Desk, attended, chunks, ended, head, pending_at
 from tests.server.test_tls import TLSClient
 from tests.support import GET, PATIENCE_S, Client, eventually, serving
 
 NOW = GET.replace(b"/ ", b"/now ")
-
-
-def chunks(client: Client, count: int) -> bytes:
-    """The next *count* chunks as they come."""
-    parts = []
-    for _ in range(count):
-        size = int(client.file.readline(), 16)
-        parts.append(client.file.read(size))
-        assert client.file.read(2) == b"\r\n"
-    return b"".join(parts)
-
-
-def head(client: Client) -> bytes:
-    lines = []
-    while (line := client.file.readline()) != b"\r\n":
-        assert line
-        lines.append(line)
-    return b"".join(lines)
 
 
 # -- a whole response
@@ -321,44 +303,6 @@ def test_a_client_that_left_while_the_application_ran_is_noticed_when_it_returns
         go.set()
         eventually(lambda: ended)
         assert (ended, server.parking.count) == (["client"], 0)
-
-
-def test_a_stream_whose_reader_is_slow_is_closed_and_counted() -> None:
-    desk = Desk()
-    with pending_at(desk) as (client, pending):
-        pending.start("200 OK", [])
-        written = 0
-        while pending.write(b"x" * 10_000):
-            written += 10_000
-            assert written < 50_000_000
-        desk.wait_for_end("slow")
-        assert ended(desk.server.pending) == {"slow": 1}
-        eventually(lambda: desk.server.parking.count == 0)
-        assert not client.rest().endswith(b"0\r\n\r\n")
-
-
-def test_a_slow_reader_that_catches_up_gets_all() -> None:
-    desk = Desk()
-    with pending_at(desk) as (client, pending):
-        desk.server.pending.max_outgoing_bytes = 50_000_000
-        pending.start("200 OK", [])
-        for number in range(100):
-            assert pending.write(bytes([number]) * 100_000)
-        head(client)
-        assert chunks(client, 100) == b"".join(bytes([number]) * 100_000 for number in range(100))
-        assert pending.write(b"more")
-        assert chunks(client, 1) == b"more"
-        pending.close()
-        assert client.file.read(5) == b"0\r\n\r\n"
-        assert client.ask(NOW).body == b"now"
-
-
-def test_a_client_that_reads_nothing_is_closed_after_the_write_timeout() -> None:
-    desk = Desk()
-    with pending_at(desk, write_timeout=0.1) as (_, pending):
-        assert pending.send("200 OK", [], b"x" * 20_000_000)
-        desk.wait_for_end("slow")
-        assert desk.server.parking.count == 0
 
 
 # -- what the application does wrong

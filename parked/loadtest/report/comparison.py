@@ -114,7 +114,7 @@ def derived(summary: dict[str, Any]) -> dict[str, float | None]:
     made: dict[str, float | None] = {}
     for side in ("server", "client"):
         cpu_s = summary[side]["cpu_seconds_in_hold"]
-        made[f"{side}_cores"] = share(cpu_s, summary["hold_seconds"])
+        made[f"{side}_cores"] = (summary["cores_in_hold"] or {}).get(side)
         made[f"{side}_us_a_request"] = share((cpu_s or 0.0) * 1e6, summary["hold_requests"])
         made[f"{side}_bytes_a_connection"] = share(
             summary[side]["pss_peak_bytes"], summary["peak_connections"]

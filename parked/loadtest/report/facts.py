@@ -98,3 +98,4 @@ class Facts(TypedDict):
     server_gc_pause_s: NotRequired[float | None]
     rows: NotRequired[int]
     ended: NotRequired[bool]
+    salvaged: NotRequired[bool]  # run.json was lost: see `salvage`

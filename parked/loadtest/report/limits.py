@@ -35,7 +35,7 @@ def sentences(record: Record, summary: dict[str, Any]) -> list[str]:
     if not hold:
         return ["There was no hold, so there are no figures to limit; the reasons above say what stopped it."]
     return [
-        *_cpu(record, hold, summary),
+        *_cpu(record, summary),
         *_client(record, hold, summary),
         *_server(summary),
         *_workload(summary),
@@ -46,27 +46,21 @@ def sentences(record: Record, summary: dict[str, Any]) -> list[str]:
     ]
 
 
-def _mean(hold: list[dict[str, str]], name: str) -> float | None:
-    known = numbers(hold, name)
-    return sum(known) / len(known) if known else None
-
-
 def _of_all(record: Record, summary: dict[str, Any], name: str) -> Any:
     """A figure of the machine; of several hosts their sum, in which those on one kernel count once."""
     machines = {host["kernel_id"]: host[name] for host in record.facts.get("hosts", ())}
     return sum(machines.values()) if machines else summary["machine"].get(name)
 
 
-def _cpu(record: Record, hold: list[dict[str, str]], summary: dict[str, Any]) -> list[str]:
-    cores, busy = _of_all(record, summary, "cpu_count"), _mean(hold, "busy_cores")
+def _cpu(record: Record, summary: dict[str, Any]) -> list[str]:
+    used = summary["cores_in_hold"] or {}
+    cores, busy = _of_all(record, summary, "cpu_count"), used.get("busy")
     if not cores or busy is None:
         return ["CPU was not measured."]
-    parts = {name: _mean(hold, f"{name}_cores") or 0.0 for name in ("server", "client", "kernel")}
+    parts = {name: value for name in ("server", "client", "kernel") if (value := used[name]) is not None}
     share = min(1.0, busy / cores)
-    if not numbers(hold, "server_cores"):
-        del parts["server"]  # it is not on this machine
     split = ", ".join(f"{name} {value:.2f}" for name, value in parts.items())
-    other = busy - sum(parts.values())
+    other = used["other"]
     if share >= SATURATED:
         users = {f"the {name}": value for name, value in parts.items()} | {"other programs": other}
         most = max(users, key=lambda name: users[name])

@@ -71,7 +71,7 @@ def verdict(passed: bool) -> str:
 
 
 def _tiles(summary: dict[str, Any]) -> str:
-    latency, server, hold_s = summary["latency_ms"], summary["server"], summary["hold_seconds"]
+    latency, server, cores = summary["latency_ms"], summary["server"], summary["cores_in_hold"]
     peak = summary["peak_connections"]
     tiles = {
         "connections held": f"{summary['min_connections_in_hold']:,} of {summary['target_connections']:,}",
@@ -83,11 +83,9 @@ def _tiles(summary: dict[str, Any]) -> str:
         tiles["latency p50 / p99, ms"] = f"{latency['p50']:,.3g} / {latency['p99']:,.3g}"
     if server["pss_peak_bytes"] and peak:
         tiles["server memory a connection"] = f"{server['pss_peak_bytes'] / peak:,.0f} B"
-    if hold_s and server["processes"]:
-        tiles["cores: server, client"] = (
-            f"{server['cpu_seconds_in_hold'] / hold_s:.2f}, "
-            f"{summary['client']['cpu_seconds_in_hold'] / hold_s:.2f}"
-        )
+    used = {name: value for name in ("server", "client") if (value := (cores or {}).get(name)) is not None}
+    if used:
+        tiles[f"cores: {', '.join(used)}"] = ", ".join(f"{value:.2f}" for value in used.values())
     rows = "".join(
         f"<div><dt>{html.escape(name)}</dt><dd>{html.escape(value)}</dd></div>"
         for name, value in tiles.items()

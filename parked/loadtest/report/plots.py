@@ -36,9 +36,6 @@ DOTS_PER_INCH = 100
 #: Colours of a picture, shades at the edges of lines and letters included.
 PALETTE_COLORS = 128
 
-#: Milliseconds that the 99th percentile should stay below, if the summary has no "p99_goal_ms".
-P99_GOAL_MS = 250.0
-
 #: Seconds of run above which the time axis is in minutes.
 MINUTES_ABOVE_S = 600
 
@@ -85,9 +82,9 @@ class _Run:
         first = 0
         for row in range(1, len(self.phases) + 1):
             if row == len(self.phases) or self.phases[row] != self.phases[first]:
-                last = min(row, len(self.phases) - 1)
-                # The first row is a second or more after the start.
-                yield self.phases[first], float(self.time[first]) if first else 0.0, float(self.time[last])
+                # A row tells of the time since the row before it.
+                begin = float(self.time[first - 1]) if first else 0.0
+                yield self.phases[first], begin, float(self.time[row - 1])
                 first = row
 
     def settled(self, values: Series) -> float:
@@ -224,7 +221,6 @@ def _latency(run: _Run, figure: Figure) -> None:
         _when("In the hold half of the responses came within {} ms", p50, _short) or "Latency of each second"
     )
     title += _when(", 99 % within {} ms", p99, _short) + _when(", the last in {} ms", worst, _short)
-    goal = run.figure("p99_goal_ms", P99_GOAL_MS)
     note = "From the moment a request was due, so time that it waited in the client counts"
     axes = _panels(run, figure, title, note, lower=False)[0]
     lines = [
@@ -234,7 +230,7 @@ def _latency(run: _Run, figure: Figure) -> None:
         _line(axes, run, _positive(run["latency_max_ms"]), "max", GREY, ":"),
     ]
     axes.set_yscale("log")
-    known = np.concatenate([values[np.isfinite(values)] for _, values, _ in lines] + [np.array([goal])])
+    known = np.concatenate([values[np.isfinite(values)] for _, values, _ in lines] + [np.array([1.0])])
     bottom, top = float(known.min()) / 1.5, float(known.max()) * 2.2
     axes.set_ylim(bottom, top)
     decades = range(math.floor(math.log10(bottom)), math.ceil(math.log10(top)) + 1)
@@ -243,8 +239,6 @@ def _latency(run: _Run, figure: Figure) -> None:
     axes.yaxis.set_minor_locator(FixedLocator([]))
     axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: _short(value)))
     axes.set_ylabel("latency, ms (log scale)", fontsize=_TEXT)
-    axes.axhline(goal, color="black", linewidth=1.2, dashes=(6, 3))
-    lines.append((f"p99 goal {_short(goal)} ms", np.full(len(run.phases), goal), "black"))
     _names(axes, run, lines)
 
 
@@ -253,13 +247,15 @@ def _cpu(run: _Run, figure: Figure) -> None:
     known = np.nansum(list(shares.values()), axis=0)
     shares["other"] = np.maximum(0, run["busy_cores"] - known)
     cores = run.figure("machine.cpu_count", run.figure("machine.cores"))
-    title = _when(
-        "{} cores busy " + ("in the hold" if run.held else "at the end"),
-        run.settled(run["busy_cores"]),
-        _hundredths,
-    )
+    # The figures of the hold are the summary's, as on the page and in the terminal.
+    used = {
+        name: run.figure(f"cores_in_hold.{name}", run.settled(values))
+        for name, values in (shares | {"busy": run["busy_cores"]}).items()
+    }
+    where = "in the hold" if run.held else "at the end"
+    title = _when(f"{{}} cores busy {where}", used.pop("busy"), _hundredths)
     title = title.replace("cores", f"of {_whole(cores)} cores", 1) if math.isfinite(cores) else title
-    parts = [_when(f"{name} {{}}", run.settled(values), _hundredths) for name, values in shares.items()]
+    parts = [_when(f"{name} {{}}", value, _hundredths) for name, value in used.items()]
     title += ": " + ", ".join(filter(None, parts)) if title and any(parts) else ""
     note = "Kernel: time in the kernel that neither side is charged with; other: other programs here"
     axes = _panels(run, figure, title or "CPU was not measured", note, lower=False)[0]

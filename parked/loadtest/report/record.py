@@ -48,7 +48,7 @@ class Record:
             facts = read_json(folder / "run.json", LARGEST_FACTS)
             if why := wrong(facts, Facts, "run.json"):
                 raise ValueError(why)
-            rows = _rows(files.read_text(folder / "samples.csv"))
+            rows = rows_of(folder)
             record = cls(folder, facts, rows, decode(facts["hold_latencies"]))
             for distribution in (record.thinks_s, record.lengths):  # what can't be read is told here
                 if not (math.isfinite(distribution.sum) and distribution.sum >= 0):
@@ -110,9 +110,9 @@ def read_json(path: Path, most: int) -> Any:
     return json.loads(files.read_text(path, most), parse_constant=refuse)
 
 
-def _rows(text: str) -> list[dict[str, str]]:
-    """The rows of samples.csv. Raises ValueError or csv.Error."""
-    lines = text.splitlines()
+def rows_of(folder: Path) -> list[dict[str, str]]:
+    """The rows of samples.csv. Raises OSError, ValueError or csv.Error."""
+    lines = files.read_text(folder / "samples.csv").splitlines()
     if len(lines) > MOST_ROWS + 1:
         raise ValueError(f"samples.csv has more than {MOST_ROWS:,} rows")
     if any(len(line) > LONGEST_ROW for line in lines):

@@ -3,7 +3,8 @@
     ./run_test report results/20261123T010000Z-20000
 
 Reads what :mod:`parked.loadtest.master.run` wrote, `run.json` and `samples.csv`, and nothing else, so it
-can be made again at any time, also for a run whose master was killed.
+can be made again at any time, also for a run whose master was killed. Without `run.json` it makes what the
+rows know (:mod:`parked.loadtest.report.salvage`).
 """
 
 from __future__ import annotations
@@ -15,7 +16,8 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from parked.loadtest.report.record import NoRun, Record, sense
+from parked.loadtest.report import salvage
+from parked.loadtest.report.record import NoRun, sense
 from parked.loadtest.report.summary import summarise
 from parked.loadtest.terms import checkout, files
 from parked.loadtest.terms.console import say
@@ -54,9 +56,9 @@ def lines(summary: dict[str, Any], folder: Path) -> list[str]:
     def mib(size: int | None) -> str:
         return "unknown" if size is None else f"{size / MIB:,.0f} MiB"
 
-    def cores(cpu_s: float | None) -> str:
-        held_s = summary["hold_seconds"]
-        return "-" if not held_s or cpu_s is None else f"{cpu_s / held_s:.2f} cores"
+    def cores(side: str) -> str:
+        used = (summary["cores_in_hold"] or {}).get(side)
+        return "-" if used is None else f"{used:.2f} cores"
 
     software = server["software"] or "no Server header"
     latency = " ".join(
@@ -74,9 +76,8 @@ def lines(summary: dict[str, Any], folder: Path) -> list[str]:
         "server": f"not on this machine ({software})"
         if not server["processes"]
         else f"{server['processes']} processes ({software}), "
-        f"{mib(server['pss_peak_bytes'])}, {cores(server['cpu_seconds_in_hold'])}",
-        "client": f"{client['processes'] or 0} processes, {mib(client['pss_peak_bytes'])}, "
-        f"{cores(client['cpu_seconds_in_hold'])}",
+        f"{mib(server['pss_peak_bytes'])}, {cores('server')}",
+        "client": f"{client['processes'] or 0} processes, {mib(client['pss_peak_bytes'])}, {cores('client')}",
         "kernel": f"slab {mib(kernel['slab_peak_bytes'])}, "
         f"{kernel['listen_overflows'] or 0} listen overflows, "
         f"{kernel['retrans_segs'] or 0} retransmits",
@@ -133,7 +134,7 @@ def make(folder: Path, notes: Sequence[str] = (), if_failed: Sequence[str] = ())
     """
     from parked.loadtest.report import page
 
-    record = Record.read(folder)
+    record = salvage.read(folder)
     with sense(folder):
         summary = summarise(record)
     notes = [*notes, *(if_failed if notes or summary["verdict"] == "fail" else ())]

@@ -64,6 +64,7 @@ def summarise(record: Record) -> dict[str, Any]:
             for name, percent in PERCENTILES.items()
         },
         "burst_10ms_max": facts["burst_10ms_max"],
+        "cores_in_hold": _cores(facts["hold_cpu_s"], hold_s, in_hold),
         "server": {
             "software": facts["server_software"] or None,
             "processes": _peak(rows, "server_processes"),
@@ -220,6 +221,22 @@ def _executed(
 def _mean_delay_ms(hold: dict[str, float]) -> float | None:
     delay_s, requests = hold.get("send_delay_s"), hold.get("requests")
     return None if delay_s is None or not requests else round(1000 * delay_s / requests, 3)
+
+
+def _cores(
+    cpu_s: dict[str, float | None], hold_s: float, rows: list[dict[str, str]]
+) -> dict[str, Any] | None:
+    """Busy cores in the hold, on average; None without a hold. `other`: programs that are of neither side."""
+    if not hold_s:
+        return None
+    cores = {side: None if used is None else used / hold_s for side, used in cpu_s.items()}
+    for name in ("kernel", "busy"):
+        known = numbers(rows, f"{name}_cores")
+        cores[name] = sum(known) / len(known) if known else None
+    busy = cores["busy"]
+    parts = [cores[name] or 0.0 for name in ("server", "client", "kernel")]
+    cores["other"] = None if busy is None else max(0.0, busy - sum(parts))
+    return {name: None if value is None else round(value, 3) for name, value in cores.items()}
 
 
 def _most(rows: list[dict[str, str]], column: str) -> float | None:

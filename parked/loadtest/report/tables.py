@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 #: A run in 2013 and later ones of the same server, as their authors published them.
 PUBLISHED = (
-    ("http-kit, Clojure, 2013", "400,000", "10-99 s", "7,072", "104 s", "3 GB heap", "8 threads"),
+    ("http-kit, Clojure, 2013", "400,000", "10-90 s", "7,072", "104 s", "3 GB heap", "8 threads"),
     ("http-kit, Clojure", "600,000", "5-50 s, up to 4 KB", "20,027", "-", "3 GB heap", "8 threads"),
     ("http-kit, Clojure, a user's", "1,500,000", "-", "-", "-", "6 GB", "-"),
 )

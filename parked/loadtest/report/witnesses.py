@@ -244,6 +244,9 @@ def _hosts(record: Record, hearing: Hearing) -> None:
 
 def _histogram(record: Record, hearing: Hearing) -> None:
     """The hold's histogram: as many latencies as requests, and percentiles between those of its seconds."""
+    if record.facts.get("salvaged"):
+        hearing.absent.append("the histogram of the hold")
+        return
     histogram, hold = record.latencies, record.hold()
     count = histogram.get_total_count()
     hearing.equal("requests in the hold", run=record.facts["hold"].get("requests"), histogram=count)

@@ -47,7 +47,8 @@ def test_a_run_with_room_says_that_only_the_think_time_limited_it(tmp_path: Path
     ],
 )
 def test_what_the_rows_show_is_said(tmp_path: Path, columns: dict[str, Any], told: str) -> None:
-    run = write_run(tmp_path)
+    server_s = 10.0 * columns.get("server_cores", 0.15)
+    run = write_run(tmp_path, hold_cpu_s={"server": server_s, "client": 2.5})
     assert told in said(run, columns)
     assert told not in said(run)
 

@@ -104,7 +104,8 @@ def test_what_is_not_known_of_a_server_elsewhere_is_null_and_named(tmp_path: Pat
     assert "offered" not in text
     page = (run / "index.html").read_text()
     assert "server 0.00" not in page
-    assert "asked for" not in page
+    assert "time asked for" not in page
+    assert '"asked for"' not in page
 
 
 def test_the_command_writes_summary_histogram_and_plots(
@@ -123,6 +124,25 @@ def test_the_command_writes_summary_histogram_and_plots(
 
 def test_the_command_says_in_its_exit_code_that_a_run_failed(tmp_path: Path) -> None:
     assert report.main([str(write_run(tmp_path, dip=1))]) == 1
+
+
+@pytest.mark.parametrize("content", [None, ""])
+def test_rows_without_their_facts_are_a_report_that_says_what_is_missing(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], content: str | None
+) -> None:
+    run = write_run(tmp_path)
+    (run / "run.json").unlink()
+    if content is not None:
+        (run / "run.json").write_text(content)
+    with (run / "samples.csv").open("a") as file:
+        file.write("14.0,99")  # killed while it wrote
+    assert report.main([str(run)]) == 1
+    assert "run.json is " in capsys.readouterr().out
+    summary = json.loads((run / "summary.json").read_text())
+    assert (summary["min_connections_in_hold"], summary["hold_rps"]) == (1000, 500)
+    assert summary["latency_ms"]["p99"] is None
+    assert (summary["verdict"], len(summary["reasons"])) == ("fail", 1)
+    assert (run / "index.html").exists()
 
 
 @pytest.mark.parametrize("content", [None, "", "not json", "[]", "{}"])

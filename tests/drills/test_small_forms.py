@@ -18,6 +18,7 @@ SMALL = {
     "descriptors": "--connections 300 --descriptors 150 --seconds 1",
     "tls": "--connections 100 --seconds 1",
     "fuzz": "--seconds 6 --seed 1",
+    "server-faults": "--connections 50 --rate 50 --seconds 2 pool fork output",
     "own-locustfile": "--users 600 --rate 600 --seconds 8 --processes 2",
 }
 

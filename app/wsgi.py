@@ -9,7 +9,7 @@ import falcon
 from .pending import Events, Poll
 
 #: Bounds of ?length=, in characters, and what is sent without it.
-MIN_LENGTH: Final = 1
+MIN_LENGTH: Final = 0
 MAX_LENGTH: Final = 10240
 DEFAULT_LENGTH: Final = 1024
 

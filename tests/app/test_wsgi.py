@@ -11,7 +11,7 @@ def client() -> falcon.testing.TestClient:
     return falcon.testing.TestClient(create_app())
 
 
-@pytest.mark.parametrize("length", [1, 2, 45, 1024, MAX_LENGTH])
+@pytest.mark.parametrize("length", [0, 1, 2, 45, 1024, MAX_LENGTH])
 def test_the_body_has_exactly_the_length_asked_for(client: falcon.testing.TestClient, length: int) -> None:
     result = client.simulate_get("/", query_string=f"length={length}")
     assert result.status_code == 200
@@ -29,7 +29,7 @@ def test_the_length_is_found_among_other_parameters(client: falcon.testing.TestC
     assert len(client.simulate_get("/", query_string="a=1&length=77").text) == 77
 
 
-@pytest.mark.parametrize("length", ["0", "-1", "10241", "1e3", "x", "", "1.5", "9" * 30, "%31", "٣"])
+@pytest.mark.parametrize("length", ["-1", "10241", "1e3", "x", "", "1.5", "9" * 30, "%31", "٣"])
 def test_another_length_is_a_clear_problem(client: falcon.testing.TestClient, length: str) -> None:
     result = client.simulate_get("/", query_string=f"length={length}")
     if length == "%31":  # percent-encoded digits are digits, and no fast path may say otherwise
@@ -38,7 +38,7 @@ def test_another_length_is_a_clear_problem(client: falcon.testing.TestClient, le
     assert result.status_code == 400
     assert result.headers["content-type"] == "application/problem+json"
     assert result.json["status"] == 400
-    assert "1 to 10240" in result.json["detail"]
+    assert "0 to 10240" in result.json["detail"]
 
 
 def test_health_answers(client: falcon.testing.TestClient) -> None:

@@ -151,7 +151,8 @@ class _Watch:
         for number in HARMLESS:
             if signal.getsignal(number) is signal.SIG_DFL:
                 self.signal(number, _do_nothing)
-        self._orphaned = gevent.get_hub().loop.io(duty.lifeline, 1)
+        self._loop = gevent.get_hub().loop
+        self._orphaned = self._loop.io(duty.lifeline, 1)
         self._orphaned.start(stop)
         forks.in_child(self._let_go)
 
@@ -165,7 +166,8 @@ class _Watch:
     def _let_go(self) -> None:
         """In a forked child: nothing of this, and signals at their defaults."""
         self.is_forked = True
-        gevent.get_hub().loop.reinit()  # or it would take our watchers out of the epoll set that both have
+        # Whichever thread has forked: the hub is of the one that serves.
+        self._loop.reinit()  # or it would take our watchers out of the epoll set that both have
         self._server.stop_accepting()
         self._orphaned.stop()
         for watcher in self._signals:

@@ -13,10 +13,14 @@ import pytest
 
 from tests.support import GET, Client, ServerProcess, eventually
 
-#: /fork leaves a child behind that computes, /gevent one with an event loop; either says its process id.
+#: /fork leaves a child behind that computes, /gevent one with an event loop, /thread one of a thread of the
+#: kernel's; each says its process id.
 APP = """
 import multiprocessing, os, time
 import gevent
+from gevent import monkey
+
+fork = monkey.get_original("os", "fork")
 
 def computes():
     end = time.monotonic() + 30
@@ -26,8 +30,17 @@ def computes():
 def waits():
     gevent.sleep(30)
 
+def forks():
+    pid = fork()
+    if not pid:
+        computes()
+        os._exit(0)
+    return pid
+
 def app(environ, start_response):
     start_response("200 OK", [])
+    if environ["PATH_INFO"] == "/thread":
+        return [str(gevent.get_hub().threadpool.apply(forks)).encode()]
     work = {"/fork": computes, "/gevent": waits}.get(environ["PATH_INFO"])
     if work is None:
         return [str(os.getpid()).encode()]
@@ -69,7 +82,7 @@ def can_listen(address: tuple[str, int]) -> bool:
         return True
 
 
-@pytest.mark.parametrize("path", ["/fork", "/gevent"])
+@pytest.mark.parametrize("path", ["/fork", "/gevent", "/thread"])
 def test_old_and_new_connections_are_served_beside_a_forked_child(folder: Path, path: str) -> None:
     flags = ("--app", "forking:app", "--workers", "1")
     with ServerProcess(*flags, cwd=folder) as server, contextlib.ExitStack() as stack:
@@ -87,7 +100,7 @@ def test_old_and_new_connections_are_served_beside_a_forked_child(folder: Path, 
             assert int(client.ask().body) == worker
 
 
-@pytest.mark.parametrize("path", ["/fork", "/gevent"])
+@pytest.mark.parametrize("path", ["/fork", "/gevent", "/thread"])
 def test_a_child_that_outlives_the_server_keeps_neither_its_address_nor_its_connections(
     folder: Path, path: str
 ) -> None:

@@ -10,6 +10,7 @@ import gc
 import itertools
 import logging
 import os
+import time
 import weakref
 from collections import Counter
 from typing import TYPE_CHECKING, Any, Protocol
@@ -26,6 +27,7 @@ from parked.loadtest.client.readiness import Readiness
 from parked.loadtest.client.think import SLOT_S, Sleeper, ThinkTimer
 from parked.loadtest.client.turns import TurnPool
 from parked.loadtest.terms import values, variables
+from parked.loadtest.terms.distribution import Distribution
 from parked.loadtest.terms.sample import MESSAGE, Sample
 from parked.shared.moderation import Moderation
 from parked.shared.pauses import Collections
@@ -110,6 +112,8 @@ class Process:
         self.timer: ThinkTimer[Member] = ThinkTimer(lambda user, due: user.wake(due), number)
         self.statistics = BatchedStatistics(environment)
         self._moderation = Moderation()
+        #: Requests under way: by session when they were due (`time.perf_counter`).
+        self.open_requests: dict[object, float] = {}
         #: Running users by class name, and most of them that the garbage collector was kept from.
         self.users: Counter[str] = Counter()
         self._frozen = 0
@@ -238,12 +242,18 @@ class Process:
                 "elsewhere": self.elsewhere.requests_sent_now,
                 "others": self.statistics.others,
                 "others_failed": self.statistics.others_failed,
+                "open_s": self._open_s(),
                 "gc_pause_s": self.pauses.seconds,
                 "gc_pause_max_s": self.pauses.begin_window(),
                 "server": self.server_software or "",
                 "host": os.environ.get(variables.HOST, ""),
             }
             runner.send_message(MESSAGE, sample)
+
+    def _open_s(self) -> list[Any]:
+        now, ages = time.perf_counter(), Distribution()
+        ages.add([max(0.0, now - due) for due in self.open_requests.values()])
+        return ages.as_list()
 
     def _report(self) -> None:
         """Fold the statistics and send samples, each second as near to its end as the loop allows."""

@@ -265,6 +265,8 @@ class KeepAliveSession(Verbs):
         interrupt: Timeout | None = None
         sent, history = b"", None
         deadline = began + (user.total_timeout if timeout is None else timeout)
+        under_way = self._process.open_requests
+        under_way[self] = start
         try:
             if url[:1] != "/":
                 session, path, auth = self._session_of(url, auth)
@@ -294,6 +296,8 @@ class KeepAliveSession(Verbs):
         except Timeout as timeout_of_task:
             # The task's own, around this call: the request has failed, and the task goes on where it says.
             failure, interrupt = TimedOut("the task's own gevent.Timeout"), timeout_of_task
+        finally:
+            under_way.pop(self, None)
         now = time.perf_counter()
         meta = {
             "request_type": method,

@@ -14,7 +14,7 @@ from parked.loadtest.terms.histogram import merge, new_histogram
 from parked.loadtest.terms.sample import CUMULATIVE, PARTS_A_SECOND, Sample
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable
 
 #: Seconds without a sample after which a worker on this machine is looked up in /proc, and after which one on
 #: another machine counts as lost.
@@ -51,6 +51,8 @@ class Second:
     latencies: Any
     thinks_s: Distribution
     lengths: Distribution
+    #: Ages of the requests that are under way, by the living workers' last samples.
+    open_s: Distribution
     burst_10ms_max: int
     loop_lag_max_s: float
     gc_pause_max_s: float
@@ -91,6 +93,7 @@ class Fleet:
         known = self.workers.get(name)
         if known is not None and sample["unix_time_s"] <= known.sample["unix_time_s"]:
             return
+        Distribution.of(sample["open_s"])
         thinks_s, lengths = Distribution.of(sample["thinks_s"]), Distribution.of(sample["lengths"])
         if sample["latencies"]:
             merge(self._latencies, sample["latencies"])
@@ -177,6 +180,7 @@ class Fleet:
             latencies=self._latencies,
             thinks_s=self._thinks_s,
             lengths=self._lengths,
+            open_s=_merged(Distribution.of(worker.sample["open_s"]) for worker in alive),
             burst_10ms_max=max(map(max, self._sends), default=0),
             loop_lag_max_s=self._lag_max_s,
             gc_pause_max_s=self._pause_max_s,
@@ -226,6 +230,13 @@ class Fleet:
             }
             for number, worker in enumerate(self.workers.values())
         ]
+
+
+def _merged(parts: Iterable[Distribution]) -> Distribution:
+    merged = Distribution()
+    for part in parts:
+        merged.merge(part)
+    return merged
 
 
 def _may_be_alive(worker: Worker, silent_s: float) -> bool:

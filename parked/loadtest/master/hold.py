@@ -36,6 +36,7 @@ class Hold:
     def __init__(self) -> None:
         self.latencies = new_histogram()
         self._thinks_s, self._lengths = Distribution(), Distribution()
+        self._open_s = Distribution()
         self._first: _Mark | None = None
         self._last: _Mark | None = None
         self._connections_min: int | None = None
@@ -53,6 +54,7 @@ class Hold:
         self.latencies.add(second.latencies)
         self._thinks_s.merge(second.thinks_s)
         self._lengths.merge(second.lengths)
+        self._open_s = second.open_s
         self._burst_10ms_max = max(self._burst_10ms_max, second.burst_10ms_max)
 
     @property
@@ -81,6 +83,8 @@ class Hold:
             "hold_latencies": self.latencies.encode().decode(),  # base64 by itself
             "hold_thinks_s": self._thinks_s.as_list(),
             "hold_lengths": self._lengths.as_list(),
+            # Requests that were under way at its end, with the age that they had.
+            "hold_open_s": self._open_s.as_list(),
         }
 
 

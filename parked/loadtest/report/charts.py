@@ -135,7 +135,7 @@ def of_run(record: Record, summary: dict[str, Any]) -> list[Chart]:
             Line("max", positive("latency_max_ms"), GREY, DOTTED),
             log=True,
         ),
-        percentiles(record.latencies),
+        percentiles(record.latencies_and_ages),
         over_time(
             "Event-loop lag, longest of any process",
             "ms",

@@ -120,7 +120,7 @@ def _charts(runs: Sequence[Run]) -> list[Chart]:
                 log=log,
             )
         )
-    curves = [charts.percentiles(run.record.latencies) for run in runs]
+    curves = [charts.percentiles(run.record.latencies_and_ages) for run in runs]
     places = sorted({place for curve in curves for place in curve.x if place is not None})
     heights = [dict(zip(curve.x, curve.lines[0].values, strict=True)) for curve in curves]
     made.append(

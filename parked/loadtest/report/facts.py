@@ -89,8 +89,9 @@ class Facts(TypedDict):
     hold_latencies: str
     changes: NotRequired[list[dict[str, Any]]]
     hold_counted_s: NotRequired[float]
-    hold_thinks_s: NotRequired[list[Any]]
-    hold_lengths: NotRequired[list[Any]]
+    hold_thinks_s: NotRequired[list[Any] | None]
+    hold_lengths: NotRequired[list[Any] | None]
+    hold_open_s: NotRequired[list[Any] | None]
     hosts: NotRequired[list[HostFacts]]
     other_classes: NotRequired[list[str]]
     server_processes_lost: NotRequired[int]

@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING, Any
 
 from parked.loadtest.report.facts import Facts
 from parked.loadtest.terms import files
-from parked.loadtest.terms.distribution import Distribution
-from parked.loadtest.terms.histogram import merge, new_histogram
+from parked.loadtest.terms.distribution import Distribution, bound
+from parked.loadtest.terms.histogram import RANGE_US, merge, new_histogram
 from parked.loadtest.terms.shape import wrong
 
 if TYPE_CHECKING:
@@ -50,7 +50,11 @@ class Record:
                 raise ValueError(why)
             rows = rows_of(folder)
             record = cls(folder, facts, rows, decode(facts["hold_latencies"]))
-            for distribution in (record.thinks_s, record.lengths):  # what can't be read is told here
+            for distribution in (
+                record.thinks_s,
+                record.lengths,
+                record.open_s,
+            ):  # what can't be read is told here
                 if not (math.isfinite(distribution.sum) and distribution.sum >= 0):
                     raise ValueError("a sum of think times or lengths that makes no sense")
         if rows and None in rows[-1].values():  # cut off when the master was killed
@@ -71,6 +75,21 @@ class Record:
     def lengths(self) -> Distribution:
         """Lengths of the hold's good responses; empty where they were not recorded."""
         return Distribution.of(self.facts.get("hold_lengths") or ())
+
+    @property
+    def open_s(self) -> Distribution:
+        """Ages of the requests that were under way at the end of the hold; empty where not recorded."""
+        return Distribution.of(self.facts.get("hold_open_s") or ())
+
+    @property
+    def latencies_and_ages(self) -> Any:
+        """The hold's latencies, and the ages of what was not answered by its end: they are lower bounds."""
+        histogram = new_histogram()
+        histogram.add(self.latencies)
+        for bucket, number_ in self.open_s.buckets.items():
+            age_us = round(min(max(bound(bucket), self.open_s.least) * 1e6, RANGE_US[1]))
+            histogram.record_value(max(RANGE_US[0], age_us), number_)
+        return histogram
 
     def hold(self) -> list[dict[str, str]]:
         """The stated rows of the hold: the last one, if the run was changed while it went on."""

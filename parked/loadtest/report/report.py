@@ -72,7 +72,7 @@ def lines(summary: dict[str, Any], folder: Path) -> list[str]:
         "hold": f"{summary['hold_rps']:,.0f} requests/s"
         + (f" of {summary['offered_rps']:,.0f} offered" if summary["offered_rps"] else "")
         + f", {summary['hold_mib_per_second']:,.1f} MiB/s",
-        "latency ms": latency or "-",
+        "latency ms": (latency or "-") + _still_open(summary["open_at_end"]),
         "server": f"not on this machine ({software})"
         if not server["processes"]
         else f"{server['processes']} processes ({software}), "
@@ -88,6 +88,15 @@ def lines(summary: dict[str, Any], folder: Path) -> list[str]:
         "verdict": summary["verdict"] + "".join(f"\n{'':13}- {reason}" for reason in summary["reasons"]),
     }
     return [f"{name:<12} {text}" for name, text in rows.items()]
+
+
+def _still_open(open_: dict[str, Any] | None) -> str:
+    if open_ is None or not open_["requests"]:
+        return ""
+    return (
+        f"; {open_['requests']:,} still open at the end count with their age, a lower bound, "
+        f"{open_['oldest_s'] * 1000:,.0f} at most"
+    )
 
 
 def _plots(folder: Path) -> dict[str, str]:
@@ -147,7 +156,7 @@ def make(folder: Path, notes: Sequence[str] = (), if_failed: Sequence[str] = ())
         shown = page.of_run(record, summary, sentence(summary))
     files.replace(folder / "summary.json", json.dumps(summary, indent=2) + "\n")
     # Encoded anew: what a folder says goes into no file as it is.
-    files.replace(folder / "latencies.hdr", record.latencies.encode() + b"\n")
+    files.replace(folder / "latencies.hdr", record.latencies_and_ages.encode() + b"\n")
     files.replace(folder / "index.html", shown)
     if not lacks("plots", "matplotlib", "plots"):
         from parked.loadtest.report import plots

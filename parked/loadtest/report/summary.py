@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from parked.loadtest.report import witnesses
 from parked.loadtest.report.record import numbers
+from parked.loadtest.terms.distribution import bound
 from parked.loadtest.terms.units import MIB
 
 if TYPE_CHECKING:
@@ -23,13 +24,16 @@ RATE_SHARE = 0.95
 EVEN_SHARE = 0.05
 #: Seconds by which a think time may be off: it ends in a slot of the think timer (`think.STRIDE_MOST`).
 THINK_GRAIN_S = 0.03
+#: When a request that is unanswered at the end of the hold fails the run (:func:`_open_at_end`): in seconds,
+#: and in times of the run's own 99th percentile. The most is what a KeepAliveUser waits for an answer.
+OPEN_LEAST_S, OPEN_P99S, OPEN_MOST_S = 5.0, 10.0, 60.0
 #: Percentiles of the hold's latency, by their names in summary.json.
 PERCENTILES = {"p50": 50.0, "p90": 90.0, "p99": 99.0, "p999": 99.9, "max": 100.0}
 
 
 def summarise(record: Record) -> dict[str, Any]:
     """The content of summary.json."""
-    facts, rows, latencies = record.facts, record.rows, record.latencies
+    facts, rows, latencies = record.facts, record.rows, record.latencies_and_ages
     # Rates are over the time in which their counts were made; runs of before that was kept go by the rows.
     counted_s = facts.get("hold_counted_s") or facts["hold_s"]
     hold_s, totals, hold = facts["hold_s"], facts["totals"], facts["hold"]
@@ -63,6 +67,7 @@ def summarise(record: Record) -> dict[str, Any]:
             name: round(latencies.get_value_at_percentile(percent) / 1000, 3) if known else None
             for name, percent in PERCENTILES.items()
         },
+        "open_at_end": _open_at_end(record),
         "burst_10ms_max": facts["burst_10ms_max"],
         "cores_in_hold": _cores(facts["hold_cpu_s"], hold_s, in_hold),
         "server": {
@@ -162,6 +167,11 @@ def reasons(summary: dict[str, Any], disagreements: Sequence[str]) -> list[str]:
                 f"connections are unevenly spread: {spread['least']:,} to {spread['most']:,} a worker, "
                 f"{spread['mean']:,.0f} on average"
             )
+    if (open_ := summary.get("open_at_end")) and open_["too_old"]:
+        found.append(
+            f"{open_['too_old']:,} requests were unanswered at the end of the hold for longer than "
+            f"{open_['bound_s']:g} s, the oldest for {open_['oldest_s']:.1f} s"
+        )
     if summary["failures"]:
         kinds = ", ".join(f"{kind} {count:,}" for kind, count in summary["failures_by_kind"].items())
         found.append(f"{summary['failures']:,} failed requests ({kinds})")
@@ -190,6 +200,25 @@ def spread_of(facts: dict[str, Any]) -> dict[str, float] | None:
         if (known := worker.get("connections_at_hold")) is not None
     ]
     return {"least": min(held), "mean": round(sum(held) / len(held), 1), "most": max(held)} if held else None
+
+
+def _open_at_end(record: Record) -> dict[str, Any] | None:
+    """Requests under way when the hold ended: how many, the oldest, and those that are too old.
+
+    Too old is what has waited for OPEN_P99S times as long as 99 % of the answered ones took, but no request
+    is so before OPEN_LEAST_S, and each is after OPEN_MOST_S.
+    """
+    if record.facts.get("hold_open_s") is None:  # a run from before it was recorded
+        return None
+    ages, answered = record.open_s, record.latencies
+    p99_s = answered.get_value_at_percentile(99) / 1e6 if answered.get_total_count() else 0.0
+    bound_s = min(max(OPEN_LEAST_S, OPEN_P99S * p99_s), OPEN_MOST_S)
+    return {
+        "requests": ages.count,
+        "oldest_s": round(ages.most, 3) if ages.count else None,
+        "bound_s": round(bound_s, 3),
+        "too_old": sum(number for bucket, number in ages.buckets.items() if bound(bucket) > bound_s),
+    }
 
 
 def _own_counts(record: Record) -> dict[str, int] | None:

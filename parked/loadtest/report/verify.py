@@ -66,7 +66,7 @@ def _histogram_file(record: Record, said: dict[str, Any], hearing: witnesses.Hea
     except (OSError, ValueError) as error:
         hearing.that(False, f"latencies.hdr: {error}")
         return
-    count, known = histogram.get_total_count(), record.latencies.get_total_count()
+    count, known = histogram.get_total_count(), record.latencies_and_ages.get_total_count()
     hearing.that(count == known, f"latencies.hdr: {count:,} latencies, run.json has {known:,}")
     for name, percent in PERCENTILES.items():
         value = round(histogram.get_value_at_percentile(percent) / 1000, 3) if count else None

@@ -274,6 +274,10 @@ def _workload(record: Record, hearing: Hearing) -> None:
     """Think times and lengths: a sum that fits their histogram, and a length for each good response."""
     for name, distribution in (("think times", record.thinks_s), ("lengths", record.lengths)):
         hearing.that(distribution.is_consistent, f"{name}: sum, least and greatest do not fit the histogram")
+    hearing.that(record.open_s.is_consistent, "ages of open requests: their ends do not fit the histogram")
+    if rows := record.hold():
+        known = number(rows[-1], "requests_open")
+        hearing.equal("requests open at the end of the hold", samples=known, run=record.open_s.count)
     if lengths := record.lengths.count:
         hold = record.facts["hold"]
         hearing.equal("good responses in the hold", run=hold["requests"] - hold["failures"], lengths=lengths)

@@ -67,6 +67,7 @@ class Sample(Counted):
     elsewhere: int  #: requests sent to other hosts than the users' own
     others: int  #: requests in Locust's statistics that no KeepAliveUser has sent
     others_failed: int
+    open_s: list[Any]  #: ages of the requests that are under way, since they were due: a distribution
     gc_pause_s: float
     gc_pause_max_s: float
     server: str  #: the Server field of the first response; "" before one came

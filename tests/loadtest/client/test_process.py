@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import gc
+import time
 from typing import Any, cast
 
+import gevent
 import pytest
 from locust import constant, task
 from locust.env import Environment
@@ -12,6 +14,7 @@ from locust.stats import sort_stats
 
 from parked.loadtest.client.errors import BadStatus
 from parked.loadtest.client.process import Process, freeze_users
+from parked.loadtest.terms.distribution import Distribution
 from parked.user import KeepAliveUser
 from tests.loadtest.conftest import NewSession
 from tests.loadtest.peers import Peer, answering, eventually, response
@@ -196,3 +199,23 @@ def test_connections_to_other_hosts_are_no_part_of_what_is_held(
         session.get(f"{other.url}/")
         process.send_sample()
     assert (sent[-1]["connections"], sent[-1]["opened"], sent[-1]["elsewhere"]) == (1, 1, 1)
+
+
+def test_requests_under_way_are_told_with_the_age_that_they_have(
+    environment: Environment, new_session: NewSession, process: Process, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sent: list[dict[str, Any]] = []
+    runner: Any = environment.runner
+    monkeypatch.setattr(runner, "send_message", lambda kind, data: sent.append(data))
+    with Peer(lambda served: served.read_request() and gevent.sleep(5)) as silent:
+        session = new_session(silent.url)
+        session.due = time.perf_counter() - 2.0
+        asking = gevent.spawn(session.get, "/")
+        eventually(lambda: silent.requests)
+        process.send_sample()
+        asking.kill()
+        process.send_sample()
+    told = Distribution.of(sent[-2]["open_s"])
+    assert told.count == 1
+    assert 2.0 <= told.most < 5.0
+    assert sent[-1]["open_s"] == []

@@ -17,6 +17,7 @@ from locust.runners import STATE_RUNNING
 from parked.loadtest.master import run
 from parked.loadtest.report import summary, witnesses
 from parked.loadtest.report.record import Record
+from parked.loadtest.terms.distribution import Distribution
 from parked.user import KeepAliveUser
 from tests.loadtest.scene import Scene, sample
 
@@ -142,6 +143,21 @@ def test_a_ramp_that_makes_no_progress_is_given_up(scene: Scene) -> None:
     assert "stalled" in scene.run.over
     scene.run.end()
     assert "the ramp stalled at 7 of 10 connections" in scene.facts()["notes"]
+
+
+def test_what_is_open_at_the_end_of_the_hold_is_kept_and_is_in_each_row(scene: Scene) -> None:
+    scene.runner.state = STATE_RUNNING
+    ages = Distribution()
+    ages.add([0.5, 7.0])
+    scene.second()
+    for second in range(3):
+        scene.second(requests=second, open_s=ages.as_list())
+    scene.run.stopping()
+    scene.second(requests=9)
+    scene.run.end()
+    assert Record.read(scene.folder).open_s.most == 7.0
+    assert [row["requests_open"] for row in scene.rows()] == ["0", "2", "2", "2", "0"]
+    assert scene.rows()[2]["open_oldest_ms"] == "7000.0"
 
 
 def test_a_run_without_a_hold_never_ends_before_locust_says(

@@ -15,6 +15,7 @@ from parked.loadtest.master.rows import COLUMNS
 from parked.loadtest.report import report
 from parked.loadtest.report.record import Record
 from parked.loadtest.report.summary import THINK_GRAIN_S, summarise
+from parked.loadtest.terms.distribution import Distribution
 from parked.loadtest.terms.histogram import merge, new_histogram
 from tests.loadtest.runs import PROJECT, write_run
 
@@ -201,3 +202,23 @@ def test_what_was_drawn_is_told_with_its_distance_to_what_was_asked_for(tmp_path
     assert THINK_GRAIN_S == STRIDE_MOST * SLOT_S
     older = summarised(write_run(tmp_path, hold_thinks_s=None, hold_lengths=None))
     assert older["workload"]["executed"] == {"think_s": None, "length_bytes": None}
+
+
+def test_requests_that_are_never_answered_are_in_the_figures_and_fail_the_run(tmp_path: Path) -> None:
+    ages = Distribution()
+    ages.add([0.004] * 20 + [9.5] * 100)
+    run = write_run(tmp_path, hold_open_s=ages.as_list())
+    summary = summarised(run)
+    assert summary["open_at_end"] == {"requests": 120, "oldest_s": 9.5, "bound_s": 5.0, "too_old": 100}
+    assert summary["verdict"] == "fail"
+    assert "100 requests were unanswered at the end of the hold for longer than 5 s" in summary["reasons"][0]
+    assert summary["latency_ms"]["max"] == pytest.approx(9500, rel=0.03)
+    assert summary["latency_ms"]["p99"] == pytest.approx(9500, rel=0.03)
+    assert "a lower bound" in "\n".join(report.lines(summary, run))
+
+
+def test_what_was_just_asked_at_the_end_of_the_hold_is_no_reason(tmp_path: Path) -> None:
+    ages = Distribution()
+    ages.add([0.004, 0.2])
+    summary = summarised(write_run(tmp_path, hold_open_s=ages.as_list()))
+    assert (summary["verdict"], summary["open_at_end"]["too_old"]) == ("pass", 0)

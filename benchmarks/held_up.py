@@ -2,7 +2,9 @@
 
 Each case runs against one server process per checkout, in turns for several rounds, so that what else the
 machine does hits all of them; the table shows medians of the rounds. *Waits* is the longest of the answers to
-a client that asks all the time; *CPU* is the server's for the whole case, those answers included.
+a client that asks all the time. *Busy* is the most CPU time that the server spends from one of them to the next:
+what it waits at most on a machine that does nothing else, and the figure to go by on one that does. *CPU* is the
+server's for the whole case, all answers included.
 
     benchmarks/held-up --checkout ../before --checkout .
 """
@@ -41,7 +43,9 @@ def application(environ: dict[str, Any], start_response: Callable[..., Any]) -> 
         for _ in content:
             pass
     start_response("200 OK", [("Content-Type", "text/plain")])
-    return (b"0123456789" for _ in range(500_000)) if path == "/drops" else [b"done"]
+    return (
+        (b"0123456789" for _ in range(500_000)) if path == "/drops" else [b"%.6f done" % time.process_time()]
+    )
 
 
 def serve(checkout: str) -> None:
@@ -119,6 +123,7 @@ def _cases() -> list[Case]:
 
 class Result(NamedTuple):
     waits_ms: float
+    busy_ms: float
     cpu_s: float
 
 
@@ -139,20 +144,21 @@ def _measure(case: Case, port: int, server: psutil.Process) -> Result:
     actors = [
         threading.Thread(target=case.act, args=(port, case.data), daemon=True) for _ in range(case.clients)
     ]
-    longest = 0.0
+    longest = busiest = 0.0
     with socket.create_connection(("127.0.0.1", port), timeout=CASE_TIMEOUT_S) as sock:
         for _ in range(100):
-            _ask(sock)
+            spent = _ask(sock)[1]
         for actor in actors:
             actor.start()
         while longest < CASE_TIMEOUT_S and any(actor.is_alive() for actor in actors):
-            longest = max(longest, _ask(sock))
+            waited, so_far = _ask(sock)
+            longest, busiest, spent = max(longest, waited), max(busiest, so_far - spent), so_far
             time.sleep(0.001)
-    return Result(longest * 1000, sum(server.cpu_times()[:2]) - began)
+    return Result(longest * 1000, busiest * 1000, sum(server.cpu_times()[:2]) - began)
 
 
-def _ask(sock: socket.socket) -> float:
-    """Seconds to the answer; `CASE_TIMEOUT_S` if there is none."""
+def _ask(sock: socket.socket) -> tuple[float, float]:
+    """Seconds to the answer, and of CPU that the server has spent; `CASE_TIMEOUT_S` if there is none."""
     began = time.monotonic()
     sock.sendall(_GET)
     received = b""
@@ -160,11 +166,11 @@ def _ask(sock: socket.socket) -> float:
         try:
             data = sock.recv(65536)
         except TimeoutError:
-            return CASE_TIMEOUT_S
+            return CASE_TIMEOUT_S, CASE_TIMEOUT_S
         if not data:
             raise ConnectionError("the server closed the connection of the client that waits")
         received += data
-    return time.monotonic() - began
+    return time.monotonic() - began, float(received.rpartition(b"\n")[2].split()[0])
 
 
 def main() -> int:
@@ -182,8 +188,12 @@ def main() -> int:
         serve(arguments.serve)
         return 0
     checkouts = [path.resolve() for path in arguments.checkout or [CHECKOUT]]
-    print("| one client | " + " | ".join(f"waits ms: {path.name} | CPU s" for path in checkouts) + " |")
-    print("| --- |" + " --- | --- |" * len(checkouts))
+    print(
+        "| one client | "
+        + " | ".join(f"{path.name}: waits ms | busy ms | CPU s" for path in checkouts)
+        + " |"
+    )
+    print("| --- |" + " --- | --- | --- |" * len(checkouts))
     for case in _cases():
         if arguments.only not in case.title:
             continue
@@ -195,6 +205,7 @@ def main() -> int:
         cells = []
         for path in checkouts:
             cells.append(f"{statistics.median(result.waits_ms for result in results[path]):,.0f}")
+            cells.append(f"{statistics.median(result.busy_ms for result in results[path]):,.0f}")
             cells.append(f"{statistics.median(result.cpu_s for result in results[path]):.2f}")
         print(f"| {case.title} | " + " | ".join(cells) + " |", flush=True)
     return 0

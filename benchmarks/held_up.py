@@ -2,9 +2,9 @@
 
 Each case runs against one server process per checkout, in turns for several rounds, so that what else the
 machine does hits all of them; the table shows medians of the rounds. *Waits* is the longest of the answers to
-a client that asks all the time. *Busy* is the most CPU time that the server spends from one of them to the next:
-what it waits at most on a machine that does nothing else, and the figure to go by on one that does. *CPU* is the
-server's for the whole case, all answers included.
+a client that asks all the time. *Busy* is the most CPU time that the server spends from one of them to the
+next: what that client waits at most where nothing else runs, and the figure to go by where something does.
+*CPU* is the server's for the whole case, all answers included.
 
     benchmarks/held-up --checkout ../before --checkout .
 """

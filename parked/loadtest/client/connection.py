@@ -141,6 +141,11 @@ class Connection:
         if self.fd >= 0:
             self._readiness.unregister(self)
             self.fd = -1
+            if self.tls is not None:
+                try:
+                    self._sock.send(self.tls.farewell())
+                except OSError:
+                    pass  # it has left, or does not read
             self._sock.close()
 
     def close_lost(self) -> None:
@@ -297,6 +302,14 @@ class TlsLayer:
             self._object.write(data)
         except ssl.SSLError as error:
             raise SendFailed(f"TLS: {error.reason or error}") from None
+        return self._outgoing.read()
+
+    def farewell(self) -> bytes:
+        """The record that says our end (close_notify; RFC 8446, 6.1). The peer's own is not waited for."""
+        try:
+            self._object.unwrap()
+        except (ssl.SSLError, ValueError):
+            pass  # ours is written, the peer's still to come; or there was no handshake
         return self._outgoing.read()
 
     def unasked(self, connection: Connection, data: bytes) -> bytes:

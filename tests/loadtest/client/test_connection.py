@@ -433,6 +433,22 @@ def test_session_tickets_are_not_unasked_bytes_but_a_record_is(connect: Opener, 
             connection.check_quiet()
 
 
+def test_the_client_says_in_tls_that_it_closes(connect: Opener, certificates: Path) -> None:
+    ends: list[bytes | OSError] = []
+
+    def serve(served: Served) -> None:
+        served.sock.suppress_ragged_eofs = False  # a missing close_notify raises
+        try:
+            ends.append(served.sock.recv(1))
+        except OSError as error:
+            ends.append(error)
+
+    with Peer(serve, tls=server_tls(certificates)) as peer:
+        connect(peer.port, tls_context=trusting(), server_hostname="127.0.0.1").close()
+        eventually(lambda: ends)
+    assert ends == [b""]
+
+
 def test_sending_after_a_tls_failure_is_a_send_failure(connect: Opener, certificates: Path) -> None:
     with Peer(echo, tls=server_tls(certificates)) as peer:
         connection = connect(peer.port, tls_context=trusting(), server_hostname="127.0.0.1")

@@ -66,6 +66,7 @@ class Deferring(ResponseWriter):
     """
 
     server: DeferringServer
+    environ: Any  # None when the request is over
     head: RequestHead | None = None
     deferred: PendingResponse | None = None
 

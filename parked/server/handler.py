@@ -140,7 +140,7 @@ class KeepAliveWSGIHandler(Deferring):
             self.handle_one_response()
         finally:
             self._is_over = True  # whoever still has write() must not write into the next response
-            del self.environ  # it holds `defer`, and that holds this handler
+            self.environ = None  # it holds `defer`, and that holds this handler
             if "rfile" in self.__dict__:
                 self.rfile.settle()
             if "socket" in self.__dict__:

@@ -44,7 +44,7 @@ def load(name: str) -> Callable[..., Any]:
         raise
     except SystemExit as error:
         raise StartError(f"cannot import {name}: it exits ({error.code})", EXIT_APP) from error
-    except Exception as error:
+    except BaseException as error:  # a GreenletExit or an interrupt of its own is no better
         raise StartError(f"cannot import {name}: {type(error).__name__}: {error}", EXIT_APP) from error
     if not callable(found):
         raise StartError(f"cannot import {name}: it is not callable", EXIT_APP)

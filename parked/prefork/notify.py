@@ -25,10 +25,10 @@ def notify(state: str, status: str = "") -> None:
     if address[:1] not in ("/", "@"):
         return
     message = f"{state}\nSTATUS={status}" if status else state
-    with socket(AF_UNIX, SOCK_DGRAM | SOCK_CLOEXEC) as sock:
-        sock.setblocking(False)
-        try:
+    try:
+        with socket(AF_UNIX, SOCK_DGRAM | SOCK_CLOEXEC) as sock:
+            sock.setblocking(False)
             # The @ stands for the NUL of an abstract address.
             sock.sendto(message.encode(), address.replace("@", "\0", 1) if address[0] == "@" else address)
-        except OSError:
-            pass  # see above
+    except OSError:
+        pass  # see above; there may be no descriptor left, too

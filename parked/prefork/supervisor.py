@@ -195,7 +195,11 @@ class Supervisor:
         try:
             pid = fork()
             if not pid:
-                _exit(self._work(slot))
+                code = 1
+                try:
+                    code = self._work(slot)
+                finally:
+                    _exit(code)
         except OSError as error:
             self._say(f"cannot start a worker: {error.strerror}")
             slot.due = time.monotonic() + _BACK_OFF_S[1]

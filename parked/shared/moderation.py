@@ -68,11 +68,11 @@ class Moderation:
         self._looked = now
         try:
             _, waited_ns, turns = map(int, self._schedstat.read_text().split())
-        except (OSError, ValueError):  # a kernel without CONFIG_SCHED_INFO
+            idle = self._idle_share()
+        except (OSError, ValueError):  # a kernel without CONFIG_SCHED_INFO, or no descriptor left
             return 0.0
         wait_s = (waited_ns - self._waited_ns) / 1e9 / max(turns - self._turns, 1)
         self._waited_ns, self._turns = waited_ns, turns
-        idle = self._idle_share()
         none_idle = idle < NONE_IDLE and wait_s > OF_ITS_OWN_S
         self._looks_without_idle = self._looks_without_idle + 1 if none_idle else 0
         if wait_s > TOO_LONG_S[self._level] or self._looks_without_idle >= LASTING_LOOKS:

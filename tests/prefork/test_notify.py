@@ -75,6 +75,15 @@ def test_a_server_is_ready_without_a_manager_that_listens(
     assert heard(manager) == {"READY": "1"}
 
 
+def test_want_of_a_descriptor_is_no_reason_to_stop(manager: socket.socket) -> None:
+    code = (
+        "import resource; from parked.prefork import notify\n"
+        "resource.setrlimit(resource.RLIMIT_NOFILE, (3, 3)); notify.notify(notify.READY)"
+    )
+    said = {"NOTIFY_SOCKET": str(manager.getsockname())}
+    subprocess.run([sys.executable, "-c", code], cwd=CHECKOUT, env=os.environ | said, check=True, timeout=60)
+
+
 def test_an_abstract_address_begins_with_an_at_sign(monkeypatch: pytest.MonkeyPatch) -> None:
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager:
         manager.bind(f"\0parked-test-{os.getpid()}")

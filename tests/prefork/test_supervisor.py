@@ -160,6 +160,7 @@ def test_an_address_that_is_not_ours_is_one_line(bind: str) -> None:
     [
         ("import nonexistent_module", "broken:app", "No module named 'nonexistent_module'"),
         ("1 / 0", "broken:app", "ZeroDivisionError"),
+        ("raise KeyboardInterrupt", "broken:app", "KeyboardInterrupt"),
         ("raise SystemExit(3)", "broken:app", "exits"),
         ("syntax error", "broken:app", "SyntaxError"),
         ("app = 5", "broken:app", "not callable"),

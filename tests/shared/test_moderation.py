@@ -113,3 +113,8 @@ def test_does_without_a_kernel_that_counts(tmp_path: Path) -> None:
     assert Moderation(tmp_path / "none").look(400, 10_000) == 0.0
     odd.write_text("no numbers\n")
     assert Moderation(odd).look(400, 10_000) == 0.0
+
+
+def test_does_without_what_cannot_be_opened_for_want_of_descriptors(tmp_path: Path) -> None:
+    machine = Machine(tmp_path)
+    assert Moderation(machine.schedstat, tmp_path / "none", machine.clock).look(400, 10_000) == 0.0

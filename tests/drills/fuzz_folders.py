@@ -8,7 +8,6 @@ control character on either output, and an end within a time that no honest fold
 from __future__ import annotations
 
 import contextlib
-import copy
 import io
 import json
 import random
@@ -16,7 +15,7 @@ import re
 import time
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any, Final
+from typing import Final
 
 from parked.loadtest.report import compare, report, verify
 from tests.drills import fuzzing
@@ -78,7 +77,7 @@ class Folders:
             if name.endswith(".json") and generator.random() < 0.8:
                 value = json.loads(content)
                 for _ in range(generator.randint(1, 3)):
-                    _exchange(generator, value)
+                    fuzzing.exchange(generator, value, ODD)
                 case[name] = json.dumps(value).encode()
             else:
                 case[name] = fuzzing.mutate_bytes(generator, [content], TOKENS, MOST_BYTES)
@@ -113,20 +112,6 @@ class Folders:
             return report.main([str(self._folder)])
         page = str(self._folder / "page.html")
         return compare.main([str(self._good), str(self._folder), "--force", "--page", page])
-
-
-def _exchange(generator: random.Random, value: Any) -> None:
-    """Put something odd in some place of *value*."""
-    while isinstance(value, dict | list) and value:
-        keys: list[Any] = list(value) if isinstance(value, dict) else list(range(len(value)))
-        key = generator.choice(keys)
-        if not isinstance(value[key], dict | list) or not value[key] or generator.random() < 0.3:
-            if isinstance(value, dict) and generator.random() < 0.2:
-                del value[key]
-            else:
-                value[key] = copy.deepcopy(generator.choice(ODD))
-            return
-        value = value[key]
 
 
 TARGET = Folders()

@@ -1,13 +1,14 @@
 """Fuzzing for a few seconds or for a night, repeated exactly by its seed.
 
 Targets: request bytes against the server's parser, beside h11 and llhttp; responses against the load test's
-client, beside h11; results folders against report, verify and compare. Findings are printed as Python
-literals, and the exit code is 1. Needs what the tests need.
+client, beside h11; results folders against report, verify and compare; messages against the master of a run.
+Findings are printed as Python literals, and the exit code is 1. Needs what the tests need.
 """
 
 from __future__ import annotations
 
 import argparse
+import copy
 import random
 import sys
 import time
@@ -17,7 +18,7 @@ from importlib import import_module
 from itertools import pairwise
 from typing import Any, Final, Protocol
 
-TARGETS: Final = ("requests", "responses", "folders")
+TARGETS: Final = ("requests", "responses", "folders", "messages")
 MOST_FINDINGS: Final = 10
 
 
@@ -63,6 +64,20 @@ def cut(generator: random.Random, data: bytes) -> list[bytes]:
     places = sorted(generator.randrange(len(data) + 1) for _ in range(generator.randrange(1, 6)))
     bounds = [0, *places, len(data)]
     return [data[start:end] for start, end in pairwise(bounds) if start < end]
+
+
+def exchange(generator: random.Random, value: Any, odd: Sequence[Any]) -> None:
+    """Put something odd in some place of *value*, or take it away."""
+    while isinstance(value, dict | list) and value:
+        keys: list[Any] = list(value) if isinstance(value, dict) else list(range(len(value)))
+        key = generator.choice(keys)
+        if not isinstance(value[key], dict | list) or not value[key] or generator.random() < 0.3:
+            if isinstance(value, dict) and generator.random() < 0.2:
+                del value[key]
+            else:
+                value[key] = copy.deepcopy(generator.choice(odd))
+            return
+        value = value[key]
 
 
 def run(target: Target, seconds: float, seed: int, say: Callable[[str], None]) -> int:

@@ -1,0 +1,280 @@
+"""Parked connections under gunicorn: `gunicorn -k parked.gunicorn.KeepAliveWorker module:application`.
+
+gunicorn keeps what it does: processes, sockets, signals, logs, reloading. What its gevent worker serves with
+is replaced by `parked.server`. docs/from-gunicorn.md says what each of its settings means here.
+"""
+
+from __future__ import annotations
+
+import os
+
+os.environ.setdefault("GEVENT_TRACK_GREENLET_TREE", "0")  # read once, when gevent is imported
+
+import ipaddress
+import sys
+from datetime import timedelta
+from time import monotonic
+from typing import Any, Final, NamedTuple
+
+import gevent
+from gevent.event import Event
+from gevent.pool import Pool
+from gunicorn import glogging
+from gunicorn.arbiter import Arbiter
+from gunicorn.http.wsgi import base_environ
+from gunicorn.sock import ssl_context
+from gunicorn.workers.ggevent import GeventResponse, GeventWorker
+
+from parked.server import KeepAliveWSGIHandler, KeepAliveWSGIServer, Limits
+from parked.shared.descriptors import raise_nofile
+
+__all__ = ["KeepAliveWorker"]
+
+#: Seconds that a connection may be idle at least, whatever `keepalive` says. Its 2 s are there because an
+#: idle connection holds a place in gunicorn's own workers; here it must outlast a balancer's 60 s, or that
+#: sends a request into a connection that is just being closed, and answers 502.
+LEAST_IDLE_S: Final = 75.0
+#: Bytes of all header fields together, at least.
+LEAST_HEADER_BYTES: Final = 65536
+#: In place of gunicorn's "no limit".
+UNLIMITED: Final = 2**20
+#: Seconds between two signs of life to gunicorn's master.
+NOTIFY_S: Final = 1.0
+
+#: Of `base_environ`: ours are the same or better.
+_OURS: Final = ("wsgi.file_wrapper", "wsgi.input_terminated")
+
+
+class Request(NamedTuple):
+    """What hooks and the access log are given of a request, named as gunicorn's own."""
+
+    method: str
+    uri: str
+    path: str
+    query: str
+    version: tuple[int, ...]
+    headers: list[tuple[str, str]]
+    scheme: str
+    peer_addr: Any
+    body: Any
+
+
+class Handler(KeepAliveWSGIHandler):
+    """One request, with gunicorn's hooks, access log and forwarded scheme."""
+
+    server: Server
+
+    def get_environ(self) -> dict[str, Any]:
+        environ = super().get_environ()
+        environ["RAW_URI"] = self.path
+        if self.server.worker.trusts(self.client_address):
+            schemes = self.server.worker.forwarded_schemes(environ)
+            if len(schemes) == 1:
+                environ["wsgi.url_scheme"] = schemes.pop()
+            self._is_contradictory = len(schemes) > 1
+        return environ
+
+    _is_contradictory = False
+
+    def run_application(self) -> None:
+        worker = self.server.worker
+        if not worker.keeps_alive:
+            self.close_connection = True
+        if self._is_contradictory:
+            self.close_connection = True
+            self.application = _contradiction
+        if worker.has_hooks:
+            worker.cfg.pre_request(worker, self._request())
+        super().run_application()
+
+    def handle_one_response(self) -> None:
+        super().handle_one_response()
+        worker = self.server.worker
+        worker.count_request()
+        if worker.has_hooks:
+            try:
+                worker.cfg.post_request(worker, self._request(), self.environ, self._response())
+            except Exception:
+                worker.log.exception("Exception in post_request hook")
+
+    def log_request(self) -> None:
+        if self.server.logs_requests:
+            environ = getattr(self, "environ", None) or self._refused_environ()
+            took = timedelta(seconds=self.time_finish - self.time_start)
+            self.server.worker.log.access(self._response(), self._request(), environ, took)
+
+    def _request(self) -> Request:
+        environ = getattr(self, "environ", None) or {}
+        version = (self.request_version or "").rpartition("/")[2]
+        return Request(
+            method=self.command or "",
+            uri=self.path or "",
+            path=environ.get("PATH_INFO", ""),
+            query=environ.get("QUERY_STRING", ""),
+            version=tuple(int(digit) for digit in version.split(".") if digit.isdigit()),
+            headers=[(name.upper(), value) for name, value in self.headers.items()],
+            scheme=environ.get("wsgi.url_scheme", "http"),
+            peer_addr=self.client_address,
+            body=environ.get("wsgi.input"),
+        )
+
+    def _response(self) -> Any:
+        status = self._orig_status or str(self.code or "")
+        fields = [
+            (name.decode("latin-1"), value.decode("latin-1")) for name, value in self.response_headers or ()
+        ]
+        head = len(f"HTTP/1.1 {status}\r\n\r\n") + sum(len(f"{name}: {value}\r\n") for name, value in fields)
+        return GeventResponse(status, fields, max(0, self.response_length - head))
+
+    def _refused_environ(self) -> dict[str, Any]:
+        """Of what was no request: what its line says."""
+        address = self.client_address
+        return {
+            "REQUEST_METHOD": self.command,
+            "RAW_URI": self.path,
+            "SERVER_PROTOCOL": self.request_version,
+            "REMOTE_ADDR": address[0] if isinstance(address, tuple) else "",
+        }
+
+
+def _contradiction(environ: dict[str, Any], start_response: Any) -> list[bytes]:
+    start_response("400 Bad Request", [("Content-Type", "text/plain")])
+    return [b"the forwarded schemes contradict each other\n"]
+
+
+class Server(KeepAliveWSGIServer):
+    """The server of one of the worker's sockets."""
+
+    handler_class = Handler
+    worker: KeepAliveWorker
+
+
+class KeepAliveWorker(GeventWorker):  # type: ignore[misc] # gunicorn has no type hints
+    """gunicorn's gevent worker with parked connections."""
+
+    alive: bool
+
+    def __init__(self, *arguments: Any, **named: Any) -> None:
+        super().__init__(*arguments, **named)
+        cfg = self.cfg
+        self.keeps_alive = cfg.keepalive != 0
+        self.has_hooks = any(_is_set(cfg, name) for name in ("pre_request", "post_request"))
+        #: Field of environ, and its value that means https.
+        self._secure = {
+            f"HTTP_{name.upper().replace('-', '_')}": value
+            for name, value in cfg.secure_scheme_headers.items()
+        }
+        allowed = cfg.forwarded_allow_ips
+        names = [name.strip() for name in (allowed.split(",") if isinstance(allowed, str) else allowed)]
+        self._trusts_all = "*" in names
+        self._trusted = [ipaddress.ip_network(name) for name in names if name and name != "*"]
+        self._trust_of: dict[str, bool] = {}
+
+    def init_process(self) -> None:
+        if self.cfg.proxy_protocol not in (False, None, "off"):
+            self.log.error("KeepAliveWorker does not speak the PROXY protocol; leave out proxy_protocol")
+            sys.exit(Arbiter.WORKER_BOOT_ERROR)
+        self._ending = Event()
+        raise_nofile()
+        super().init_process()
+
+    def run(self) -> None:
+        servers = [self._serve(sock) for sock in self.sockets]
+        while self.alive:
+            self.notify()
+            self._ending.wait(NOTIFY_S)
+        self._end(servers)
+
+    def handle_exit(self, sig: int, frame: Any) -> None:
+        super().handle_exit(sig, frame)
+        self._ending.set()
+
+    def count_request(self) -> None:
+        self.nr += 1
+        if self.nr >= self.max_requests and self.alive:
+            self.log.info("Autorestarting worker after current request.")
+            self.alive = False
+            self._ending.set()
+
+    def trusts(self, address: Any) -> bool:
+        """Whether a peer may say by which scheme it was asked; one of a unix socket may, as in gunicorn."""
+        if self._trusts_all or not isinstance(address, tuple):
+            return True
+        host = address[0]
+        if host not in self._trust_of:
+            if len(self._trust_of) > 10_000:  # clients of the whole world
+                self._trust_of.clear()
+            self._trust_of[host] = any(ipaddress.ip_address(host) in network for network in self._trusted)
+        return self._trust_of[host]
+
+    def forwarded_schemes(self, environ: dict[str, Any]) -> set[str]:
+        """What the fields of `secure_scheme_headers` say: none, one, or a contradiction."""
+        secure = self._secure.items()
+        return {"https" if environ[name] == value else "http" for name, value in secure if name in environ}
+
+    def _serve(self, sock: Any) -> Server:
+        cfg = self.cfg
+        name = sock.getsockname()
+        environ = {key: value for key, value in base_environ(cfg).items() if key not in _OURS}
+        # pywsgi would ask the resolver for SERVER_NAME
+        environ["SERVER_NAME"] = str(name[0]) if isinstance(name, tuple) else ""
+        environ["wsgi.multithread"] = True
+        tls = {"ssl_context": ssl_context(cfg)} if cfg.is_ssl else {}
+        server = Server(
+            sock,
+            self.wsgi,
+            spawn=Pool(self.worker_connections),
+            log=None,
+            error_log=self.log.error_log,
+            environ=environ,
+            idle_timeout=max(cfg.keepalive, LEAST_IDLE_S),
+            limits=Limits(
+                request_line_bytes=cfg.limit_request_line or UNLIMITED,
+                header_bytes=max(cfg.limit_request_field_size or UNLIMITED, LEAST_HEADER_BYTES),
+                header_count=cfg.limit_request_fields,
+            ),
+            **tls,
+        )
+        server.worker = self
+        server.logs_requests = self._logs_requests()
+        server.start()
+        return server
+
+    def _logs_requests(self) -> bool:
+        cfg = self.cfg
+        if cfg.statsd_host or cfg.logger_class is not glogging.Logger:
+            return True
+        files = cfg.accesslog, cfg.logconfig, cfg.logconfig_dict, getattr(cfg, "logconfig_json", None)
+        return any(files) or bool(cfg.syslog and not cfg.disable_redirect_access_to_syslog)
+
+    def _end(self, servers: list[Server]) -> None:
+        """Let the connections go, within `graceful_timeout`.
+
+        For the first half of it each leaves with its next response, and the successor or another worker gets
+        it. Then those that are still idle are closed, and requests in flight have the other half.
+        """
+        for server in servers:
+            server.retire()
+        half = self.cfg.graceful_timeout / 2
+        if not self._wait_for([server.drained for server in servers], half):
+            ends = [gevent.spawn(server.drain, half) for server in servers]
+            self._wait_for(ends, half + NOTIFY_S)
+            if not all(end.value for end in ends):
+                self.log.warning("Worker graceful timeout (pid:%s)", self.pid)
+
+    def _wait_for(self, things: list[Any], seconds: float) -> bool:
+        """Wait until all are ready, and show gunicorn's master meanwhile that we live; whether they are."""
+        deadline = monotonic() + seconds
+        while True:
+            self.notify()
+            left = deadline - monotonic()
+            if len(gevent.wait(things, timeout=max(0.0, min(left, NOTIFY_S)))) == len(things):
+                return True
+            if left <= 0:
+                return False
+
+
+def _is_set(cfg: Any, name: str) -> bool:
+    """Whether a hook is the user's own."""
+    setting = cfg.settings[name]
+    return setting.get() is not type(setting).default

@@ -1,0 +1,281 @@
+"""parked.gunicorn, in the real gunicorn: the version that is pinned, and the oldest that is supported."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import http.client
+import os
+import re
+import signal
+import socket
+import ssl
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from gunicorn import config
+
+from parked.prefork.settings import Settings
+from tests.support import CHECKOUT, PATIENCE_S
+
+OLDEST = "21.2"
+WORKER = "parked.gunicorn.KeepAliveWorker"
+APPLICATION = """
+import os, time
+
+def application(environ, start_response):
+    name = environ["PATH_INFO"]
+    if name == "/slow":
+        time.sleep(0.5)
+    keys = "wsgi.url_scheme", "RAW_URI", "REMOTE_ADDR", "SERVER_NAME", "wsgi.multiprocess"
+    body = repr([environ[key] for key in keys]).encode() if name == "/environ" else b"%d" % os.getpid()
+    start_response("200 OK", [("X-B", "b"), ("Content-Length", str(len(body)))])
+    return [body]
+"""
+
+
+@pytest.fixture(scope="module", params=["pinned", "oldest"])
+def python(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """One with gunicorn and gevent."""
+    if request.param == "pinned":
+        return Path(sys.executable)
+    folder = tmp_path_factory.mktemp("gunicorn")
+    uv = [str(Path(sys.executable).with_name("uv"))]
+    made = folder / "bin/python"
+    subprocess.run(
+        [*uv, "venv", "-q", "--allow-existing", "--python", sys.executable, str(folder)], check=True
+    )
+    packages = [f"gunicorn=={OLDEST}.0", "gevent", "greenlet"]
+    subprocess.run([*uv, "pip", "install", "-q", "--python", str(made), *packages], check=True)
+    return made
+
+
+class Gunicorn:
+    """A running one, and what it has written."""
+
+    def __init__(self, process: subprocess.Popen[bytes], log: Path, port: int) -> None:
+        self.process = process
+        self.log = log
+        self.port = port
+        self.clients: list[http.client.HTTPConnection] = []
+
+    def connect(self) -> http.client.HTTPConnection:
+        self.clients.append(http.client.HTTPConnection("127.0.0.1", self.port, timeout=PATIENCE_S))
+        return self.clients[-1]
+
+    def workers(self) -> set[int]:
+        return {int(pid) for pid in re.findall(r"Booting worker with pid: (\d+)", self.log.read_text())}
+
+
+def within(true: Callable[[], Any], what: object = "") -> Any:
+    deadline = time.monotonic() + PATIENCE_S
+    while not (result := true()):
+        assert time.monotonic() < deadline, what or true
+        time.sleep(0.02)
+    return result
+
+
+@contextlib.contextmanager
+def gunicorn(python: Path, folder: Path, *flags: str, worker: str = WORKER) -> Iterator[Gunicorn]:
+    (folder / "served.py").write_text(APPLICATION)
+    log = folder / "gunicorn.log"
+    command = [str(python), "-m", "gunicorn", "-k", worker, "-b", "127.0.0.1:0", "--graceful-timeout", "6"]
+    command += [*flags, "served:application"]
+    environ = os.environ | {"PYTHONPATH": str(CHECKOUT), "HOME": str(folder)}
+    with log.open("wb") as file:
+        process = subprocess.Popen(command, cwd=folder, env=environ, stdout=file, stderr=subprocess.STDOUT)
+    try:
+        listening = re.compile(r"Listening at: https?://127\.0\.0\.1:(\d+)")
+        found = within(lambda: listening.search(log.read_text()) or process.poll() is not None, log.read_text)
+        assert isinstance(found, re.Match), log.read_text()
+        running = Gunicorn(process, log, int(found[1]))
+        try:
+            yield running
+        finally:
+            for client in running.clients:
+                client.close()
+    finally:
+        process.terminate()
+        try:
+            process.wait(PATIENCE_S)
+        finally:
+            process.kill()
+
+
+def ask(connection: http.client.HTTPConnection, path: str = "/", **fields: str) -> tuple[int, str, str]:
+    """Status, body, and what the server says of the connection."""
+    connection.request("GET", path, headers={name.replace("_", "-"): text for name, text in fields.items()})
+    response = connection.getresponse()
+    return response.status, response.read().decode(), response.getheader("Connection", "")
+
+
+def test_connections_are_parked_and_worker_connections_bounds_requests_alone(
+    python: Path, tmp_path: Path
+) -> None:
+    with gunicorn(python, tmp_path, "--worker-connections", "2", "--keep-alive", "1") as running:
+        began = time.monotonic()
+        clients = [running.connect() for _ in range(200)]
+        answers = {ask(client) for client in clients}
+        assert len(answers) == 1, answers  # one process, none of them told to go
+        assert answers.pop()[2] != "close"
+        time.sleep(max(0.0, 1.5 - (time.monotonic() - began)))  # idle for longer than --keep-alive says
+        assert [ask(client)[0] for client in clients] == [200] * 200
+        threads = [threading.Thread(target=ask, args=(client, "/slow")) for client in clients[:4]]
+        began = time.monotonic()
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join(PATIENCE_S)
+        assert time.monotonic() - began > 0.95  # two at a time, half a second each
+
+
+def test_a_connection_is_not_kept_where_gunicorn_would_not_keep_it(python: Path, tmp_path: Path) -> None:
+    with gunicorn(python, tmp_path, "--keep-alive", "0") as running:
+        assert ask(running.connect())[2] == "close"
+
+
+def test_the_access_log_has_every_atom_that_gunicorns_own_worker_has(python: Path, tmp_path: Path) -> None:
+    form = "%(h)s %(l)s %(u)s '%(r)s' %(m)s %(U)s %(q)s %(H)s %(s)s %(b)s %(B)s %(f)s %(a)s %({x-a}i)s"
+    form += " %({x-b}o)s"
+    lines = []
+    for worker in (WORKER, "gevent"):
+        folder = tmp_path / worker
+        folder.mkdir()
+        access = folder / "access.log"
+        flags = ("--access-logfile", str(access), "--access-logformat", f"{form} %(L)s")
+        with gunicorn(python, folder, *flags, worker=worker) as running:
+            connection = running.connect()
+            ask(connection, "/environ?a=1", X_A="a", User_Agent="test", Referer="/from")
+            ask(connection, "/environ")
+            written = within(lambda: (text := access.read_text()).count("\n") == 2 and text, access)  # noqa: B023
+            lines.append([line.rpartition(" ") for line in written.splitlines()])
+    assert [line[0] for line in lines[0]] == [line[0] for line in lines[1]]
+    assert all(re.fullmatch(r"\d+\.\d{6}", line[2]) for line in lines[0])
+
+
+def test_max_requests_replaces_workers_and_fails_no_request(python: Path, tmp_path: Path) -> None:
+    flags = ("--workers", "2", "--max-requests", "20", "--max-requests-jitter", "10")
+    with gunicorn(python, tmp_path, *flags) as running:
+        connections = [running.connect() for _ in range(4)]
+        for number in range(160):
+            assert ask(connections[number % 4])[0] == 200  # http.client connects anew after a close
+        assert len(running.workers()) >= 4
+
+
+def test_a_reload_lets_requests_finish_and_parked_connections_leave_with_their_next_response(
+    python: Path, tmp_path: Path
+) -> None:
+    with gunicorn(python, tmp_path) as running:
+        parked, busy = running.connect(), running.connect()
+        _, first, _ = ask(parked)
+        busy.request("GET", "/slow")
+        running.process.send_signal(signal.SIGHUP)
+        assert busy.getresponse().read().decode() == first
+        within(lambda: len(running.workers()) == 2)
+        within(lambda: ask(parked)[2] == "close")
+        assert within(lambda: (answer := ask(parked)[1]) != first and answer)
+
+
+@pytest.mark.parametrize(
+    ("allowed", "told"),
+    [
+        ("127.0.0.1", {"X_Forwarded_Proto=https": "https", "X_Forwarded_Proto=http": "http", "": "http"}),
+        ("10.0.0.0/8,127.0.0.0/8", {"X_Forwarded_Ssl=on": "https"}),
+        ("10.0.0.1", {"X_Forwarded_Proto=https": "http"}),
+    ],
+)
+def test_the_scheme_is_that_which_a_trusted_proxy_says(
+    allowed: str, told: dict[str, str], tmp_path: Path
+) -> None:
+    with gunicorn(Path(sys.executable), tmp_path, "--forwarded-allow-ips", allowed) as running:
+        for field, scheme in told.items():
+            fields = dict([field.split("=")]) if field else {}
+            expected = repr([scheme, "/environ?a=b", "127.0.0.1", "127.0.0.1", False])
+            assert ask(running.connect(), "/environ?a=b", **fields)[:2] == (200, expected)
+        if allowed == "127.0.0.1":
+            contradiction = ask(running.connect(), X_Forwarded_Proto="https", X_Forwarded_Ssl="off")
+            assert contradiction[0] == 400
+
+
+HOOKS = """
+def pre_request(worker, req):
+    worker.log.info("before %s %s %s", req.method, req.path, dict(req.headers)["X-A"])
+
+def post_request(worker, req, environ, resp):
+    worker.log.info("after %s %s %s", req.uri, environ["QUERY_STRING"], resp.status)
+
+def worker_exit(server, worker):
+    server.log.info("exit after %s", worker.nr)
+"""
+
+
+def test_hooks_are_called(python: Path, tmp_path: Path) -> None:
+    (tmp_path / "hooks.py").write_text(HOOKS)
+    with gunicorn(python, tmp_path, "-c", "hooks.py") as running:
+        ask(running.connect(), "/environ?a=1", X_A="a")
+    lines = re.findall(r"\[INFO\] (before|after|exit)(.*)", running.log.read_text())
+    expected = [("before", " GET /environ a"), ("after", " /environ?a=1 a=1 200 OK"), ("exit", " after 1")]
+    assert lines == expected
+
+
+def test_tls_is_gunicorns(python: Path, tmp_path: Path) -> None:
+    key, certificate = str(tmp_path / "key.pem"), str(tmp_path / "certificate.pem")
+    make = ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes"]
+    make += ["-keyout", key, "-out", certificate, "-days", "2", "-subj", "/CN=localhost"]
+    subprocess.run(make, check=True, capture_output=True)
+    with gunicorn(python, tmp_path, "--certfile", certificate, "--keyfile", key) as running:
+        context = ssl.create_default_context(cafile=certificate)
+        context.check_hostname = False
+        connection = http.client.HTTPSConnection(
+            "127.0.0.1", running.port, context=context, timeout=PATIENCE_S
+        )
+        for _ in range(2):
+            assert ask(connection, "/environ")[1].startswith("['https', ")
+        connection.close()
+
+
+def test_what_is_no_request_is_refused_and_logged(python: Path, tmp_path: Path) -> None:
+    access = tmp_path / "access.log"
+    with gunicorn(python, tmp_path, "--access-logfile", str(access)) as running:
+        with socket.create_connection(("127.0.0.1", running.port), timeout=PATIENCE_S) as client:
+            client.sendall(b"GET /a HTTP/1.1\r\n\r\n")  # without Host
+            assert client.makefile("rb").read().startswith(b"HTTP/1.1 400 ")
+        line = within(access.read_text)
+    assert '"GET /a HTTP/1.1" 400 ' in line
+
+
+def test_the_proxy_protocol_is_refused_in_one_line(python: Path, tmp_path: Path) -> None:
+    value = "'auto'" if python == Path(sys.executable) else "True"  # as gunicorn has it now, and had it
+    (tmp_path / "proxied.py").write_text(f"proxy_protocol = {value}\n")
+    with gunicorn(python, tmp_path, "-c", "proxied.py") as running:
+        assert running.process.wait(PATIENCE_S) != 0
+    text = running.log.read_text()
+    assert "KeepAliveWorker does not speak the PROXY protocol" in text
+    assert "Traceback" not in text
+
+
+def rows() -> dict[str, str]:
+    """By setting of gunicorn: what docs/from-gunicorn.md says of it."""
+    text = (CHECKOUT / "docs/from-gunicorn.md").read_text()
+    told = {}
+    for names, meaning in re.findall(r"^\| (`[^|]+`) \| (.+) \|$", text, re.MULTILINE):
+        for name in re.findall(r"`(\w+)`", names):
+            assert name not in told, f"{name} has two rows"
+            told[name] = meaning
+    return told
+
+
+def test_the_page_has_every_setting_of_gunicorn_and_no_other() -> None:
+    assert rows().keys() == {setting.name for setting in config.KNOWN_SETTINGS}
+
+
+def test_the_page_names_no_flag_of_ours_that_is_not_there() -> None:
+    ours = {f"--{field.name.replace('_', '-')}" for field in dataclasses.fields(Settings)}
+    named = {flag for meaning in rows().values() for flag in re.findall(r"`(--[a-z-]+)", meaning)}
+    assert named <= ours

@@ -9,16 +9,23 @@ from typing import TextIO
 from parked.shared.log import GuardedLog
 
 
+class LogError(Exception):
+    """A log that cannot be opened, in a line."""
+
+
 class LogFile(GuardedLog):
     """A file that is appended to, line by line: short lines of several processes do not mix (write(2),
     O_APPEND).
 
-    :raises OSError: it cannot be opened.
+    :raises LogError: it cannot be opened.
     """
 
     def __init__(self, name: str) -> None:
         self._path = Path(name).absolute()
-        super().__init__(self._open())
+        try:
+            super().__init__(self._open())
+        except OSError as error:
+            raise LogError(f"cannot open {self._path}: {error.strerror}") from error
 
     def reopen(self) -> None:
         """Go on in the file that has this name now. Where there is none to be had, the old one will do."""
@@ -34,7 +41,10 @@ class LogFile(GuardedLog):
 
 
 def open_log(name: str) -> GuardedLog | None:
-    """The log by its name as a setting: - is standard output, empty is none."""
+    """The log by its name as a setting: - is standard output, empty is none.
+
+    :raises LogError: it cannot be opened.
+    """
     if not name or (name == "-" and sys.stdout is None):
         return None
     return GuardedLog(sys.stdout) if name == "-" else LogFile(name)

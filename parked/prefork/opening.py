@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from os import close
 from socket import socket
 
-from parked.prefork import handover, sizing
+from parked.prefork import access_log, handover, sizing
 from parked.prefork.identity import Identity, IdentityError, find
 from parked.prefork.listening import inherited, listen
 from parked.prefork.made import MadeFiles
@@ -43,6 +43,7 @@ def open_all(settings: Settings, left: handover.Handover | None) -> Opened:
     :raises SizingError: the limits do not allow it.
     :raises ListenError: an address cannot be listened on.
     :raises IdentityError: a user or a file cannot be had.
+    :raises LogError: the access log cannot be opened.
     """
     nofile = raise_nofile()
     workers, capacity = sizing.plan(settings.workers, settings.connections, nofile, sizing.cpu_count())
@@ -77,6 +78,9 @@ def open_all(settings: Settings, left: handover.Handover | None) -> Opened:
         if identity.uid not in (None, os.geteuid()):
             files.keep_removable()
         identity.become()
+        # Each worker has its own; opened here as well, so that one line says what would be wrong with it.
+        if settings.access_log not in ("", "-"):
+            access_log.LogFile(settings.access_log).close()
     except BaseException:
         files.remove()
         raise

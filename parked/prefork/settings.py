@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import math
+import re
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -83,10 +84,9 @@ def file_name(text: str) -> str:
 def socket_mode(text: str) -> int | None:
     if not text:
         return None
-    value = int(text, 8)
-    if not 0 <= value <= 0o777:
+    if not re.fullmatch("[0-7]{1,4}", text, re.ASCII) or int(text, 8) > 0o777:
         raise ValueError("needs permissions in octal, such as 660")
-    return value
+    return int(text, 8)
 
 
 def log_format(text: str) -> str:

@@ -19,6 +19,7 @@ from socket import socket
 from typing import Final
 
 from parked.prefork import application, forks, handover, sizing, trial, worker
+from parked.prefork.access_log import LogError
 from parked.prefork.application import StartError
 from parked.prefork.identity import IdentityError
 from parked.prefork.listening import ListenError, another, place
@@ -75,7 +76,7 @@ def run(settings: Settings, signals: Signals) -> int:
     """
     try:
         opened = open_all(settings, handover.receive(os.environ))
-    except (sizing.SizingError, IdentityError, handover.HandoverError) as error:
+    except (sizing.SizingError, IdentityError, LogError, handover.HandoverError) as error:
         raise StartError(str(error), EXIT_USAGE) from error
     except ListenError as error:
         raise StartError(str(error), EXIT_LISTEN) from error

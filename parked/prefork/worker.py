@@ -18,7 +18,7 @@ from gevent.event import Event
 from parked.prefork import access_log, forks, metrics
 from parked.prefork.counts import Statistics
 from parked.prefork.scoreboard import Scoreboard
-from parked.prefork.settings import EXIT_KILLED, Settings
+from parked.prefork.settings import EXIT_KILLED, PROGRAM, Settings
 from parked.prefork.signals import HARMLESS
 from parked.server.limits import Limits
 from parked.server.server import KeepAliveWSGIServer
@@ -61,6 +61,9 @@ def main(duty: Duty, work: Callable[[Duty], int]) -> int:
             if stream is not None:
                 stream.flush()
         return code
+    except access_log.LogError as error:
+        print(f"{PROGRAM}: {error}", file=sys.stderr)
+        return 1
     except BaseException:
         traceback.print_exc()
         return 1

@@ -71,7 +71,7 @@ def test_a_worker_that_could_not_open_its_log_changes_nothing(tmp_path: Path) ->
         logs.rename(tmp_path / "elsewhere")
         write(tmp_path, "new")
         server.signal(signal.SIGHUP)
-        assert "No such file or directory" in said(server, "FileNotFoundError")
+        assert "No such file or directory" in said(server, f"cannot open {logs}/log")
         said(server, "not reloaded: its worker does not become ready")
         assert get(server) == b"old"
 

@@ -40,6 +40,8 @@ def test_web_concurrency_sets_the_workers_unless_our_own_variable_does() -> None
         ["--idle-timeout", "1e400"],
         ["--limit-request-line", "0"],
         ["--app", "module"],
+        ["--socket-mode", "rw"],
+        ["--socket-mode", "1777"],
         ["--app", "a b:c"],
         ["--idle-time", "5"],  # no abbreviations: they break when a flag is added
         ["--unknown"],

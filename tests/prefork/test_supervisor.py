@@ -180,10 +180,18 @@ def test_an_application_that_cannot_be_imported_is_one_line(
 
 
 def test_workers_that_cannot_start_end_it_with_their_own_code(tmp_path: Path) -> None:
-    """Here because the access log cannot be opened, which only the workers find out."""
-    ended = run_app("--bind", "127.0.0.1:0", "--workers", "2", "--access-log", str(tmp_path / "no" / "log"))
+    (tmp_path / "dies.py").write_text(
+        "import os\nos.register_at_fork(after_in_child=lambda: os._exit(9))\ndef app(*_): pass\n"
+    )
+    ended = run_app("--bind", "127.0.0.1:0", "--workers", "2", "--app", "dies:app", cwd=tmp_path)
     assert ended.returncode == settings.EXIT_WORKERS
     assert "giving up" in ended.stderr
+
+
+def test_a_log_that_cannot_be_opened_is_one_line(tmp_path: Path) -> None:
+    ended = run_app("--bind", "127.0.0.1:0", "--access-log", str(tmp_path / "no" / "log"))
+    assert ended.returncode == settings.EXIT_USAGE
+    assert ended.stderr == f"run_server: cannot open {tmp_path}/no/log: No such file or directory\n"
 
 
 def test_more_connections_than_the_workers_can_open_are_refused_at_the_start() -> None:

@@ -72,8 +72,9 @@ def run(settings: Settings, fd: int) -> int:
     try:
         return _try(settings, fd)
     finally:
-        signal.signal(signal.SIGTERM, signal.SIG_IGN)
-        os.killpg(0, signal.SIGTERM)  # helpers that the application has started
+        if os.getpgrp() == os.getpid():  # as `execute` has left it, and nobody else's processes
+            signal.signal(signal.SIGTERM, signal.SIG_IGN)
+            os.killpg(0, signal.SIGTERM)  # helpers that the application has started
 
 
 def _try(settings: Settings, fd: int) -> int:

@@ -52,7 +52,12 @@ class Case(NamedTuple):
 _OLDEST = ("--resolution", "lowest-direct", "-r", "pyproject.toml")
 CASES = (
     # Locust wants a newer gevent than the server does.
-    Case("server", (3, 11), (*_OLDEST, "--extra", "metrics", "--extra", "demo", "psutil>=7"), (SERVER,)),
+    Case(
+        "server",
+        (3, 11),
+        (*_OLDEST, "--extra", "metrics", "--extra", "demo", "psutil>=7"),
+        (SERVER,),
+    ),
     Case("oldest", (3, 11), (*_OLDEST, "--all-extras")),
     Case("pinned", (3, 12), ("-r", "requirements.txt")),
     Case("newest", None, ("-r", "pyproject.toml", "--all-extras")),
@@ -135,7 +140,7 @@ def load(python: Path, folder: Path) -> str:
     """The verdict of `./run_test -c 2000`, and what it rests on."""
     results = folder / "results"
     command = ["timeout", str(RUN_S), str(python), "-P", "-m", "loadtest", "-c", "2000"]
-    command += ["--hold", "10s", "--think", "1:3"]
+    command += ["--hold", "10s", "--think", "2:6"]
     command += ["--host", f"http://127.0.0.1:{free_port()}", "--master-port", str(free_port())]
     command += ["--results", str(results)]
     done = subprocess.run(

@@ -22,6 +22,7 @@ from typing import Any
 
 import pytest
 from packaging.requirements import Requirement
+from packaging.version import Version
 
 CHECKOUT = Path(__file__).resolve().parents[2]
 PROJECT: dict[str, Any] = tomllib.loads((CHECKOUT / "pyproject.toml").read_text())["project"]
@@ -207,6 +208,23 @@ def test_what_a_checkout_installs_is_locked_with_hashes() -> None:
         assert locked[name.replace("_", "-")] == version
     for entry in re.split(r"^(?=[a-z0-9-]+==)", lock, flags=re.MULTILINE)[1:]:
         assert "--hash=sha256:" in entry
+
+
+def test_the_table_of_versions_is_that_of_the_ranges_and_pins() -> None:
+    table = (CHECKOUT / "docs/dependencies.md").read_text().split("| | Python |")[1].splitlines()
+    names = [name.strip() for name in table[0].strip("|").split("|")]
+    rows = {line.split("|")[1].strip(): line.strip("|").split("|")[2:] for line in table[2:6]}
+    pinned = dict(line.split("==") for line in (CHECKOUT / "requirements.txt").read_text().splitlines()[1:])
+    extras: dict[str, list[str]] = PROJECT["optional-dependencies"]
+    least = {
+        requirement.name: next(part.version for part in requirement.specifier if part.operator == ">=")
+        for requirement in map(Requirement, sum(extras.values(), PROJECT["dependencies"]))
+        if requirement.specifier
+    }
+    for number, name in enumerate(names):
+        oldest, now = rows["server"][number].strip() or rows["oldest"][number].strip(), rows["pinned"][number]
+        assert now.strip() == pinned[name]
+        assert Version(oldest) == Version(least[name]), name
 
 
 def test_a_load_test_starts_the_server_and_leaves_its_results_where_the_user_is(

@@ -26,7 +26,7 @@ if "parked" not in sys.modules and PathFinder.find_spec("parked") is None:
 
 from locust import events, task
 
-from parked.loadtest.terms import values
+from parked.loadtest.terms import options, values
 from parked.user import KeepAliveUser, WrongLength
 
 #: Seconds that the test lasts if neither --run-time nor --hold says so.
@@ -39,19 +39,35 @@ class KeepAliveConnection(KeepAliveUser):
     host = "http://127.0.0.1:8000"
     allow_redirects = False  # a measurement of one server
     max_body_bytes = 1_000_000_000  # as long as --length may be
-    length: ClassVar[tuple[int, int]] = (1024, 10240)
+    length: ClassVar[tuple[int, int] | None] = (1024, 10240)
+    #: What is asked for instead, once --path says so: method and path, arguments of `request`, right status.
+    asked: ClassVar[tuple[str, str, dict[str, Any], int | None] | None] = None
 
     @task
     def text(self) -> None:
+        if self.asked is not None:
+            self.ask(*self.asked)
+            return
+        assert self.length is not None
         length = random.randint(*self.length)
         with self.client.get(f"/?length={length}", name="/?length=N", catch_response=True) as response:
             if response.ok and len(response.content or b"") != length:
                 response.failure(WrongLength("body has not the length that was asked for"))
 
+    def ask(self, method: str, path: str, more: dict[str, Any], status: int | None) -> None:
+        with self.client.request(method, path, catch_response=True, **more) as response:
+            if status is not None and response.status_code:
+                if response.status_code == status:
+                    response.success()
+                else:
+                    response.failure(f"status {response.status_code}, expected {status}")
+
 
 @events.init_command_line_parser.add_listener
 def _defaults(parser: Any) -> None:
     parser.set_defaults(num_users=1000, spawn_rate=200)
+    for option in options.REQUEST:
+        option.add_to(parser, include_in_web_ui=False)
 
 
 @events.init.add_listener
@@ -61,7 +77,21 @@ def _follow_options(environment: Any, **_: Any) -> None:
         chosen.run_time = RUN_TIME_S  # no test lasts for ever
 
     def take_length(**_: Any) -> None:
-        KeepAliveConnection.length = values.length(environment.parsed_options.length)
+        KeepAliveConnection.asked = _request(environment.parsed_options)
+        KeepAliveConnection.length = (
+            None if KeepAliveConnection.asked else values.length(environment.parsed_options.length)
+        )
 
     events.test_start.add_listener(take_length)
     events.spawning_complete.add_listener(take_length)  # the web UI's form has it also in a run
+
+
+def _request(chosen: Any) -> tuple[str, str, dict[str, Any], int | None] | None:
+    """What --path and the options beside it ask for."""
+    if not chosen.path:
+        return None
+    more: dict[str, Any] = {"headers": dict(map(values.header, chosen.header))} if chosen.header else {}
+    if chosen.body:
+        more["data"] = chosen.body
+    method = values.method(chosen.method) if chosen.method else "POST" if chosen.body else "GET"
+    return method, chosen.path, more, int(chosen.expect_status) if chosen.expect_status else None

@@ -42,14 +42,21 @@ _EXIT_CODES: Final = f"""exit codes:
 
 
 def seconds(text: str) -> float:
-    value = float(text)
+    """Seconds, bare or with a unit: 30, 30s, 250ms, 5m, 1h."""
+    matched = re.fullmatch(r"(.*?)(ms|s|m|h)?", text.strip())
+    assert matched is not None
+    value = float(matched[1]) * {"ms": 0.001, "m": 60.0, "h": 3600.0}.get(matched[2], 1.0)
     if not (0 <= value < 1e9 and math.isfinite(value)):
         raise ValueError("needs a number of seconds, 0 or more")
     return value
 
 
 def count(text: str) -> int:
-    value = int(text)
+    """A whole number; 400k and 1M are understood."""
+    matched = re.fullmatch(r"([0-9_,]+)([kKmM]?)", text.strip())
+    if matched is None:
+        raise ValueError("needs a whole number such as 20000, 400k or 1M")
+    value = int(matched[1].replace(",", "")) * {"": 1, "k": 1_000, "m": 1_000_000}[matched[2].lower()]
     if not 0 <= value < 1 << 40:
         raise ValueError("needs a whole number, 0 or more")
     return value

@@ -25,7 +25,7 @@ def main() -> int:
         if hint := lacks(words[0], "hdrh", "plots"):
             return _lacking(hint)
         return int(importlib.import_module(f"parked.loadtest.report.{words[0]}").main(words[1:]))
-    runs = not {"-h", "--help", "--plan"} & set(words)
+    runs = not {"-h", "--help", "--plan", "--version", "--print-completion"} & set(words)
     if runs and (hint := lacks("the load test", "locust", "loadtest")):
         return _lacking(hint)
     from parked.loadtest.command.arguments import main as run

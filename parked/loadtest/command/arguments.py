@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import difflib
 import os
 import shlex
 import sys
@@ -10,14 +11,19 @@ import time
 from pathlib import Path
 from urllib.parse import urlsplit
 
+from parked import __version__
 from parked.loadtest.command.settings import Settings
 from parked.loadtest.machine.machine import Machine
 from parked.loadtest.plan import planning
+from parked.loadtest.report.goals import Goal
 from parked.loadtest.terms import options, values, variables
 from parked.loadtest.terms.checkout import PROGRAM
 from parked.loadtest.terms.console import say
 from parked.shared import old_names
+from parked.shared.extras import lacks
 
+#: Connections and hold of --quick.
+QUICK = (20_000, "30s")
 DEFAULT_HOST = "http://127.0.0.1:8000"
 
 #: Options of Locust's that run_test gives it, and what says them here.
@@ -38,11 +44,12 @@ OURS = {
 
 EPILOG = """\
 words
-  report FOLDER       make summary, page and plots of a run again
-  verify FOLDER...    recompute every figure of runs, and ask their witnesses
-  compare A B...      lay runs side by side
-Each has a --help of its own. Options that are not named here are Locust's, and handed to it: --tags,
---exclude-tags, --stop-timeout, those of a locustfile, names of user classes.
+  report RUN       make summary, page and plots of a run again
+  verify RUN...    recompute every figure of runs, and ask their witnesses
+  compare A B...   lay runs side by side
+A run is its folder, last or previous. Each word has a --help of its own. Options
+that are not named here are Locust's, and handed to it: --tags, --exclude-tags,
+--stop-timeout, those of a locustfile, names of user classes.
 
 exit codes
   0  pass
@@ -85,8 +92,13 @@ def parser() -> argparse.ArgumentParser:
         metavar="R|auto",
         help="connections opened a second; auto: as fast as requests stay on time (default: auto)",
     )
+    made.add_argument(
+        "--quick", action="store_true", help=f"a first look: -c {QUICK[0]} --hold {QUICK[1]}, under a minute"
+    )
     for option in options.TABLE:
         option.add_to_run_test(made)
+    _add_request(made)
+    _add_outcome(made)
     made.add_argument(
         "--host",
         action="append",
@@ -182,12 +194,73 @@ def parser() -> argparse.ArgumentParser:
         help="with --plan, another machine, such as cores=16,memory=64G,nofile=1M; also ports, file_max, "
         "tcp_mem (pages), conntrack (default: what Linux has)",
     )
-    made.add_argument("--json", action="store_true", help="with --plan, as JSON")
+    made.add_argument(
+        "--print-completion",
+        choices=("bash", "zsh"),
+        help='print what completes these options: eval "$(./run_test --print-completion bash)"',
+    )
+    made.add_argument("--version", action="store_true", help="print the version and end")
     made.add_argument("--force", action="store_true", help="run although the limits look too low")
     made.add_argument(
         "--overwrite", action="store_true", help="replace the run that is in the folder of --results"
     )
     return made
+
+
+def _add_request(made: argparse.ArgumentParser) -> None:
+    """What the built-in locustfile asks for, of a server of any kind."""
+    request = made.add_argument_group(
+        "the request of the built-in test (default: GET /?length=N, as ours has it)"
+    )
+    for option in options.REQUEST:
+        option.add_to(request)
+
+
+def _add_outcome(made: argparse.ArgumentParser) -> None:
+    outcome = made.add_argument_group("what becomes of the figures")
+    outcome.add_argument(
+        "--fail-if",
+        action="append",
+        default=[],
+        type=_goal,
+        metavar="'FIGURE > N'",
+        help="fail if a figure of summary.json is so, in its unit: 'latency_ms.p99 > 200', "
+        "'hold_rps < 1900'; may be given several times",
+    )
+    outcome.add_argument(
+        "--json", action="store_true", help="print summary.json (--plan: the plan) and nothing else"
+    )
+    outcome.add_argument(
+        "--junit", default=None, type=Path, metavar="FILE", help="write the verdict in JUnit's form too"
+    )
+    outcome.add_argument("--open", action="store_true", help="open the page in a browser at the end")
+
+
+def _goal(text: str) -> str:
+    try:
+        return Goal.parse(text).text
+    except ValueError as wrong:
+        raise argparse.ArgumentTypeError(str(wrong)) from None
+
+
+def _close_to(made: argparse.ArgumentParser, words: list[str]) -> str:
+    """Which of our options was meant by one that nobody knows, as far as one can tell."""
+    ours = [name for action in made._actions for name in action.option_strings if name.startswith("--")]
+    for word in words:
+        name = word.partition("=")[0]
+        if name.startswith("--") and (close := difflib.get_close_matches(name, ours, 1, 0.75)):
+            return f"{name}: did you mean {close[0]}?"
+    return ""
+
+
+def _complete(made: argparse.ArgumentParser, shell: str) -> int:
+    if hint := lacks("--print-completion", "shtab", "loadtest"):
+        print(f"{PROGRAM}: {hint}", file=sys.stderr)
+        return 5
+    import shtab
+
+    say(shtab.complete(made, shell=shell))
+    return 0
 
 
 def _port(text: str) -> int:
@@ -237,6 +310,16 @@ def _settle(made: argparse.ArgumentParser, chosen: argparse.Namespace) -> None:
         made.error("--expect-hosts goes with --master")
     if chosen.web_port != made.get_default("web_port") and not chosen.web:
         made.error("--web-port goes with --web")
+    if chosen.quick:
+        chosen.connections = QUICK[0] if chosen.connections == "auto" else chosen.connections
+        chosen.hold = QUICK[1] if chosen.hold == made.get_default("hold") else chosen.hold
+    if any(getattr(chosen, option.name) for option in options.REQUEST):
+        if chosen.locustfile is not None:
+            made.error(
+                "--path, --method, --header, --body and --expect-status are of the built-in test, not of -f"
+            )
+        chosen.path = chosen.path or "/"
+    chosen.did_you_mean = _close_to(made, chosen.of_locust)
     chosen.start_server = chosen.start_server or chosen.host is None
     chosen.host = ",".join(chosen.host or [DEFAULT_HOST])
     try:
@@ -262,8 +345,13 @@ def main(arguments: list[str] | None = None) -> int:
     options_of_ours = parser()
     chosen, of_locust = options_of_ours.parse_known_args(words)
     chosen.of_locust = of_locust
-    if not chosen.plan and (chosen.machine or chosen.json):
-        options_of_ours.error("--machine and --json are for --plan")
+    if chosen.version:
+        say(f"{PROGRAM} {__version__}")
+        return 0
+    if chosen.print_completion:
+        return _complete(options_of_ours, chosen.print_completion)
+    if chosen.machine and not chosen.plan:
+        options_of_ours.error("--machine is for --plan")
     _settle(options_of_ours, chosen)
     if chosen.join:
         from parked.loadtest.command import join

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import json
 import math
 import os
 import re
@@ -16,6 +17,7 @@ import time
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
+from parked.loadtest.command import outcome
 from parked.loadtest.command.processes import (
     FAIL,
     HOST,
@@ -65,6 +67,8 @@ def run(settings: Settings) -> int:
     interrupted = Interrupted()
     try:
         with contextlib.ExitStack() as started:
+            if settings.as_json:  # what is for people goes to standard error
+                started.enter_context(contextlib.redirect_stdout(sys.stderr))
             return _run(settings, started, interrupted)
     except Stop as stop:
         say(f"{checkout.PROGRAM}: {stop}")
@@ -115,6 +119,7 @@ def _make_folder(settings: Settings) -> None:
         for name in there:
             if _OF_A_RUN.fullmatch(name):
                 (folder / name).unlink()
+        outcome.point_latest_to(folder)
     except OSError as error:
         raise Stop(
             RESULTS, f"cannot make {folder}: {error.strerror}; choose another with --results"
@@ -136,7 +141,7 @@ def _check_locust_options(settings: Settings) -> None:
     )
     if looked.returncode:
         said = looked.stderr.strip().splitlines() or [f"Locust ended with code {looked.returncode}"]
-        raise Stop(USAGE, said[-1].removeprefix("locust: error: "))
+        raise Stop(USAGE, settings.did_you_mean or said[-1].removeprefix("locust: error: "))
 
 
 def _say_plan(settings: Settings, plan: sizing.Plan) -> None:
@@ -249,7 +254,7 @@ def _locust(settings: Settings, plan: sizing.Plan, interrupted: Interrupted) -> 
     log_path = settings.results / "locust.log"
     screen = _screen(settings)
     # Locust prints the lines itself, or the screen shows what they say.
-    out = subprocess.DEVNULL if screen else None
+    out = subprocess.DEVNULL if screen else sys.stderr.fileno() if settings.as_json else None
     with log_path.open("wb") as log, start_process(command, out, log, said) as locust:
         asked = 0
         give_up = math.inf
@@ -304,7 +309,11 @@ def _report(settings: Settings, locust_code: int, interrupted: Interrupted) -> i
     killed = locust_code < 0 and not interrupted.is_set
     notes = [f"Locust's master was killed by signal {-locust_code}"] if killed else []
     try:
-        summary = report.make(settings.results, notes, ["interrupted"] if interrupted.is_set else [])
+        summary = report.make(
+            settings.results, notes, ["interrupted"] if interrupted.is_set else [], settings.fail_if
+        )
+        if settings.junit is not None:
+            outcome.write_junit(settings.junit, summary, settings.fail_if)
     except NoRun:
         if interrupted.is_set:
             raise Stop(INTERRUPTED, "interrupted before the test began") from None
@@ -312,8 +321,14 @@ def _report(settings: Settings, locust_code: int, interrupted: Interrupted) -> i
             START, f"Locust ended with code {locust_code}: {tail(settings.results / 'locust.log')}"
         ) from None
     except OSError as error:
-        raise Stop(RESULTS, f"cannot write to {settings.results}: {error.strerror}") from None
+        name = error.filename or settings.results
+        raise Stop(RESULTS, f"cannot write to {name}: {error.strerror}") from None
     say("\n".join(report.lines(summary, settings.results)))
+    if settings.as_json and sys.__stdout__ is not None:
+        with contextlib.redirect_stdout(sys.__stdout__):
+            say(json.dumps(summary, indent=2))
+    if settings.open_page and not outcome.show(settings.results):
+        say(f"there is no browser to show {settings.results / 'index.html'}")
     if summary["verdict"] == "pass":
         return PASS  # also if interrupted: a web UI that is ended after its test
     return INTERRUPTED if interrupted.is_set else FAIL

@@ -11,7 +11,7 @@ from urllib.parse import urlsplit
 
 from parked.loadtest.machine.machine import Machine
 from parked.loadtest.plan import resources, sizing
-from parked.loadtest.terms import checkout, values
+from parked.loadtest.terms import checkout, options, values
 
 if TYPE_CHECKING:
     import argparse
@@ -57,6 +57,11 @@ class Settings:
     metrics: str | None
     command: str
     machine: Machine
+    as_json: bool = False
+    junit: Path | None = None
+    open_page: bool = False
+    fail_if: tuple[str, ...] = ()  #: in the form of `report.goals`
+    did_you_mean: str = ""  #: for options that Locust does not know either
     may_start_server: bool = False  #: at the host, if nobody listens there
     of_locust: tuple[str, ...] = ()  #: options that are Locust's, as they were given
     server_metrics: str = ""
@@ -87,8 +92,16 @@ class Settings:
             metrics=chosen.metrics,
             command=command,
             machine=machine,
+            as_json=chosen.json,
+            junit=chosen.junit,
+            open_page=chosen.open,
+            fail_if=tuple(chosen.fail_if),
+            did_you_mean=chosen.did_you_mean,
             may_start_server=chosen.start_server,
-            of_locust=tuple(chosen.of_locust),
+            of_locust=(
+                *(word for it in options.REQUEST for word in it.words(getattr(chosen, it.name))),
+                *chosen.of_locust,
+            ),
             server_metrics=chosen.server_metrics,
             lead=Lead(chosen.expect_hosts, chosen.master, values.duration(chosen.join_timeout))
             if chosen.master

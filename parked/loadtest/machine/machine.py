@@ -117,6 +117,8 @@ class Machine:
             if key not in DESCRIBED:
                 raise ValueError(f"{item!r} is not KEY=VALUE with one of {', '.join(DESCRIBED)}")
             given[key] = _amount(value, 1024 if key == "memory" else 1000)
+            if key == "memory" and 0 < given[key] < 1 << 20:
+                raise ValueError(f"{item!r} would be bytes: give a unit, such as memory={given[key]}G")
             if not 1 <= given[key] <= DESCRIBED[key]:
                 raise ValueError(
                     f"{item!r}: needed is a whole number from 1 to {DESCRIBED[key]:,}, or 64G, 1M"

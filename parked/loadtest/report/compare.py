@@ -31,7 +31,10 @@ def parser() -> argparse.ArgumentParser:
         "wrong, 3 the runs are of different workloads.",
     )
     made.add_argument(
-        "run", type=Path, nargs="+", help="a run's folder; the first is what others are compared with"
+        "run",
+        type=checkout.run_folder,
+        nargs="+",
+        help="a run's folder, last or previous; the first is what others are compared with",
     )
     made.add_argument(
         "--fail-if",

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
+from parked.loadtest.report.goals import flat
 from parked.loadtest.report.record import Record, sense
 from parked.loadtest.report.summary import summarise
 from parked.loadtest.terms.units import MIB
@@ -87,22 +88,11 @@ class Run:
         record = Record.read(folder)
         with sense(folder):
             summary = summarise(record)
-            return cls(letter, record, summary, {**_flat(summary), **derived(summary)})
+            return cls(letter, record, summary, {**flat(summary), **derived(summary)})
 
     @property
     def name(self) -> str:
         return f"{self.letter} {self.record.folder.resolve().name}"
-
-
-def _flat(value: dict[str, Any], prefix: str = "") -> dict[str, float | None]:
-    """Every number of a summary, and every null, by its name with dots."""
-    found: dict[str, float | None] = {}
-    for key, inner in value.items():
-        if isinstance(inner, dict):
-            found |= _flat(inner, f"{prefix}{key}.")
-        elif inner is None or (isinstance(inner, int | float) and not isinstance(inner, bool)):
-            found[f"{prefix}{key}"] = inner
-    return found
 
 
 def derived(summary: dict[str, Any]) -> dict[str, float | None]:

@@ -99,4 +99,5 @@ class Facts(TypedDict):
     server_gc_pause_s: NotRequired[float | None]
     rows: NotRequired[int]
     ended: NotRequired[bool]
+    fail_if: NotRequired[list[str]]  # conditions in the form of `goals`
     salvaged: NotRequired[bool]  # run.json was lost: see `salvage`

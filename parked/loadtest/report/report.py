@@ -133,22 +133,27 @@ def _host_line(host: dict[str, Any], summary: dict[str, Any]) -> str:
     return text
 
 
-def make(folder: Path, notes: Sequence[str] = (), if_failed: Sequence[str] = ()) -> dict[str, Any]:
+def make(
+    folder: Path, notes: Sequence[str] = (), if_failed: Sequence[str] = (), fail_if: Sequence[str] = ()
+) -> dict[str, Any]:
     """Write summary.json, the latency histogram, the page and the plots; returns the summary. Raises
     :class:`NoRun`.
 
     :param notes: what the recorder could not know, such as how Locust ended; each is a reason for a failed
         run. They are added to `run.json`, so that a report that is made again knows them too.
     :param if_failed: notes that only explain a failure and are none themselves, such as an interrupt.
+    :param fail_if: conditions in the form of :mod:`parked.loadtest.report.goals`, kept likewise.
     """
     from parked.loadtest.report import page
 
     record = salvage.read(folder)
+    if fail_if:
+        record.facts["fail_if"] = list(fail_if)
     with sense(folder):
         summary = summarise(record)
     notes = [*notes, *(if_failed if notes or summary["verdict"] == "fail" else ())]
     news = [note for note in notes if note not in record.facts["notes"]]
-    if news:
+    if news or fail_if:
         record.facts["notes"].extend(news)
         files.replace(folder / "run.json", json.dumps(record.facts, indent=1))
     with sense(folder):
@@ -172,7 +177,11 @@ def main(arguments: list[str] | None = None) -> int:
         description="Make summary.json, index.html and the plots of a run's folder.",
         epilog="Exit code: 0 the run has passed, 1 it has failed, 2 there is no run in the folder.",
     )
-    parser.add_argument("folder", type=Path, help="a run's folder, such as results/20261123T010000Z-20000")
+    parser.add_argument(
+        "folder",
+        type=checkout.run_folder,
+        help="a run's folder, such as results/20261123T010000Z-20000, last or previous",
+    )
     folder = parser.parse_args(arguments).folder
     try:
         summary = make(folder)

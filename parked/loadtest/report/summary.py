@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from parked.loadtest.report import witnesses
+from parked.loadtest.report.goals import Goal
 from parked.loadtest.report.record import numbers
 from parked.loadtest.terms.distribution import bound
 from parked.loadtest.terms.units import MIB
@@ -113,7 +114,10 @@ def summarise(record: Record) -> dict[str, Any]:
     }
     if facts.get("hosts"):
         summary["hosts"] = [_host(host, counted_s if hold_s else 0.0) for host in facts["hosts"]]
-    summary["reasons"] = reasons(summary, hearing.disagreements)
+    goals = [Goal.parse(text) for text in facts.get("fail_if", ())]
+    summary["fail_if"] = [goal.text for goal in goals]
+    missed = [why for goal in goals if (why := goal.missed(summary))]
+    summary["reasons"] = [*reasons(summary, hearing.disagreements), *missed]
     summary["verdict"] = "fail" if summary["reasons"] else "pass"
     return summary
 

@@ -81,7 +81,10 @@ def main(arguments: list[str] | None = None) -> int:
         epilog="Exit code: 0 all agree, 1 something disagrees, 2 there is no run in a folder.",
     )
     parser.add_argument(
-        "run", type=Path, nargs="+", help="a run's folder, such as results/20261123T010000Z-20000"
+        "run",
+        type=checkout.run_folder,
+        nargs="+",
+        help="a run's folder, such as results/20261123T010000Z-20000, last or previous",
     )
     code = 0
     for folder in parser.parse_args(arguments).run:

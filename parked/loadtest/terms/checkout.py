@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import os
 import sys
 from pathlib import Path
@@ -19,6 +20,19 @@ PROGRAM = "parked-loadtest" if Path(sys.argv[0]).name == "parked-loadtest" else 
 def results() -> Path:
     """Where runs are kept by default: beside the code in a checkout; installed, where the user is."""
     return PROJECT / "results" if IS_CHECKOUT else Path("results")
+
+
+def run_folder(text: str) -> Path:
+    """A run's folder as it is named on a command line: `last` and `previous` are of those in `results()`."""
+    order = {"last": -1, "latest": -1, "previous": -2}
+    if text not in order or Path(text).exists():
+        return Path(text)
+    kept = [file.parent for file in results().glob("*/samples.csv") if not file.parent.is_symlink()]
+    kept.sort(key=lambda folder: (folder / "samples.csv").stat().st_mtime)
+    try:
+        return kept[order[text]]
+    except IndexError:
+        raise argparse.ArgumentTypeError(f"there is no {text} run in {results()}") from None
 
 
 def locustfile() -> Path:

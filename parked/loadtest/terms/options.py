@@ -110,3 +110,52 @@ TABLE = (
         unset="none; of run_test results/<UTC time>-<connections>",
     ),
 )
+
+
+@dataclasses.dataclass(frozen=True)
+class RequestOption:
+    """One option of the built-in locustfile's request; none of them has a default."""
+
+    flag: str
+    metavar: str
+    help: str
+    parse: Callable[[str], Any] = str
+    several: bool = False
+
+    @property
+    def name(self) -> str:
+        """As an attribute of what is parsed."""
+        return self.flag.removeprefix("--").replace("-", "_")
+
+    def add_to(self, parser: Any, **more: Any) -> None:
+        action = "append" if self.several else "store"
+        parser.add_argument(
+            self.flag,
+            action=action,
+            default=[] if self.several else None,
+            type=values.checked(self.parse),
+            metavar=self.metavar,
+            help=self.help,
+            **more,
+        )
+
+    def words(self, value: Any) -> list[str]:
+        """The option as it is given to Locust; a value that begins with a dash needs the equals sign."""
+        return [f"{self.flag}={one}" for one in (value if self.several else [value]) if one]
+
+
+REQUEST = (
+    RequestOption("--path", "PATH", "ask for this path and query; --length then has no part in it"),
+    RequestOption("--method", "METHOD", "with this method (default: GET, with --body POST)", values.method),
+    RequestOption(
+        "--header",
+        "'NAME: VALUE'",
+        "with this field; may be given several times",
+        values.header,
+        several=True,
+    ),
+    RequestOption("--body", "TEXT", "with this body"),
+    RequestOption(
+        "--expect-status", "CODE", "the status that is right (default: any below 400)", values.status
+    ),
+)

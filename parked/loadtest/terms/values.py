@@ -75,6 +75,28 @@ def hosts(text: str) -> list[str]:
     return urls
 
 
+def method(text: str) -> str:
+    """A request's method: a token (RFC 9110, section 5.6.2), in capitals."""
+    if not re.fullmatch(r"[A-Za-z][A-Za-z0-9-]*", text):
+        raise argparse.ArgumentTypeError(f"{text!r} is no method such as GET or POST")
+    return text.upper()
+
+
+def header(text: str) -> tuple[str, str]:
+    """`NAME: VALUE`."""
+    found = re.fullmatch(r"([!#$%&'*+.^_`|~0-9A-Za-z-]+):[ \t]*([^\r\n\0]*)", text)
+    if not found:
+        raise argparse.ArgumentTypeError(f"{text!r} is no field such as 'Accept: text/html'")
+    return found[1], found[2].strip()
+
+
+def status(text: str) -> int:
+    """A status code, 100-599."""
+    if not re.fullmatch(r"[1-5]\d\d", text):
+        raise argparse.ArgumentTypeError(f"{text!r} is no status such as 200")
+    return int(text)
+
+
 def metrics_address(text: str) -> str:
     """`HOST:PORT` or `unix:PATH`, as run_server's --metrics takes it; empty: none."""
     if text:

@@ -141,6 +141,20 @@ def test_two_thousand_connections_are_held_and_everything_is_written(tmp_path: P
     assert "concurrency: 2000, total requests: " in log
 
 
+def test_one_request_of_any_kind_is_judged_by_conditions_and_told_to_programs(tmp_path: Path) -> None:
+    options = ("-c", "20", "--think", "1", "--hold", "1s", "--path", "/?length=7", "--header", "Accept: */*")
+    options += ("--expect-status", "200", "--fail-if", "latency_ms.max > 0", "--json")
+    with run_test(tmp_path / "run", *options, "--junit", str(tmp_path / "junit.xml")) as run:
+        assert run.end() == 1
+    text = run.text()  # with what is for people, which is on standard error
+    printed, _ = json.JSONDecoder().raw_decode(text[text.index("\n{\n") + 1 :])
+    assert printed == run.summary()
+    assert (printed["failures"], len(printed["reasons"])) == (0, 1)
+    assert printed["workload"]["length_characters"] is None
+    assert "latency_ms.max" in (tmp_path / "junit.xml").read_text()
+    assert "GET,/?length=7," in (run.folder / "locust_stats.csv").read_text()
+
+
 def test_an_interrupt_in_the_hold_writes_everything_and_leaves_nothing_running(tmp_path: Path) -> None:
     with run_test(tmp_path / "run", "-c", "300", "--hold", "60s") as run:
         run.await_text("| hold")
@@ -205,6 +219,11 @@ def test_a_killed_master_leaves_its_results_and_no_workers(tmp_path: Path) -> No
         (("--length", "0:5"), "MIN <= MAX"),
         (("--master-port", "70000"), "is not a port"),
         (("--nonsense",), "unrecognized arguments"),
+        (("--holld", "3s"), "did you mean --hold?"),
+        (("-u", "10"), "here it is -c"),
+        (("--fail-if", "p99"), "latency_ms.p99 > 200"),
+        (("--path", "/", "-f", "x.py"), "of the built-in test"),
+        (("--header", "no field"), "is no field"),
         (("-u", "5"), "here it is -c"),
         (("--run-time=5",), "here it is --hold"),
     ],

@@ -1,0 +1,34 @@
+from __future__ import annotations
+
+from pathlib import Path
+from xml.etree import ElementTree
+
+import pytest
+
+from parked.loadtest.command import outcome
+from parked.loadtest.report import report
+from parked.loadtest.terms import checkout
+from tests.loadtest.runs import write_run
+
+
+def test_each_condition_is_a_test_for_a_build_server(tmp_path: Path) -> None:
+    goals = ("hold_rps < 1", "latency_ms.p99 > 1")
+    summary = report.make(write_run(tmp_path, reconnects=1), fail_if=goals)
+    outcome.write_junit(tmp_path / "junit.xml", summary, goals)
+    suite = ElementTree.parse(tmp_path / "junit.xml").getroot()
+    assert (suite.get("tests"), suite.get("failures")) == ("3", "2")
+    failed = {case.get("name"): case.find("failure") for case in suite}
+    assert failed["hold_rps < 1"] is None
+    assert "1 reconnects" in (failed["the run itself"].get("message") or "")  # type: ignore[union-attr]
+    assert failed["latency_ms.p99 > 1"] is not None
+
+
+def test_the_last_runs_have_names(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(checkout, "results", lambda: tmp_path)
+    folders = [write_run(tmp_path / name) for name in ("b", "a")]
+    outcome.point_latest_to(folders[0])
+    outcome.point_latest_to(folders[1])
+    assert (tmp_path / "latest").resolve() == folders[1].resolve()
+    assert [checkout.run_folder(word) for word in ("last", "previous", "b")] == [*folders[::-1], Path("b")]
+    outcome.point_latest_to(tmp_path.parent)  # kept elsewhere
+    assert (tmp_path / "latest").resolve() == folders[1].resolve()

@@ -1,0 +1,45 @@
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from parked.loadtest.report import report, verify
+from parked.loadtest.report.goals import Goal
+from tests.loadtest.runs import write_run
+
+SUMMARY: dict[str, Any] = {"hold_rps": 500.0, "latency_ms": {"p99": 46.1, "p50": None}, "verdict": "pass"}
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("latency_ms.p99 > 200", ""),
+        ("latency_ms.p99>46", "latency_ms.p99 is 46.1"),
+        ("hold_rps <= 500", "hold_rps is 500"),
+        ("hold_rps < 500", ""),
+        ("latency_ms.p50 > 1", "latency_ms.p50 is not known (--fail-if"),
+        ("latency_ms.p9 > 1", "did you mean latency_ms.p99?"),
+    ],
+)
+def test_a_goal_that_is_missed_says_so_with_the_figure(text: str, told: str) -> None:
+    missed = Goal.parse(text).missed(SUMMARY)
+    assert told in missed
+    assert bool(missed) is bool(told)
+
+
+@pytest.mark.parametrize("text", ["", "p99", "p99 = 3", "p99 > x", "a b > 3"])
+def test_what_is_no_condition_is_refused_with_an_example(text: str) -> None:
+    with pytest.raises(ValueError, match=r"latency_ms\.p99 > 200"):
+        Goal.parse(text)
+
+
+def test_a_missed_goal_fails_the_run_now_and_when_its_figures_are_computed_again(tmp_path: Path) -> None:
+    run = write_run(tmp_path)
+    summary = report.make(run, fail_if=["latency_ms.p99 > 1", "hold_rps < 1"])
+    assert summary["verdict"] == "fail"
+    assert len(summary["reasons"]) == 1
+    assert "latency_ms.p99 > 1" in summary["reasons"][0]
+    assert report.make(run)["reasons"] == summary["reasons"]
+    assert verify.verify(run).disagreements == []

@@ -211,13 +211,13 @@ class KeepAliveWSGIHandler(Deferring):
         environ["QUERY_STRING"] = head.query
         environ["SERVER_PROTOCOL"] = head.version
         environ[KEY] = self.defer
+        fields = head.fields
+        environ.update(fields.environ)
         address = self.client_address
         if isinstance(address, tuple):
             environ["REMOTE_ADDR"] = address[0]
             environ["REMOTE_PORT"] = str(address[1])
-        fields = head.fields
-        environ.update(fields.environ)
-        if not isinstance(address, tuple):
+        else:
             environ.update(unix.ends(environ.get("HTTP_HOST", ""), environ["wsgi.url_scheme"]))
         if fields.content_length or fields.chunked:
             self.wsgi_input = self._content = RequestBody(

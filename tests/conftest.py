@@ -12,6 +12,12 @@ from pathlib import Path
 
 import pytest
 
+#: Files that take long begin first, so that none is left to one process when the others have ended.
+LONG = (
+    *("test_run.py", "test_several_hosts.py", "test_verify.py", "test_metrics.py", "test_other_users.py"),
+    *("test_gunicorn.py", "test_install.py", "test_operations.py", "test_torture.py", "test_gevent_suite.py"),
+)
+
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--share", type=Path, metavar="FOLDER", help="run only files that no other has taken")
@@ -25,7 +31,7 @@ def pytest_runtestloop(session: pytest.Session) -> bool | None:
     files: dict[Path, list[pytest.Item]] = {}
     for item in session.items:
         files.setdefault(item.path, []).append(item)
-    for path, items in files.items():
+    for path, items in sorted(files.items(), key=lambda file: file[0].name not in LONG):
         if not take(folder, path):
             continue
         # Without a next one, all fixtures of the file end with its last test.

@@ -361,7 +361,7 @@ def parsed(data: bytes, method: str) -> tuple[http.client.HTTPResponse, bytes]:
 
 
 Model.TestCase.settings = settings(
-    max_examples=LONG or 100,
+    max_examples=LONG or 50,
     stateful_step_count=40 if LONG else 12,
     derandomize=not LONG,
     database=None,
@@ -369,3 +369,63 @@ Model.TestCase.settings = settings(
     suppress_health_check=list(HealthCheck),
 )
 TestPendingResponse = Model.TestCase
+
+
+class Bench:
+    """One pending response that has begun, on a wire and with a clock that we move."""
+
+    def __init__(self, heartbeat: tuple[float, bytes] | None = None) -> None:
+        self.wire = Wire()
+        self.host = Host()
+        connection = Connection(self.wire, ("client", 1))  # type: ignore[arg-type]
+        self.pending = PendingResponse(self.host, connection, 0, timeout=0, heartbeat=heartbeat)
+        self.pending.begin()
+        self.pending.start("200 OK", [])
+
+    def pass_time(self, seconds: float) -> None:
+        self.host.clock.now += seconds
+        self.host.deadlines.tick()
+
+
+def test_a_heartbeat_comes_only_after_silence() -> None:
+    bench = Bench((4.0, b"beat"))
+    for _ in range(5):
+        bench.pass_time(3)
+        bench.pending.write(b"x")
+    assert bench.host.heartbeats == 0
+    bench.pass_time(3)
+    assert bench.host.heartbeats == 0
+    bench.pass_time(1.5)
+    assert bench.host.heartbeats == 1
+    assert bench.wire.sent.endswith(b"4\r\nbeat\r\n")
+    bench.pass_time(3)
+    bench.pass_time(1.5)
+    assert bench.host.heartbeats == 2
+
+
+def test_a_client_is_slow_only_if_it_takes_nothing_for_the_write_timeout() -> None:
+    bench = Bench((4.0, b"beat"))
+    bench.wire.room = 0
+    bench.pending.write(b"0123456789")
+    for _ in range(5):  # one byte at a time is little, but not nothing
+        bench.pass_time(4)
+        bench.wire.room = 1
+        bench.pending.on_events(EPOLLOUT)
+        assert bench.pending.open
+    bench.pass_time(7)
+    assert bench.pending.reason == "slow"
+    assert bench.host.fate == "lost"
+    assert bench.host.heartbeats == 0
+
+
+def test_a_client_that_shuts_its_side_while_it_reads_the_rest_gets_all_of_it() -> None:
+    bench = Bench()
+    bench.wire.room = 5
+    bench.pending.write(b"0123456789")
+    bench.pending.close()
+    bench.pending.on_events(EPOLLRDHUP)
+    assert bench.host.fate is None
+    bench.wire.room = 1 << 20
+    bench.pending.on_events(EPOLLOUT)
+    assert bench.host.fate == "kept"
+    assert bench.wire.sent.endswith(b"a\r\n0123456789\r\n0\r\n\r\n")

@@ -18,6 +18,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from parked.loadtest.machine import kernel_memory
+
 #: cgroup v1 says "no limit" with the largest page-aligned 64-bit number; anything near it is none.
 _CGROUP_V1_UNLIMITED_BYTES = 1 << 60
 
@@ -45,7 +47,7 @@ class Machine:
     virtual: bool  #: a hypervisor runs below
     kernel: str  #: release, as uname -r prints it
     memory_total_bytes: int  #: the machine's, or the cgroup's limit if that is less
-    memory_available_bytes: int  #: what can be used without swapping, cgroup limits included
+    memory_available_bytes: int  #: what can be had without swapping, cgroup limits included
     swap_free_bytes: int
     nofile_soft: int  #: descriptors per process may have, RLIMIT_NOFILE
     nofile_hard: int
@@ -69,7 +71,8 @@ class Machine:
         ipv4 = proc / "sys/net/ipv4"
         files = _numbers(proc / "sys/fs/file-nr")
         meminfo = read_meminfo(proc)
-        memory_total, memory_available = meminfo["MemTotal"], meminfo["MemAvailable"]
+        held = kernel_memory.pinned(proc, meminfo, kernel_memory.tcp_sockets(proc))
+        memory_total, memory_available = meminfo["MemTotal"], kernel_memory.left(meminfo, held)
         cores = float(len(_cpus_allowed(proc)))
         for directory in _cgroup_directories(proc, cgroup):
             if (quota := _cgroup_cores(directory)) is not None:

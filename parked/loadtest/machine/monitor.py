@@ -30,6 +30,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal, NamedTuple
 
+from parked.loadtest.machine import kernel_memory
 from parked.loadtest.machine.machine import read_meminfo
 
 #: Seconds between two looks at who was forked.
@@ -73,8 +74,10 @@ class MachineSample:
     server_pss_bytes: int | None  #: sum of the last known values; see pss_complete_age_s
     client_pss_bytes: int | None
     pss_complete_age_s: float | None  #: age of the oldest value in the two sums
-    slab_bytes: int  #: kernel memory, of which sockets are the most in a large run
-    memory_available_bytes: int
+    slab_bytes: int  #: kernel memory, whatever it is of
+    socket_bytes: int  #: kernel memory that sockets pin (`machine.kernel_memory`)
+    socket_bytes_from: kernel_memory.Source
+    memory_available_bytes: int  #: what can really be had: without what sockets pin
     sockstat_tcp_inuse: int | None  #: both ends on loopback, listening sockets included, IPv4 and IPv6
     sockstat_tcp_orphan: int | None
     sockstat_tcp_tw: int | None
@@ -104,6 +107,7 @@ _PEAKS = (
     "server_pss_bytes",
     "client_pss_bytes",
     "slab_bytes",
+    "socket_bytes",
     "sockstat_tcp_inuse",
     "sockstat_tcp_tw",
     "sockstat_tcp_mem_bytes",
@@ -199,7 +203,8 @@ class Monitor:
         # Ticks and exact times are rounded differently, so the parts are kept within the whole.
         rest = max(0, busy - sum(server) - sum(client))
         kernel = min(rest, max(0, self._cpu.system - earlier.system - server.system - client.system))
-        meminfo = read_meminfo(self.proc)
+        meminfo, sockstat = read_meminfo(self.proc), self._sockstat()
+        held = kernel_memory.pinned(self.proc, meminfo, sockstat["sockstat_tcp_alloc"])
         processes = self._processes.values()
         ages = [now - p.pss_read_at for p in processes if p.pss_read_at is not None]
         sample = MachineSample(
@@ -213,8 +218,10 @@ class Monitor:
             client_pss_bytes=self._pss("client"),
             pss_complete_age_s=max(ages, default=None),
             slab_bytes=meminfo.get("Slab", 0),
-            memory_available_bytes=meminfo["MemAvailable"],
-            **self._sockstat(),
+            socket_bytes=held.size_bytes,
+            socket_bytes_from=held.source,
+            memory_available_bytes=kernel_memory.left(meminfo, held),
+            **sockstat,
             **{
                 name: None if count is None else count - (self._counters_at_start[name] or 0)
                 for name, count in self._counters().items()

@@ -50,7 +50,7 @@ SILENT_S = 10.0
 LAST_ANSWERS_S = 2.5
 
 #: What a host shares with others that run on the same kernel or in the same network namespace.
-_OF_THE_KERNEL = ("slab_bytes", "memory_available_bytes")
+_OF_THE_KERNEL = ("slab_bytes", "socket_bytes", "memory_available_bytes")
 _OF_THE_NAMESPACE = (
     "sockstat_tcp_inuse",
     "sockstat_tcp_orphan",
@@ -105,7 +105,7 @@ class HostReport(TypedDict):
     name: str
     facts: HostMachine
     clock: HostClock | None
-    sample: dict[str, float | list[Any] | tuple[Any, ...] | None] | None
+    sample: dict[str, float | str | list[Any] | tuple[Any, ...] | None] | None
     pids: list[int]
     problem: str
     left: bool

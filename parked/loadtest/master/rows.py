@@ -52,6 +52,7 @@ MACHINE_COLUMNS = (
     "server_pss_bytes",
     "client_pss_bytes",
     "slab_bytes",
+    "socket_bytes",
     "memory_available_bytes",
     "sockstat_tcp_inuse",
     "sockstat_tcp_tw",

@@ -367,6 +367,7 @@ class Run:
             "server_software": self.fleet.server_software,
             "server_is_local": self._server_is_local,
             "server_processes_lost": self._server_processes_lost,
+            "socket_bytes_from": self.machine_now.socket_bytes_from if self.machine_now else None,
             "server_metrics": self._server is not None,
             "server_gc_pause_s": self._server.gc_pause_s if self._server is not None else None,
             "machine": self._machine,

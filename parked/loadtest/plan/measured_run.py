@@ -1,7 +1,7 @@
 """A run's folder as the sizing model sees it: what was asked for, on what machine, and what it took.
 
-The kernel's memory is how far the slab grew beyond the first sample: what the machine had before is not the
-run's.
+The kernel's memory is how far what sockets pin (in runs from before that was counted: the slab) grew beyond
+the first sample: what the machine had before is not the run's.
 """
 
 from __future__ import annotations
@@ -44,10 +44,12 @@ class MeasuredRun:
         with (folder / "samples.csv").open(newline="") as file:
             samples = list(csv.DictReader(file))
         hold = [sample for sample in samples if sample["phase"] == "hold"]
-        slab = [int(sample["slab_bytes"]) for sample in samples]
+        # Runs from before sockets were counted by themselves have the whole slab.
+        column = "socket_bytes" if samples[0].get("socket_bytes") else "slab_bytes"
+        kernel = [int(sample[column]) for sample in samples]
         hold_s = run["hold_seconds"]
         memory = {
-            "kernel memory": max(slab) - slab[0],
+            "kernel memory": max(kernel) - kernel[0],
             "server memory": run["server"]["pss_peak_bytes"] or 0,
             "client memory": run["client"]["pss_peak_bytes"],
         }

@@ -10,7 +10,7 @@ import bisect
 import dataclasses
 from typing import TYPE_CHECKING, Any
 
-from parked.loadtest.report.record import Record, number, per_second
+from parked.loadtest.report.record import Record, kernel_column, number, per_second
 from parked.loadtest.terms.distribution import even
 from parked.loadtest.terms.units import GIB, MIB
 
@@ -101,7 +101,7 @@ def of_run(record: Record, summary: dict[str, Any]) -> list[Chart]:
     buffers = column("sockstat_tcp_mem_bytes", size)
     slab = [
         None if value is None else value + (tcp or 0.0)
-        for value, tcp in zip(column("slab_bytes", size), buffers, strict=True)
+        for value, tcp in zip(column(kernel_column(rows), size), buffers, strict=True)
     ]
     charts = [
         over_time(
@@ -161,7 +161,7 @@ def of_run(record: Record, summary: dict[str, Any]) -> list[Chart]:
             *_bands(
                 ("server", column("server_pss_bytes", size)),
                 ("client", column("client_pss_bytes", size)),
-                ("kernel (slab, TCP buffers)", slab),
+                ("kernel (sockets, TCP buffers)", slab),
             ),
             stacked=True,
         ),
@@ -261,6 +261,7 @@ def steps(totals: Values) -> Values:
 def memory_unit(rows: list[dict[str, str]]) -> tuple[float, str]:
     """The unit in which the largest part is readable."""
     most = max(
-        (number(row, name) or 0.0 for row in rows for name in ("client_pss_bytes", "slab_bytes")), default=0
+        (number(row, name) or 0.0 for row in rows for name in ("client_pss_bytes", kernel_column(rows))),
+        default=0,
     )
     return (GIB, "GiB") if most >= 2 * GIB else (MIB, "MiB")

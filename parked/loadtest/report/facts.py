@@ -95,6 +95,7 @@ class Facts(TypedDict):
     hosts: NotRequired[list[HostFacts]]
     other_classes: NotRequired[list[str]]
     server_processes_lost: NotRequired[int]
+    socket_bytes_from: NotRequired[str | None]
     server_metrics: NotRequired[bool]
     server_gc_pause_s: NotRequired[float | None]
     rows: NotRequired[int]

@@ -272,7 +272,8 @@ def _memory(run: _Run, figure: Figure) -> None:
     shares = {
         "server": run["server_pss_bytes"],
         "client": run["client_pss_bytes"],
-        "kernel": run["slab_bytes"] + np.nan_to_num(run["sockstat_tcp_mem_bytes"]),
+        "kernel": (run["slab_bytes"] if np.isnan(run["socket_bytes"]).all() else run["socket_bytes"])
+        + np.nan_to_num(run["sockstat_tcp_mem_bytes"]),
     }
     server = run.figure("server.pss_peak_bytes", _most(shares["server"]))
     client = run.figure("client.pss_peak_bytes", _most(shares["client"]))
@@ -284,7 +285,7 @@ def _memory(run: _Run, figure: Figure) -> None:
     peak = run.figure("peak_connections", _most(run["connections"]))
     title = f"Memory at {_whole(peak)} connections, peaks: " + ", ".join(filter(None, parts))
     title = title if any(parts) else "Memory was not measured"
-    note = "Server and client: PSS of all processes; kernel: slab and TCP buffers of the whole machine"
+    note = "Server and client: PSS of all processes; kernel: sockets and TCP buffers of the whole machine"
     upper, lower = _panels(run, figure, title, note)
     total = _most(np.nansum(list(shares.values()), axis=0))
     unit, name = (GIB, "GiB") if total >= 4 * GIB else (MIB, "MiB")

@@ -153,6 +153,11 @@ def decode(text: str) -> Any:
     return histogram
 
 
+def kernel_column(rows: list[dict[str, str]]) -> str:
+    """The column of the kernel's memory: what sockets pin, or the whole slab in runs from before that."""
+    return "socket_bytes" if numbers(rows, "socket_bytes") else "slab_bytes"
+
+
 def number(row: dict[str, str] | None, name: str) -> float | None:
     """A cell; None if it is empty, missing or no finite number."""
     try:

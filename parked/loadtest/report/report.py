@@ -78,7 +78,7 @@ def lines(summary: dict[str, Any], folder: Path) -> list[str]:
         else f"{server['processes']} processes ({software}), "
         f"{mib(server['pss_peak_bytes'])}, {cores('server')}",
         "client": f"{client['processes'] or 0} processes, {mib(client['pss_peak_bytes'])}, {cores('client')}",
-        "kernel": f"slab {mib(kernel['slab_peak_bytes'])}, "
+        "kernel": f"{_kernel_memory(kernel)}, "
         f"{kernel['listen_overflows'] or 0} listen overflows, "
         f"{kernel['retrans_segs'] or 0} retransmits",
         **{f"host {host['name']}": _host_line(host, summary) for host in summary.get("hosts", ())},
@@ -97,6 +97,13 @@ def _still_open(open_: dict[str, Any] | None) -> str:
         f"; {open_['requests']:,} still open at the end count with their age, a lower bound, "
         f"{open_['oldest_s'] * 1000:,.0f} at most"
     )
+
+
+def _kernel_memory(kernel: dict[str, Any]) -> str:
+    if kernel["socket_peak_bytes"] is None:  # a run from before it was counted
+        slab = kernel["slab_peak_bytes"]
+        return "slab unknown" if slab is None else f"slab {slab / MIB:,.0f} MiB"
+    return f"{kernel['socket_peak_bytes'] / MIB:,.0f} MiB in sockets (/proc/{kernel['socket_bytes_from']})"
 
 
 def _plots(folder: Path) -> dict[str, str]:

@@ -92,6 +92,8 @@ def summarise(record: Record) -> dict[str, Any]:
         },
         "kernel": {
             "slab_peak_bytes": _peak(rows, "slab_bytes"),
+            "socket_peak_bytes": _peak(rows, "socket_bytes"),
+            "socket_bytes_from": facts.get("socket_bytes_from"),
             "sockstat_tcp_inuse_peak": _peak(rows, "sockstat_tcp_inuse"),
             "listen_overflows": _peak(rows, "listen_overflows"),
             "listen_drops": _peak(rows, "listen_drops"),

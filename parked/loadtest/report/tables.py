@@ -8,7 +8,7 @@ import time
 from typing import TYPE_CHECKING, Any
 
 from parked.loadtest.client.errors import RequestFailure
-from parked.loadtest.report.record import LARGEST_FACTS, number, numbers
+from parked.loadtest.report.record import LARGEST_FACTS, kernel_column, number, numbers
 from parked.loadtest.terms import files
 from parked.loadtest.terms.units import MIB, count, size
 
@@ -146,12 +146,15 @@ def _per_connection(record: Record, summary: dict[str, Any]) -> Table:
         if most:
             made.append((side, size(most), f"{most / peak:,.0f} B", "PSS of all its processes, at the peak"))
     opened = peak - (number(first, "connections") or 0)
-    for name, column in (("kernel", "slab_bytes"), ("TCP buffers", "sockstat_tcp_mem_bytes")):
+    kernel = kernel_column(rows)
+    source = f"what sockets pin, by /proc/{record.facts.get('socket_bytes_from')}"
+    for name, column in (("kernel", kernel), ("TCP buffers", "sockstat_tcp_mem_bytes")):
         known = numbers(record.hold() or rows, column)
         before = number(first, column)
         if known and before is not None and opened > 0:
             grown = max(known) - before
-            what = "growth of " + ("slab" if name == "kernel" else name) + " since the first second"
+            grows = name if name != "kernel" else "slab" if kernel == "slab_bytes" else source
+            what = f"growth of {grows}, since the first second"
             made.append((name, size(max(0.0, grown)), f"{max(0.0, grown) / opened:,.0f} B", what))
     remark = "The kernel's is for both ends of a connection." if record.facts["server_is_local"] else ""
     return Table(

@@ -56,6 +56,7 @@ def sample(connections: int, latencies_ms: list[float], **counts: int) -> dict[s
         "latencies": histogram.encode(),
         "thinks_s": [],
         "lengths": [],
+        "open_s": [],
         "server": "",
         "host": "",
     }

@@ -98,11 +98,12 @@ class RequestBody(pywsgi.Input):  # type: ignore[misc] # gevent has no type hint
         #: The coding is broken: nobody knows where the content ends.
         self.broken = False
         self.reason = "reading on after an error"
-        self.phase = _SIZE
-        self.chunk_left = 0
-        self.ended = False
-        self.extension_bytes = 0
-        self.trailer_bytes = 0
+        if chunked:
+            self.phase = _SIZE
+            self.chunk_left = 0
+            self.ended = False
+            self.extension_bytes = 0
+            self.trailer_bytes = 0
         #: Bytes of content taken from the connection, or announced by the chunks begun.
         self.received = 0
         #: Content that the application gets next, and how much of it it has got.
@@ -154,6 +155,16 @@ class RequestBody(pywsgi.Input):  # type: ignore[misc] # gevent has no type hint
 
     def read(self, length: int | None = None) -> bytes:
         """*length* bytes, fewer only at the end of the content; all of it if None or negative."""
+        size = self.content_length
+        if size and not self.received and self.send_continue is None and not self.broken:
+            at = self.rfile.at
+            data: bytes = self.rfile.connection.buffer[at : at + size]
+            # Nearly all content comes with its head, and is read at once.
+            if len(data) == size and (length is None or length < 0 or length >= size):
+                self.rfile.at = at + size
+                self.received = size
+                self.position += size
+                return data
         missing = sys.maxsize if length is None or length < 0 else length
         parts = []
         while missing > 0 and (self.at < len(self.block) or self._next_block()):

@@ -31,11 +31,14 @@ _EVENT_STREAM: Final = [
 
 
 class Poll:
-    """`GET /poll?seconds=S`: answered after S seconds, by the server's own clock for what is pending."""
+    """`GET /poll?seconds=S`: answered after S seconds, by the server's own clock for what is pending.
+
+    When the server stops or reloads, earlier: that is not the client's fault.
+    """
 
     def on_get(self, request: falcon.Request, response: falcon.Response) -> None:
         seconds = _seconds(request, "seconds")
-        _defer(request)(timeout=seconds, on_timeout=_answer)
+        _defer(request)(timeout=seconds, on_timeout=_answer, on_shutdown=_answer)
 
 
 def _answer(pending: Any) -> tuple[str, list[tuple[str, str]], bytes]:

@@ -50,6 +50,15 @@ def test_a_poll_is_answered_after_the_seconds_asked_for_and_its_connection_kept(
         assert server.pending.endings["timeout"] == 1
 
 
+def test_a_poll_is_answered_early_when_the_server_reloads(server: KeepAliveWSGIServer) -> None:
+    with Client(server) as client:
+        client.send(request("/poll?seconds=100"))
+        eventually(lambda: server.pending.count == 1)
+        server.retire()
+        answer = client.answer()
+        assert (answer.status, answer.headers["Connection"]) == (200, "close")
+
+
 def test_everybody_gets_the_same_events_one_after_the_other(server: KeepAliveWSGIServer) -> None:
     with Client(server) as one, Client(server) as other:
         one.send(request("/events?every=0.2"))

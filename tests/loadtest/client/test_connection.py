@@ -16,7 +16,7 @@ import gevent
 import gevent.socket
 import pytest
 
-from parked.loadtest.client.connection import RECEIVE_BYTES, Connection
+from parked.loadtest.client.connection import IP_BIND_ADDRESS_NO_PORT, RECEIVE_BYTES, Connection
 from parked.loadtest.client.errors import (
     BadResponse,
     ClosedByPeer,
@@ -458,3 +458,22 @@ def test_sending_after_a_tls_failure_is_a_send_failure(connect: Opener, certific
             connection.tls._object.unwrap()  # our close_notify is out: nothing may follow
         with pytest.raises(SendFailed, match="TLS"):
             connection.send(b"more", 5.0)
+
+
+def test_the_port_of_a_bound_source_is_left_to_connect(readiness: Readiness) -> None:
+    """Or bind() would take one for all destinations, and an address would soon have none left."""
+    sources = SourceAddresses("127.1.0.0/28", 0, 1)
+    with Peer(echo) as peer:
+        connection = Connection.open(
+            socket.AF_INET,
+            ("127.0.0.1", peer.port),
+            readiness=readiness,
+            sources=sources,
+            timeout_s=5.0,
+            on_lost=lambda _: None,
+        )
+        try:
+            assert connection.source.startswith("127.1.0.")
+            assert connection._sock.getsockopt(socket.IPPROTO_IP, IP_BIND_ADDRESS_NO_PORT) == 1
+        finally:
+            connection.close()

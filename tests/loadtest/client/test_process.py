@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import os
 import time
 from typing import Any, cast
 
@@ -14,6 +15,7 @@ from locust.stats import sort_stats
 
 from parked.loadtest.client.errors import BadStatus
 from parked.loadtest.client.process import Process, freeze_users
+from parked.loadtest.plugin import adjustments
 from parked.loadtest.terms.distribution import Distribution
 from parked.user import KeepAliveUser
 from tests.loadtest.conftest import NewSession
@@ -219,3 +221,22 @@ def test_requests_under_way_are_told_with_the_age_that_they_have(
     assert told.count == 1
     assert 2.0 <= told.most < 5.0
     assert sent[-1]["open_s"] == []
+
+
+def test_a_process_with_users_does_not_preempt_others_and_one_without_is_as_it_was(
+    environment: Environment,
+) -> None:
+    usual = os.sched_getscheduler(0)
+    os.sched_setscheduler(0, os.SCHED_OTHER, os.sched_param(0))
+    try:
+        adjustments.apply()
+        assert os.sched_getscheduler(0) == os.SCHED_OTHER, "a master stays as it is"
+        other = Environment()
+        other.create_local_runner()
+        made = Process(other)
+        assert os.sched_getscheduler(0) == os.SCHED_BATCH
+        made.timer.close()
+        made.readiness.close()
+        other.runner.quit()  # type: ignore[union-attr]
+    finally:
+        os.sched_setscheduler(0, usual, os.sched_param(0))

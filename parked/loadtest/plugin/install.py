@@ -11,6 +11,7 @@ import os
 import sys
 from typing import TYPE_CHECKING, Any
 
+import gevent
 from locust import events
 from locust.runners import MasterRunner, WorkerRunner
 
@@ -36,6 +37,9 @@ def install(user_class: type[KeepAliveUser]) -> None:
     def on_init(environment: Any, **_: Any) -> None:
         if environment.parsed_options is None:  # made by a program, which has no command line
             return
+        # Locust is about to start the timer of --run-time, which counts from when the event loop last looked
+        # at the clock: before all imports, which take seconds where cores are short.
+        gevent.get_hub().loop.update_now()
         # Locust forks its workers without --csv; before 2.46 one that finds --csv-full-history then gives up.
         if isinstance(environment.runner, WorkerRunner):
             environment.parsed_options.stats_history_enabled = False

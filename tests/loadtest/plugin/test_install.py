@@ -59,6 +59,31 @@ def test_classes_beside_ours_keep_their_hosts(tmp_path: Path) -> None:
         assert {request.split()[1] for request in ours.requests} == {b"/ours"}
 
 
+SLOW_TO_IMPORT = """
+import time
+from locust import task
+from parked.user import KeepAliveUser
+
+until = time.monotonic() + 2
+while time.monotonic() < until:
+    pass
+
+class Ours(KeepAliveUser):
+    think_time = 0.1, 0.1
+    @task
+    def get(self):
+        self.client.get("/")
+"""
+
+
+def test_a_run_time_does_not_count_the_imports(tmp_path: Path) -> None:
+    with Peer(answering(response())) as peer:
+        (tmp_path / "locustfile.py").write_text(SLOW_TO_IMPORT)
+        done = run_locust(tmp_path, "--headless", "-u", "1", "-r", "1", "-t", "2s", "--host", peer.url)
+        assert done.returncode == 0, done.stderr[-2000:]
+        assert len(peer.requests) >= 5
+
+
 def test_a_file_without_a_class_of_ours_runs_as_if_we_were_not_imported(tmp_path: Path) -> None:
     (tmp_path / "locustfile.py").write_text(
         "from locust import HttpUser, argument_parser, events, runners, task\n"

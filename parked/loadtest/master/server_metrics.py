@@ -8,15 +8,17 @@ from __future__ import annotations
 
 import dataclasses
 import http.client
+import io
 import logging
-import re
 import socket
 import time
 from typing import TYPE_CHECKING, Any
 
 import gevent
+from prometheus_client.parser import text_string_to_metric_families
 
 from parked.loadtest.terms.clock import unix_time_s
+from parked.loadtest.terms.harmless import for_terminal
 from parked.shared import addresses
 
 if TYPE_CHECKING:
@@ -34,7 +36,10 @@ SETTLED_S = 2.5
 #: Seconds to wait for that, at most: 400,000 connections are closed meanwhile.
 SETTLE_MOST_S = 15.0
 
-_SAMPLE = re.compile(r"^(parked_\w+)(\{[^}]*\})? (\S+)", re.MULTILINE)
+#: Bytes of a page, and lines and characters of a line that are looked at: run_server's has some hundred.
+LARGEST, MOST_LINES, LONGEST_LINE = 4 << 20, 10_000, 4_096
+#: What counts are below: the bytes of years.
+MOST = 1e18
 
 
 class NoMetrics(Exception):
@@ -89,20 +94,28 @@ COLUMNS = tuple(Reading(0.0, *[None] * 7).columns)
 
 def parse(text: str, unix_time_s: float) -> Reading:
     """A page in Prometheus' text format. Raises :class:`NoMetrics` for another's."""
-    samples: dict[str, float] = {}
-    for name, labels, value in _SAMPLE.findall(text):
-        try:
-            samples[name + labels] = float(value)
-        except ValueError:
-            raise NoMetrics(f"{name} has the value {value!r}") from None
-    if not samples:
+    lines = [line for line in text.splitlines() if line.startswith("parked_") and len(line) <= LONGEST_LINE]
+    if not lines:
         raise NoMetrics("no metrics of run_server there")
-    by_status = [value for name, value in samples.items() if name.startswith("parked_requests_total{")]
+    samples: dict[str, float] = {}
+    answered = 0.0
+    try:
+        # Without the lines of types, samples keep their names.
+        for family in text_string_to_metric_families("\n".join(lines[:MOST_LINES]) + "\n"):
+            for name, labels, value, *_ in family.samples:
+                if not 0 <= value < MOST:
+                    raise ValueError(f"{name} has the value {value!r}")
+                if name == "parked_requests_total":
+                    answered += value
+                if not labels or labels == {"state": "open"}:
+                    samples[name] = value
+    except (ValueError, LookupError, TypeError) as error:
+        raise NoMetrics(f"no metrics as Prometheus reads them: {error}"[:200]) from None
     return Reading(
         unix_time_s,
-        _count(samples, 'parked_connections{state="open"}'),
+        _count(samples, "parked_connections"),
         _count(samples, "parked_accepted_total"),
-        round(sum(by_status)),
+        round(answered),
         _count(samples, "parked_sent_bytes_total"),
         samples.get("parked_loop_lag_longest_seconds"),
         samples.get("parked_gc_pause_longest_seconds"),
@@ -113,6 +126,29 @@ def parse(text: str, unix_time_s: float) -> Reading:
 def _count(samples: Mapping[str, float], name: str) -> int | None:
     value = samples.get(name)
     return None if value is None else round(value)
+
+
+_ASK = b"GET /metrics HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n"
+
+
+class _Received:
+    """A connection whose bytes are all there, as HTTPResponse reads one."""
+
+    def __init__(self, page: bytes) -> None:
+        self._page = page
+
+    def makefile(self, _mode: str) -> io.BytesIO:
+        return io.BytesIO(self._page)
+
+
+def _whole(connected: socket.socket) -> bytes:
+    """All that comes until the other side closes. Raises :class:`NoMetrics` where that is too much."""
+    page = bytearray()
+    while data := connected.recv(65536):
+        page += data
+        if len(page) > LARGEST:
+            raise NoMetrics(f"more than {LARGEST >> 20} MiB")
+    return bytes(page)
 
 
 class ServerMetrics:
@@ -127,16 +163,22 @@ class ServerMetrics:
 
     def read(self) -> Reading:
         """Ask now. Raises :class:`NoMetrics`."""
-        connection = http.client.HTTPConnection("localhost", timeout=PATIENCE_S)
+        patience = gevent.Timeout.start_new(PATIENCE_S)  # in all: who drips is never quiet for so long
         try:
-            connection.sock = self._connect()
-            connection.request("GET", "/metrics", headers={"Connection": "close"})
-            answer = connection.getresponse()
+            with self._connect() as connected:
+                connected.sendall(_ASK)
+                page = _whole(connected)
+            answer = http.client.HTTPResponse(_Received(page))  # type: ignore[arg-type]
+            answer.begin()
             text = answer.read().decode()
+        except gevent.Timeout as timeout:
+            if timeout is not patience:
+                raise
+            raise NoMetrics(f"no answer within {PATIENCE_S:g} s") from None
         except (OSError, ValueError, http.client.HTTPException) as error:
-            raise NoMetrics(str(error) or type(error).__name__) from None
+            raise NoMetrics(for_terminal(str(error))[:200] or type(error).__name__) from None
         finally:
-            connection.close()
+            patience.close()
         if answer.status != http.HTTPStatus.OK:
             raise NoMetrics(f"status {answer.status}")
         return parse(text, unix_time_s())

@@ -7,6 +7,7 @@ import logging
 import socket
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import gevent
@@ -14,6 +15,7 @@ import pytest
 
 from parked.loadtest.master import server_metrics
 from parked.loadtest.master.server_metrics import COLUMNS, NoMetrics, ServerMetrics, parse
+from tests.loadtest.peers import Peer, Served
 from tests.loadtest.runs import PROJECT
 
 TEXT = """\
@@ -119,3 +121,55 @@ def test_a_real_server_tells_what_it_has_answered(tmp_path: Path) -> None:
         server.terminate()
         server.wait(20)
     assert list(tmp_path.iterdir()) == [], "it takes its socket away"
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "parked_accepted_total NaN\n",
+        "parked_accepted_total +Inf\n",
+        "parked_accepted_total -1\n",
+        "parked_accepted_total 1e300\n",
+        "parked_accepted_total\n",
+        'parked_requests_total{status="2 1\n',
+        "parked_" + "{" * 4000 + "\n",
+    ],
+)
+def test_a_value_that_makes_no_sense_is_no_metrics(text: str) -> None:
+    with pytest.raises(NoMetrics):
+        parse(TEXT + text, 1.0)
+
+
+def test_a_long_hostile_page_takes_no_longer_than_its_length_asks_for() -> None:
+    line = "parked_" + "a" * 4_000 + "{" * 80
+    for text in (line * 500, (line + "\n") * 900, "x" * (4 << 20)):
+        began = time.process_time()
+        with pytest.raises(NoMetrics):
+            parse(text, 1.0)
+        assert time.process_time() - began < 5
+
+
+@pytest.mark.parametrize("endless", [b"HTTP/1.1 200 OK\r\n\r\n", b"HTTP/1.1 200 OK\r\nX: ", b""])
+def test_who_drips_for_ever_is_left_in_time(endless: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(server_metrics, "PATIENCE_S", 0.3)
+
+    def drip(served: Served) -> None:
+        served.read_request()
+        served.sock.sendall(endless)
+        while True:
+            served.sock.sendall(b"x")
+            gevent.sleep(0.01)
+
+    with Peer(drip) as peer, pytest.raises(NoMetrics, match=r"within 0\.3 s"):
+        ServerMetrics(f"127.0.0.1:{peer.port}").read()
+
+
+def test_a_page_without_an_end_is_not_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    def flood(served: Served) -> None:
+        served.read_request()
+        served.sock.sendall(b"HTTP/1.1 200 OK\r\n\r\n")
+        while True:
+            served.sock.sendall(b"x" * 65536)
+
+    with Peer(flood) as peer, pytest.raises(NoMetrics, match="more than 4 MiB"):
+        ServerMetrics(f"127.0.0.1:{peer.port}").read()

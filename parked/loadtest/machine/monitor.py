@@ -36,6 +36,9 @@ from parked.loadtest.machine.machine import read_meminfo
 #: Seconds between two looks at who was forked.
 TREE_EVERY_S = 3.0
 
+#: ... and at what sockets pin: for /proc/slabinfo the kernel walks lists of every cache, some milliseconds.
+SLABS_EVERY_S = 3.0
+
 #: CPU seconds a sample may spend on reading PSS.  The kernel walks the page tables for it: 1.7 ms for a
 #: process of 200 MB (EPYC, Linux 6.18), 0.12 ms for one of 10 MB.  So the processes take turns; 46 of them
 #: at 400,000 connections take about 25 samples, and `pss_complete_age_s` says how old the oldest figure is.
@@ -183,6 +186,8 @@ class Monitor:
         self._counters_at_start = self._counters()
         self._cpu = self._read_cpu()
         self._followed_at = self.clock()
+        self._held: kernel_memory.Pinned | None = None
+        self._held_at = 0.0
 
     def sample(self) -> MachineSample:
         """The machine now, and rates since the sample before."""
@@ -204,7 +209,10 @@ class Monitor:
         rest = max(0, busy - sum(server) - sum(client))
         kernel = min(rest, max(0, self._cpu.system - earlier.system - server.system - client.system))
         meminfo, sockstat = read_meminfo(self.proc), self._sockstat()
-        held = kernel_memory.pinned(self.proc, meminfo, sockstat["sockstat_tcp_alloc"])
+        if self._held is None or now - self._held_at >= SLABS_EVERY_S:
+            self._held = kernel_memory.pinned(self.proc, meminfo, sockstat["sockstat_tcp_alloc"])
+            self._held_at = now
+        held = self._held
         processes = self._processes.values()
         ages = [now - p.pss_read_at for p in processes if p.pss_read_at is not None]
         sample = MachineSample(

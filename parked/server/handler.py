@@ -229,7 +229,7 @@ class KeepAliveWSGIHandler(Deferring):
             )
         else:
             self.wsgi_input = NO_BODY
-            if self._connection_upgrade_requested() and fields.content_length is None:
+            if fields.upgrade and self._connection_upgrade_requested() and fields.content_length is None:
                 # What follows is in the other protocol and the application's to read.
                 environ["wsgi.input"] = UpgradeInput(self._upgraded_reader, self.take_socket)
                 environ["wsgi.input_terminated"] = False

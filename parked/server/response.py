@@ -210,10 +210,6 @@ class ResponseWriter(pywsgi.WSGIHandler):  # type: ignore[misc] # gevent has no 
         if ends_with_connection and self.connection is not None and not self.connection_upgraded:
             reset_on_close(self.connection)
 
-    def _refuse_more(self) -> None:
-        if self._is_over:
-            raise self.ApplicationError("the response is over")
-
     def _sendall(self, data: bytes | bytearray | memoryview) -> None:
         if self.connection is None:
             super()._sendall(data)
@@ -254,7 +250,8 @@ class ResponseWriter(pywsgi.WSGIHandler):  # type: ignore[misc] # gevent has no 
         return data
 
     def _write(self, data: bytes) -> None:
-        self._refuse_more()
+        if self._is_over:
+            raise self.ApplicationError("the response is over")
         framed = self._frame(data)
         if framed:
             self._sendall(framed)
@@ -262,7 +259,8 @@ class ResponseWriter(pywsgi.WSGIHandler):  # type: ignore[misc] # gevent has no 
                 self.server.turns.share()
 
     def _write_with_headers(self, data: bytes) -> None:
-        self._refuse_more()
+        if self._is_over:
+            raise self.ApplicationError("the response is over")
         self.finalize_headers()
         framed = self._frame(data)
         lines: list[bytes | memoryview] = [b"HTTP/1.1 %b\r\n" % self.status]

@@ -10,6 +10,7 @@ What the connections brought is kept in `peer.connections` for assertions.
 from __future__ import annotations
 
 import contextlib
+import random
 import socket
 import ssl
 import struct
@@ -182,10 +183,12 @@ def eventually(condition: Callable[[], Any], what: str = "") -> Any:
 
 
 def free_port() -> int:
-    """One that nobody listens on now."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+    """One that nobody has now, outside of the range that others' connections are given theirs from."""
+    while True:
+        port = random.randrange(20_000, 32_000)
+        with socket.socket() as probe, contextlib.suppress(OSError):
+            probe.bind(("", port))
+            return port
 
 
 @cache

@@ -82,7 +82,7 @@ def parser() -> argparse.ArgumentParser:
         default="auto",
         type=lambda text: text if text == "auto" else values.count(text),
         metavar="N|auto",
-        help="connections to hold; auto: what this machine's limits allow, 400,000 at most (default: auto)",
+        help="connections to hold; auto: as many as this machine permits, up to 400,000 (default: auto)",
     )
     made.add_argument(
         "-r",
@@ -183,7 +183,7 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument(
         "--plan",
         action="store_true",
-        help="start nothing: what this machine can hold, what gives way first and next, and what to change "
+        help="start nothing: what this machine can hold, which limits are reached first, and what to change "
         "(exit code 0: -c fits, 3: it does not)",
     )
     made.add_argument(

@@ -152,16 +152,24 @@ def _say_plan(settings: Settings, plan: sizing.Plan) -> None:
     else:
         for line in preflight.plan_lines(settings.machine, plan):
             say(line)
+    if settings.is_auto:
+        say(
+            f"this is the whole job: as many connections as this machine permits, up to 400,000; "
+            f"{checkout.COMMAND} --quick is a smaller one"
+        )
     if settings.bottleneck:
         say(f"more than {settings.connections:,} would need more {settings.bottleneck}")
     findings = preflight.check(settings.machine, plan)
     for finding in findings:
-        say(f"{'too low' if finding.severity == 'blocks' else 'note'}: {finding}")
+        blocks = "" if finding.found == "in use" else "too low: "
+        say(f"{blocks if finding.severity == 'blocks' else 'note: '}{finding}")
     blocking = [finding for finding in findings if finding.severity == "blocks"]
     if blocking and not settings.force:
         if any(finding.setting == "results folder" for finding in blocking):
             raise Stop(RESULTS, "nothing could be written; choose another folder with --results DIR")
-        raise Stop(LIMIT, "not started: mend what is too low, ask for fewer connections, or try with --force")
+        raise Stop(
+            LIMIT, "not started: fix what is named above, ask for fewer connections, or try with --force"
+        )
 
 
 def _say_lead(settings: Settings, lead: Lead) -> None:

@@ -57,6 +57,7 @@ class Settings:
     metrics: str | None
     command: str
     machine: Machine
+    is_auto: bool = False  #: whether the machine decides how many connections
     as_json: bool = False
     junit: Path | None = None
     open_page: bool = False
@@ -92,6 +93,7 @@ class Settings:
             metrics=chosen.metrics,
             command=command,
             machine=machine,
+            is_auto=chosen.connections == "auto",
             as_json=chosen.json,
             junit=chosen.junit,
             open_page=chosen.open,
@@ -156,5 +158,6 @@ class Settings:
             master_port=self.master_port,
             web_port=self.web_port,
             metrics=values.listen_address(self.metrics) if self.metrics else None,
+            workload="" if self.locustfile == checkout.locustfile().resolve() else self.locustfile.name,
             results=self.results,
         )

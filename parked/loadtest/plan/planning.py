@@ -1,4 +1,4 @@
-"""`./run_test --plan`: what a machine can hold, what gives way first and next, and what to change.
+"""`./run_test --plan`: what a machine can hold, which limits are reached first, and what to change.
 
 All figures are the sizing model's (`parked.loadtest.plan.sizing`).  Each resource is looked at alone: how
 many connections would there be if nothing else were short?  The least of these is the bottleneck, the second
@@ -216,7 +216,7 @@ def lines(said: Report) -> list[str]:
     shown += ["", *_table(said.rows), ""]
     first, second = said.rows[0], said.rows[1]
     at_least = "at least " if first.holds == SIZE_MAX else ""
-    shown.append(f"holds    {at_least}{first.holds:,} connections, then {first.resource} gives way")
+    shown.append(f"holds    {at_least}{first.holds:,} connections; limit reached first: {first.resource}")
     shown.append(f"next     {second.resource}, at {second.holds:,}")
     if said.hosts:
         shown += _host_lines(said.hosts)
@@ -226,7 +226,7 @@ def lines(said: Report) -> list[str]:
 
 
 def _table(rows: tuple[Row, ...]) -> list[str]:
-    cells = [("resource", "needs", "has", "holds alone", "change")]
+    cells = [("resource", "needs", "has", "would allow", "change")]
     for row in rows:
         holds = f"{'> ' if row.holds == SIZE_MAX else ''}{row.holds:,}"
         needs, has = _amount(row.unit, row.needs), _amount(row.unit, row.has)

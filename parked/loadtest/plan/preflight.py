@@ -50,6 +50,8 @@ class Finding:
     fix: str  #: a command, or what to ask for instead
 
     def __str__(self) -> str:
+        if self.found == "in use":
+            return f"{self.setting} is in use: {self.why}; fix: {self.fix}"
         return f"{self.setting} is {self.found}, needs {self.needed}: {self.why}; fix: {self.fix}"
 
 
@@ -304,26 +306,34 @@ def plan_lines(machine: Machine, plan: Plan) -> list[str]:
         mib = need.received_bytes_per_s / MIB
         requests = f"{need.requests_per_s:,.0f}/s offered ({mib:,.1f} MiB/s received)"
     requests += f", think {_range(plan.think_s)} s, body {_range(plan.body_bytes)} bytes"
-    here = "here" if plan.start_server else "already running"
-    processes = f"{_count(plan.server_workers, 'server worker')} ({here}), " if plan.local_server else ""
+    if plan.workload:
+        requests = f"as {plan.workload} makes them; the estimates below are for {requests}"
+    ours = plan.local_server and plan.start_server
+    processes = f"{_count(plan.server_workers, 'server worker')} (here), " if ours else ""
+    if plan.local_server and not ours:
+        processes = "the server that runs here, "
     processes += f"{_count(plan.client_workers, 'client process')} and a master,"
     processes += f" {machine.nofile_hard:,} descriptors each"
     each = sizing.users_of_a_worker(plan)
     per_process = sizing.addresses_needed(each, machine.usable_ports)
     used = min(plan.source_addresses, per_process * plan.client_workers)
     addresses = f"{_count(used, 'source address')} of {machine.usable_ports:,} ports,"
-    addresses += f" {each:,} connections a client process"
-    memory = f"about {size(need.memory_bytes)} of {size(machine.memory_available_bytes)} available:"
+    addresses += f" {each:,} connections per client process"
+    whole = size(need.memory_bytes if ours else need.memory_bytes - need.server_bytes)
+    memory = f"about {whole} of {size(machine.memory_available_bytes)} available:"
     memory += f" kernel {size(need.kernel_bytes)}, client {size(need.client_bytes)}"
     cores = _count(machine.cpu_count, "core")
     if math.isinf(need.cores):
         cpu = f"all of {cores}"
     else:
-        cpu = f"about {need.cores:.2f} of {cores}: kernel {need.kernel_cores:.2f},"
+        own = need.cores if ours else need.cores - need.server_cores
+        cpu = f"about {own:.2f} of {cores}: kernel {need.kernel_cores:.2f},"
         cpu += f" client {need.client_cores:.2f}"
-    if plan.local_server:
+    if ours:
         memory += f", server {size(need.server_bytes)}"
         cpu += "" if math.isinf(need.cores) else f", server {need.server_cores:.2f}"
+    elif plan.local_server:
+        memory += "; the server's is its own"
     rows = {
         "connections": connections,
         "requests": requests,

@@ -44,6 +44,8 @@ def install(user_class: type[KeepAliveUser]) -> None:
         if isinstance(environment.runner, WorkerRunner):
             environment.parsed_options.stats_history_enabled = False
 
+        _refuse_without_tasks(environment)
+
         def take_think_time(**_: Any) -> None:
             user_class.think_time = values.think_time(environment.parsed_options.think)
 
@@ -62,3 +64,10 @@ def install(user_class: type[KeepAliveUser]) -> None:
     connections_tab.attach(events)
     metrics.attach(events)
     events.init_command_line_parser.add_listener(options.add_locust_options)
+
+
+def _refuse_without_tasks(environment: Any) -> None:
+    """A measurement of users that do nothing ends before it begins; Locust would go on with it."""
+    idle = [kind.__name__ for kind in environment.user_classes if not kind.tasks]
+    if idle and environment.parsed_options.results:
+        sys.exit(f"No tasks defined in {', '.join(idle)}: decorate a method with @task, or set tasks")

@@ -10,6 +10,7 @@ from __future__ import annotations
 import html
 import json
 import re
+import time
 from pathlib import Path
 from string import Template
 from typing import TYPE_CHECKING, Any
@@ -39,6 +40,7 @@ def of_run(record: Record, summary: dict[str, Any], sentence: str) -> str:
         verdict(passed),
         f"<h1>{_unbroken(html.escape(sentence))}</h1>",
         f"<ul class='reasons'>{reasons}</ul>" if reasons else "",
+        _about(record, summary),
         "</header>",
         _tiles(summary),
         places(shown),
@@ -46,12 +48,37 @@ def of_run(record: Record, summary: dict[str, Any], sentence: str) -> str:
         *(f"<li>{html.escape(text)}</li>" for text in limits.sentences(record, summary)),
         "</ul>",
         *map(table, tables.of_run(record, summary)),
-        "<footer>Beside this page: summary.json, samples.csv (a row a second), latencies.hdr, logfile. "
-        f"<code>{checkout.COMMAND} verify</code> recomputes every figure."
+        f"<footer><code>{checkout.COMMAND} verify</code> recomputes every figure."
         f"{_not_told(record)}</footer>",
     ]
     title = f"{summary['target_connections']:,} connections: {summary['verdict']}"
     return assemble(title, "\n".join(body), shown)
+
+
+#: Files beside the page, and what they have.
+_BESIDE = {
+    "summary.json": "every figure",
+    "samples.csv": "a row per second",
+    "latencies.hdr": "the histogram",
+    "logfile": "the lines of the run",
+    "locust.html": "Locust's own report",
+}
+
+
+def _about(record: Record, summary: dict[str, Any]) -> str:
+    """Target, server, date, command and the other files: for a reader who did not make the run."""
+    began = time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime(summary["started_unix_s"]))
+    software = summary["server"]["software"]
+    target = html.escape(summary["workload"]["host"]) + (f" ({html.escape(software)})" if software else "")
+    beside = ", ".join(
+        f"<a href='{name}'>{name}</a> ({what})"
+        for name, what in _BESIDE.items()
+        if name == "summary.json" or (record.folder / name).is_file()
+    )
+    return (
+        f"<p class='about'>Target {target}, {began}, by <code>{html.escape(summary['command'])}</code><br>"
+        f"Beside this page: {beside}</p>"
+    )
 
 
 def _not_told(record: Record) -> str:
@@ -77,12 +104,12 @@ def _tiles(summary: dict[str, Any]) -> str:
         "connections held": f"{summary['min_connections_in_hold']:,} of {summary['target_connections']:,}",
         "requests/s in the hold": f"{summary['hold_rps']:,.0f}"
         + (f" of {summary['offered_rps']:,.0f}" if summary["offered_rps"] else ""),
-        "failed; reconnects": f"{summary['failures']:,}; {summary['reconnects']:,}",
+        "went wrong": f"{summary['failures']:,} failed, {summary['reconnects']:,} reconnects",
     }
     if latency["p99"] is not None:
         tiles["latency p50 / p99, ms"] = f"{latency['p50']:,.3g} / {latency['p99']:,.3g}"
     if server["pss_peak_bytes"] and peak:
-        tiles["server memory a connection"] = f"{server['pss_peak_bytes'] / peak:,.0f} B"
+        tiles["server memory per connection"] = f"{server['pss_peak_bytes'] / peak:,.0f} B"
     used = {name: value for name in ("server", "client") if (value := (cores or {}).get(name)) is not None}
     if used:
         tiles[f"cores: {', '.join(used)}"] = ", ".join(f"{value:.2f}" for value in used.values())

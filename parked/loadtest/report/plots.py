@@ -162,7 +162,7 @@ def _connections(run: _Run, figure: Figure) -> None:
         title = f"{_whole(peak)} of {_whole(target)} connections were open at the peak; there was no hold"
     elif least < target:
         title = f"{_whole(peak)} of {_whole(target)} connections at the peak,"
-        title += f" {_whole(least)} at least in the hold"
+        title += f" {_whole(least)} at the least during the hold"
     else:
         title = f"{_whole(least)} connections held for {_whole(run.figure('hold_seconds'))} s"
         title += _when(", opened in {} s", run.figure("ramp_seconds"))

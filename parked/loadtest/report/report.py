@@ -131,7 +131,7 @@ def _host_line(host: dict[str, Any], summary: dict[str, Any]) -> str:
     memory = "" if pss is None else f"{pss / MIB:,.0f} MiB, "
     clock = "clock unknown" if offset_ms is None else f"clock {offset_ms:+,.1f} ms"
     text = (
-        f"{host['min_connections_in_hold']:,} connections at least in the hold, {host['workers']} workers, "
+        f"{host['min_connections_in_hold']:,} connections or more in the hold, {host['workers']} workers, "
         f"{host['hold_rps']:,.0f} requests/s, {cores}{memory}{host['retrans_segs'] or 0:,} retransmits, "
         f"{clock}"
     )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from parked.loadtest.report import witnesses
+from parked.loadtest.report import locust_csv, witnesses
 from parked.loadtest.report.goals import Goal
 from parked.loadtest.report.record import numbers
 from parked.loadtest.terms.distribution import bound
@@ -56,6 +56,9 @@ def summarise(record: Record) -> dict[str, Any]:
         "requests": totals.get("requests", 0),
         "failures": totals.get("failures", 0),
         "failures_by_kind": facts["failures_by_kind"],
+        "failures_by_text": locust_csv.failures(record.folder),
+        "requests_by_name": locust_csv.requests(record.folder),
+        "task_exceptions": locust_csv.exceptions(record.folder),
         "reconnects": totals.get("reconnects", 0),
         "connections_closed_by_server": totals.get("closed_by_peer", 0),
         "late_sends": totals.get("late_sends", 0),
@@ -181,12 +184,25 @@ def reasons(summary: dict[str, Any], disagreements: Sequence[str]) -> list[str]:
     if summary["failures"]:
         kinds = ", ".join(f"{kind} {count:,}" for kind, count in summary["failures_by_kind"].items())
         found.append(f"{summary['failures']:,} failed requests ({kinds})")
+    found.extend(_said(summary))
     if summary["reconnects"]:
         found.append(f"{summary['reconnects']:,} reconnects")
     if summary["connections_closed_by_server"]:
         found.append(f"{summary['connections_closed_by_server']:,} connections closed by the server")
     found.extend(summary["notes"])
     found.extend(f"witnesses disagree: {text}" for text in disagreements)
+    return found
+
+
+def _said(summary: dict[str, Any]) -> list[str]:
+    """What failures and exceptions of tasks say, the most frequent."""
+    found = []
+    if failed := summary.get("failures_by_text"):
+        most = failed[0]
+        found.append(f"{most['count']:,} times {most['method']} {most['name']}: {most['text']}")
+    if raised := summary.get("task_exceptions"):
+        count = sum(exception["count"] for exception in raised)
+        found.append(f"{count:,} exceptions in tasks, {raised[0]['count']:,} times {raised[0]['text']}")
     return found
 
 

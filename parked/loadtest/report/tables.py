@@ -39,22 +39,58 @@ class Table:
 def of_run(record: Record, summary: dict[str, Any]) -> list[Table]:
     """All tables for which there is something to say."""
     made = [
-        _published(summary),
+        _by_name(summary),
+        _errors(summary),
+        _failures(summary),
+        _exceptions(summary),
         _connections(record, summary),
         _both_sides(record, summary),
-        _errors(summary),
         _per_connection(record, summary),
         _workload(record, summary),
         _executed(summary),
         _hosts(record, summary),
         _workers(record),
         _machine(summary),
+        _published(summary),
     ]
     return [table for table in made if table.rows]
 
 
+def _by_name(summary: dict[str, Any]) -> Table:
+    rows = [
+        (
+            f"{it['method']} {it['name']}",
+            count(it["count"]),
+            count(it["failures"]),
+            *("-" if value is None else f"{value:,g} ms" for value in it["latency_ms"].values()),
+        )
+        for it in summary["requests_by_name"]
+    ]
+    return Table(
+        "Requests by name",
+        ("request", "number", "failed", "p50", "p90", "p99", "max"),
+        rows,
+        "Locust's own statistics of the whole run, ramp included; it rounds percentiles to two digits.",
+    )
+
+
+def _failures(summary: dict[str, Any]) -> Table:
+    rows = [
+        (f"{it['method']} {it['name']}", count(it["count"]), it["text"]) for it in summary["failures_by_text"]
+    ]
+    return Table("Failures by text", ("request", "number", "text"), rows)
+
+
+def _exceptions(summary: dict[str, Any]) -> Table:
+    rows = [(it["text"], count(it["count"])) for it in summary["task_exceptions"]]
+    return Table("Exceptions in tasks", ("exception", "number"), rows, "Tracebacks: locust_exceptions.csv.")
+
+
 def _published(summary: dict[str, Any]) -> Table:
+    """Only for runs of the demo application with its own locustfile: others are something else."""
     server = summary["server"]
+    if not (summary["workload"]["length_characters"] and server["own_counts"]):
+        return Table("", (), ())
     this = (
         "this run",
         f"{summary['min_connections_in_hold']:,}",
@@ -84,7 +120,7 @@ def _connections(record: Record, summary: dict[str, Any]) -> Table:
             ("open at the peak", count(summary["peak_connections"])),
             ("open at the least in the hold", count(summary["min_connections_in_hold"])),
             *(
-                [("a worker, least and most, at the end of the ramp",
+                [("per worker, least and most, at the end of the ramp",
                   f"{count(spread['least'])}, {count(spread['most'])}")]
                 if spread
                 else []
@@ -138,14 +174,17 @@ def _per_connection(record: Record, summary: dict[str, Any]) -> Table:
     """Memory at the fullest moment, divided; the kernel's is its growth, since others use slab too."""
     rows, peak = record.rows, summary["peak_connections"]
     if not peak or not rows:
-        return Table("Memory a connection", (), ())
+        return Table("Memory per connection", (), ())
     first = rows[0]
     made = []
+    opened = peak - (number(first, "connections") or 0)
     for side, column in (("server", "server_pss_bytes"), ("client", "client_pss_bytes")):
         most = max(numbers(rows, column), default=0.0)
         if most:
-            made.append((side, size(most), f"{most / peak:,.0f} B", "PSS of all its processes, at the peak"))
-    opened = peak - (number(first, "connections") or 0)
+            fixed = number(first, column) or 0.0
+            each = f"{max(0.0, most - fixed) / opened:,.0f} B" if opened > 0 else "-"
+            what = "PSS of all its processes, at the peak"
+            made.append((side, size(most), f"{most / peak:,.0f} B", each, what))
     kernel = kernel_column(rows)
     source = f"what sockets pin, by /proc/{record.facts.get('socket_bytes_from')}"
     for name, column in (("kernel", kernel), ("TCP buffers", "sockstat_tcp_mem_bytes")):
@@ -155,11 +194,14 @@ def _per_connection(record: Record, summary: dict[str, Any]) -> Table:
             grown = max(known) - before
             grows = name if name != "kernel" else "slab" if kernel == "slab_bytes" else source
             what = f"growth of {grows}, since the first second"
-            made.append((name, size(max(0.0, grown)), f"{max(0.0, grown) / opened:,.0f} B", what))
-    remark = "The kernel's is for both ends of a connection." if record.facts["server_is_local"] else ""
+            each = f"{max(0.0, grown) / opened:,.0f} B"
+            made.append((name, size(max(0.0, grown)), each, each, what))
+    remark = "Grown is what came since the first second: without what the processes take by themselves."
+    if record.facts["server_is_local"]:
+        remark += " The kernel's is for both ends of a connection."
     return Table(
-        f"Memory a connection, at {peak:,} connections",
-        ("part", "in all", "a connection", "measured as"),
+        f"Memory per connection, at {peak:,} connections",
+        ("part", "in all", "per connection", "grown, per connection", "measured as"),
         made,
         remark,
     )
@@ -185,10 +227,10 @@ def _workload(record: Record, summary: dict[str, Any]) -> Table:
                 f"{between_s:.2f} s (hold seconds x users / requests)",
             ),
             (
-                "measured: mean received a response",
+                "measured: mean received per response",
                 f"{hold['received_bytes'] / requests:,.0f} bytes, header fields included",
             ),
-            ("measured: mean sent a request", f"{hold.get('sent_bytes', 0) / requests:,.0f} bytes"),
+            ("measured: mean sent per request", f"{hold.get('sent_bytes', 0) / requests:,.0f} bytes"),
         ]
     if (delay_ms := summary["send_delay_mean_ms"]) is not None:
         rows.append(("measured: a request left after it was due", f"{delay_ms:.2f} ms on average"))

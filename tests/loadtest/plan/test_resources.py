@@ -1,4 +1,4 @@
-"""What a machine holds, and what gives way first."""
+"""What a machine holds, and which limit is reached first."""
 
 from __future__ import annotations
 

@@ -209,7 +209,9 @@ def test_titles_of_a_failed_run_say_so_first(tmp_path: Path, monkeypatch: pytest
     summary = summary_of(verdict="fail", min_connections_in_hold=95_000)
     titles = _titles(tmp_path, summary, monkeypatch)
     assert all(title.startswith("FAILED: ") for title in titles)
-    assert titles[0] == "FAILED: 100,000 of 100,000 connections at the peak, 95,000 at least in the hold"
+    assert (
+        titles[0] == "FAILED: 100,000 of 100,000 connections at the peak, 95,000 at the least during the hold"
+    )
 
 
 def test_titles_of_a_run_without_a_hold_claim_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -10,7 +10,7 @@ from wsgiref.validate import validator
 import gevent
 import pytest
 
-from parked.server import body, response
+from parked.server import body, handler, response
 from parked.server.handler import KeepAliveWSGIHandler
 from parked.server.limits import Limits
 from tests.support import GET, Answer, Client, eventually, hello, serving
@@ -642,3 +642,19 @@ def test_a_first_chunk_that_cannot_be_sent_is_a_well_formed_500(quiet: io.String
         assert (answer.status, answer.body) == (500, b"Internal Server Error")
         assert "Transfer-Encoding" not in answer.headers
         assert client.closed()
+
+
+def test_a_wall_clock_that_is_set_back_makes_no_duration_negative(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = 1_700_000_000.0
+    monkeypatch.setattr(handler.time, "time", lambda: now)
+
+    def steps(environ: dict[str, Any], start_response: Start) -> list[bytes]:
+        nonlocal now
+        now -= 3600
+        return hello(environ, start_response)
+
+    log = io.StringIO()
+    with serving(steps, log=log) as server, Client(server) as client:
+        client.ask()
+        eventually(log.getvalue)
+    assert 0 <= float(log.getvalue().split()[-1]) < 60

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from parked.loadtest.report import witnesses
+from parked.loadtest.report.hearing import Hearing
 from parked.loadtest.report.record import LARGEST_FACTS, NoRun, Record, decode, read_json, sense
 from parked.loadtest.report.summary import PERCENTILES, summarise
 from parked.loadtest.terms import checkout, files
@@ -29,14 +30,14 @@ if TYPE_CHECKING:
 _MISSING = "nothing"
 
 
-def verify(folder: Path) -> witnesses.Hearing:
+def verify(folder: Path) -> Hearing:
     """Everything there is to compare in a run's folder. Raises :class:`NoRun`."""
     record = Record.read(folder)
     with sense(folder):
         return _verify(record, read_json(folder / "summary.json", LARGEST_FACTS))
 
 
-def _verify(record: Record, summary: Any) -> witnesses.Hearing:
+def _verify(record: Record, summary: Any) -> Hearing:
     hearing = witnesses.hear(record)
     said = dict(_figures(summary))
     recomputed = dict(_figures(json.loads(json.dumps(summarise(record)))))
@@ -59,7 +60,7 @@ def _figures(value: Any, name: str = "") -> Iterator[tuple[str, Any]]:
         yield name or "summary.json", value
 
 
-def _histogram_file(record: Record, said: dict[str, Any], hearing: witnesses.Hearing) -> None:
+def _histogram_file(record: Record, said: dict[str, Any], hearing: Hearing) -> None:
     """latencies.hdr is what other tools read: it has to give the summary's percentiles by itself."""
     try:
         histogram = decode(files.read_text(record.folder / "latencies.hdr", LARGEST_FACTS))

@@ -10,12 +10,12 @@ from __future__ import annotations
 
 import bisect
 import csv
-import dataclasses
 import itertools
 import math
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
+from parked.loadtest.report.hearing import Hearing, told
 from parked.loadtest.report.record import LARGEST_FACTS, number, numbers
 from parked.loadtest.terms import console, files
 from parked.loadtest.terms.sample import CUMULATIVE
@@ -57,35 +57,6 @@ _PHASES = ("ramp", "hold", "stop")
 _PERCENTILES = {"p50": 50.0, "p90": 90.0, "p99": 99.0}
 
 
-@dataclasses.dataclass
-class Hearing:
-    """What came out of it."""
-
-    compared: int = 0
-    disagreements: list[str] = dataclasses.field(default_factory=list)
-    #: Witnesses that this run does not have, such as sockstat on another system.
-    absent: list[str] = dataclasses.field(default_factory=list)
-    #: Differences with a cause that the records name themselves: no disagreement, but to be known.
-    explained: list[str] = dataclasses.field(default_factory=list)
-
-    def equal(self, what: str, tolerance: float = 0.0, **said: float | None) -> None:
-        """Two witnesses of one figure, by name; one that does not know the figure is not asked."""
-        (one, left), (other, right) = said.items()
-        if left is not None and right is not None:
-            agree = abs(left - right) <= tolerance
-            self.that(agree, f"{what}: {_name(one)} says {_text(left)}, {_name(other)} {_text(right)}")
-
-    def that(self, agree: bool, otherwise: str) -> None:
-        self.compared += 1
-        if not agree:
-            self.disagreements.append(otherwise)
-
-    def rows(self, wrong: list[str]) -> None:
-        """A check of every row: the first that is wrong is named, the others are counted."""
-        more = f" (and {len(wrong) - 1:,} more rows)" if len(wrong) > 1 else ""
-        self.that(not wrong, f"samples.csv {wrong[0]}{more}" if wrong else "")
-
-
 def hear(record: Record) -> Hearing:
     """Ask all of them."""
     hearing = Hearing()
@@ -109,7 +80,7 @@ def _rows(record: Record, hearing: Hearing) -> None:
                 continue
             if total - before != step:
                 wrong.append(
-                    f"{_at(row)}: {name}_total grows by {_text(total - before)}, {name} is {row[name]}"
+                    f"{_at(row)}: {name}_total grows by {told(total - before)}, {name} is {row[name]}"
                 )
             before = total
         hearing.rows(wrong)
@@ -161,7 +132,7 @@ def _totals(record: Record, hearing: Hearing) -> None:
     opened = facts["totals"].get("opened")
     hearing.that(
         opened is None or opened >= facts["peak_connections"],
-        f"{facts['peak_connections']:,} connections at the peak, only {_text(opened or 0)} were ever opened",
+        f"{facts['peak_connections']:,} connections at the peak, only {told(opened or 0)} were ever opened",
     )
     kinds = sum(facts["failures_by_kind"].values())
     hearing.equal("failures", totals=facts["totals"].get("failures", 0), kinds=kinds)
@@ -364,11 +335,11 @@ def _server(record: Record, hearing: Hearing) -> None:
     good, sent = totals["requests"] - totals["failures"], totals["requests_sent"]
     hearing.that(
         good - untold <= answered,
-        f"requests in all: the server answered {_text(answered)}, the clients got {_text(good)} answers",
+        f"requests in all: the server answered {told(answered)}, the clients got {told(good)} answers",
     )
     if answered > sent + untold:
         hearing.explained.append(
-            f"the server answered {_text(answered - sent)} more requests than the clients sent: somebody "
+            f"the server answered {told(answered - sent)} more requests than the clients sent: somebody "
             "else asks it too (a health check, a browser, another test)"
         )
     if good == sent == answered and urlsplit(facts["host"]).scheme == "http":
@@ -492,22 +463,3 @@ def _ms(histogram: Any, percent: float) -> float:
 
 def _at(row: dict[str, str]) -> str:
     return f"row at {row.get('time_s')} s"
-
-
-def _name(witness: str) -> str:
-    return {
-        "run": "run.json",
-        "samples": "samples.csv",
-        "workers": "the workers' sum",
-        "hosts": "the hosts' sum",
-        "locust": "locust_stats.csv",
-        "histogram": "the histogram",
-        "totals": "the total",
-        "kinds": "the sum by kind",
-        "lengths": "the histogram of lengths",
-        "server": "the server",
-    }[witness]
-
-
-def _text(value: float) -> str:
-    return f"{value:,.0f}" if float(value).is_integer() else f"{value:,.2f}"

@@ -53,7 +53,7 @@ class Ours(KeepAliveUser):
 def test_classes_beside_ours_keep_their_hosts(tmp_path: Path) -> None:
     with Peer(answering(response())) as stock, Peer(answering(response())) as ours:
         (tmp_path / "locustfile.py").write_text(TWO_KINDS.format(stock=stock.url, ours=ours.url))
-        done = run_locust(tmp_path, "--headless", "-u", "4", "-r", "4", "-t", "4s")
+        done = run_locust(tmp_path, "--headless", "-u", "4", "-r", "4", "-t", "6s")
         assert done.returncode == 0, done.stderr[-2000:]
         assert {request.split()[1] for request in stock.requests} == {b"/stock"}
         assert {request.split()[1] for request in ours.requests} == {b"/ours"}
@@ -150,6 +150,7 @@ def test_no_module_of_ours_stands_before_pythons_while_the_locustfile_is_loaded_
 FORKS = """
 import multiprocessing, os, subprocess, sys
 from locust import constant, task
+from locust.runners import LocalRunner
 from parked.user import KeepAliveUser
 
 def child(): sys.exit(5)
@@ -166,16 +167,18 @@ class Forks(KeepAliveUser):
         print("children", made.exitcode, with_function.returncode, flush=True)
         self.client.get("/after")
         self.client.get("/after")
+        if isinstance(self.environment.runner, LocalRunner):
+            self.environment.runner.quit()
 """
 
 
-@pytest.mark.parametrize("processes", [[], ["--processes", "1"]])
+@pytest.mark.parametrize("processes", [[], ["--processes", "1"]], ids=["alone", "worker"])
 def test_what_a_task_forks_is_its_own_affair(tmp_path: Path, processes: list[str]) -> None:
     with Peer(answering(response())) as peer:
         (tmp_path / "locustfile.py").write_text(FORKS.format(url=peer.url))
         port = str(free_port())
         master = ["--master-port", port, "--master-bind-port", port]
-        arguments = ["--headless", "-u", "1", "-t", "4s", *processes, *(master if processes else [])]
+        arguments = ["--headless", "-u", "1", "-t", "8s", *processes, *(master if processes else [])]
         done = run_locust(tmp_path, *arguments)
         assert "children 5 6" in done.stdout, done.stderr[-2000:]
         assert len(peer.requests) == 2

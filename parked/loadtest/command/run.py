@@ -35,7 +35,7 @@ from parked.loadtest.command.processes import (
     stop,
     tail,
 )
-from parked.loadtest.plan import preflight, sizing
+from parked.loadtest.plan import preflight, rehearsal, sizing
 from parked.loadtest.plan.probe import probe_host
 from parked.loadtest.report import report
 from parked.loadtest.report.record import NoRun
@@ -86,6 +86,11 @@ def _run(settings: Settings, started: contextlib.ExitStack, interrupted: Interru
         if not (probe.ok or start_server):
             hint = "; --start-server starts ours there" if can_start else ""
             raise Stop(HOST, f"{url}: {probe.detail}{hint}")
+        if probe.ok and settings.rehearses and settings.lead is None and not settings.force:
+            length = None if settings.path else values.length(settings.length)[0]
+            path = settings.path or f"/?length={length}"
+            if why := rehearsal.objection(url, path, length):
+                raise Stop(HOST, f"{url} {why} (--force tries anyway)")
     local = settings.is_local
     plan = settings.plan(local, start_server).on(settings.machine)
     _say_plan(settings, plan)

@@ -57,6 +57,8 @@ class Settings:
     metrics: str | None
     command: str
     machine: Machine
+    path: str | None = None  #: of the built-in test's request; None: it asks for lengths
+    rehearses: bool = False  #: whether that is a plain GET, which can be tried before the run
     is_auto: bool = False  #: whether the machine decides how many connections
     as_json: bool = False
     junit: Path | None = None
@@ -93,6 +95,9 @@ class Settings:
             metrics=chosen.metrics,
             command=command,
             machine=machine,
+            path=chosen.path,
+            rehearses=chosen.locustfile is None
+            and not any(getattr(chosen, it.name) for it in options.REQUEST if it.name != "path"),
             is_auto=chosen.connections == "auto",
             as_json=chosen.json,
             junit=chosen.junit,

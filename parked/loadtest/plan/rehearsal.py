@@ -1,0 +1,73 @@
+"""Two requests on one connection, before a run against a server that is not ours: what would fail for each
+connection is said at once, in a line."""
+
+from __future__ import annotations
+
+import contextlib
+import http.client
+import socket
+import ssl
+import threading
+from urllib.parse import urlsplit
+
+#: Seconds for both requests, and bytes of a body that are read.
+TIMEOUT_S, LARGEST_BODY = 10.0, 64 << 20
+
+
+def objection(url: str, path: str, length: int | None = None, timeout_s: float = TIMEOUT_S) -> str:
+    """Why connections to this server would not be held, or their requests would fail; empty if they would.
+
+    :param path: what is asked for, behind the path of `url`.
+    :param length: bytes that the body should have; None for any.
+    """
+    parts = urlsplit(url)
+    if parts.scheme == "https":
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+        context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+        connection: http.client.HTTPConnection = http.client.HTTPSConnection(
+            parts.hostname or "", parts.port, timeout=timeout_s, context=context
+        )
+    else:
+        connection = http.client.HTTPConnection(parts.hostname or "", parts.port, timeout=timeout_s)
+    target, what = parts.path.rstrip("/") + path, f"GET {path}"
+    with contextlib.closing(connection):
+        try:
+            connection.connect()
+            opened = connection.sock
+            guard = threading.Timer(timeout_s, _shut, [opened])  # a peer that drips must not hold us
+            guard.start()
+            try:
+                for _ in range(2):
+                    connection.request("GET", target)
+                    with connection.getresponse() as response:
+                        body = response.read(LARGEST_BODY)
+                        closes = response.will_close
+                    if found := _wrong(what, response, len(body), length):
+                        return found
+                    if closes:
+                        version = "1.0" if response.version == 10 else "1.1"
+                        return (
+                            f"closes each connection after its response (HTTP/{version}): none would be held"
+                        )
+            finally:
+                guard.cancel()
+        except (OSError, http.client.HTTPException) as error:
+            return f"does not answer two requests on one connection: {error or type(error).__name__}"
+    return ""
+
+
+def _wrong(what: str, response: http.client.HTTPResponse, got: int, length: int | None) -> str:
+    if 300 <= response.status < 400:
+        return (
+            f"redirects {what} to {response.headers.get('Location')} ({response.status}): test that address"
+        )
+    if response.status >= 400:
+        return f"answers {response.status} to {what}; --path names another"
+    if length is not None and got != length:
+        return f"answers {what} with {got:,} bytes, not the {length:,} asked for; --path / takes any body"
+    return ""
+
+
+def _shut(sock: socket.socket) -> None:
+    with contextlib.suppress(OSError):
+        sock.shutdown(socket.SHUT_RDWR)

@@ -1,0 +1,59 @@
+from __future__ import annotations
+
+import contextlib
+import threading
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
+
+import pytest
+
+from parked.loadtest.plan.rehearsal import objection
+
+
+@contextlib.contextmanager
+def serving(**behaviour: Any) -> Iterator[str]:
+    """A server that answers 200 with 1,024 bytes and keeps connections, but for what is asked for."""
+
+    class Handler(BaseHTTPRequestHandler):
+        protocol_version = behaviour.get("version", "HTTP/1.1")
+
+        def do_GET(self) -> None:
+            self.send_response(behaviour.get("status", 200))
+            body = b"x" * behaviour.get("length", 1024)
+            self.send_header("Content-Length", str(len(body)))
+            for name, value in behaviour.get("headers", {}).items():
+                self.send_header(name, value)
+            self.end_headers()
+            self.wfile.write(body)
+            if behaviour.get("hangs_up"):
+                self.close_connection = True
+
+        def log_message(self, *_: Any) -> None:
+            pass
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True).start()
+        yield f"http://127.0.0.1:{server.server_port}"
+        server.shutdown()
+
+
+@pytest.mark.parametrize(
+    ("behaviour", "told"),
+    [
+        ({}, ""),
+        ({"version": "HTTP/1.0"}, "HTTP/1.0"),
+        ({"headers": {"Connection": "close"}}, "closes each connection"),
+        ({"hangs_up": True}, "two requests on one connection"),
+        ({"status": 302, "headers": {"Location": "/login"}}, "redirects GET /?length=1024 to /login"),
+        ({"status": 404}, "answers 404"),
+        ({"length": 612}, "612 bytes, not the 1,024 asked for; --path /"),
+    ],
+)
+def test_what_would_fail_for_each_connection_is_said_before_the_first(
+    behaviour: dict[str, Any], told: str
+) -> None:
+    with serving(**behaviour) as url:
+        found = objection(url, "/?length=1024", 1024, timeout_s=5.0)
+    assert told in found
+    assert bool(found) is bool(told)

@@ -67,7 +67,7 @@ FIGURES = (
     Figure("client_us_a_request", "client, CPU us a request"),
     Figure("server.pss_peak_bytes", "server memory, MiB", MIB),
     Figure("client.pss_peak_bytes", "client memory, MiB", MIB),
-    Figure("server_bytes_a_connection", "server memory per connection, B"),
+    Figure("server_bytes_a_connection", "server, bytes per connection"),
     Figure("kernel.slab_peak_bytes", "kernel slab, MiB", MIB),
     Figure("kernel.retrans_segs", "retransmits"),
 )

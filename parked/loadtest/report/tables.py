@@ -181,8 +181,7 @@ def _per_connection(record: Record, summary: dict[str, Any]) -> Table:
     for side, column in (("server", "server_pss_bytes"), ("client", "client_pss_bytes")):
         most = max(numbers(rows, column), default=0.0)
         if most:
-            fixed = number(first, column) or 0.0
-            each = f"{max(0.0, most - fixed) / opened:,.0f} B" if opened > 0 else "-"
+            each = _grown_each(rows, column, most, peak)
             what = "PSS of all its processes, at the peak"
             made.append((side, size(most), f"{most / peak:,.0f} B", each, what))
     kernel = kernel_column(rows)
@@ -196,7 +195,7 @@ def _per_connection(record: Record, summary: dict[str, Any]) -> Table:
             what = f"growth of {grows}, since the first second"
             each = f"{max(0.0, grown) / opened:,.0f} B"
             made.append((name, size(max(0.0, grown)), each, each, what))
-    remark = "Grown is what came since the first second: without what the processes take by themselves."
+    remark = "Grown: from half of the connections on, so without what processes take by themselves."
     if record.facts["server_is_local"]:
         remark += " The kernel's is for both ends of a connection."
     return Table(
@@ -205,6 +204,14 @@ def _per_connection(record: Record, summary: dict[str, Any]) -> Table:
         made,
         remark,
     )
+
+
+def _grown_each(rows: Sequence[dict[str, str]], column: str, most: float, peak: int) -> str:
+    """Bytes per connection from half of the connections on: what processes take by themselves, and what was
+    not read yet in the first seconds, is in both."""
+    half = next((row for row in rows if (number(row, "connections") or 0) >= peak / 2), None)
+    before, more = number(half, column), peak - (number(half, "connections") or 0)
+    return f"{max(0.0, most - before) / more:,.0f} B" if before and more >= peak / 4 else "-"
 
 
 def _workload(record: Record, summary: dict[str, Any]) -> Table:

@@ -33,7 +33,7 @@ def test_figures_stand_beside_each_other_with_their_ratio(
     assert float(table["latency p50, ms"][2]) == pytest.approx(2, rel=0.01)
     assert table["server memory, MiB"] == ["30", "30", "1.000"]
     assert table["failed requests"] == ["0", "0", "1.000"]
-    assert table["server memory per connection, B"][0] == f"{30 * 1024 * 1024 / 1000:,.0f}"
+    assert table["server, bytes per connection"][0] == f"{30 * 1024 * 1024 / 1000:,.0f}"
     assert table["server, CPU us a request"][:2] == ["300", "306"]
 
 

@@ -204,7 +204,7 @@ class RequestGreenlets:
                 if pool is not None and not self._enter(pool, me):
                     return
                 try:
-                    self._serve_queue(me)
+                    self._serve_queue(me, links)
                 finally:
                     if pool is not None:
                         pool.discard(me)
@@ -229,12 +229,11 @@ class RequestGreenlets:
                 self._schedule()  # what had to wait with us
         return True
 
-    def _serve_queue(self, me: Any) -> None:
+    def _serve_queue(self, me: Any, links: Callable[[], int]) -> None:
         """One connection, and more as long as run() waits for us and nothing is left of the one before."""
         if not self._running and self._queue:
             self._serve(self._queue.popleft())  # we had to wait for our place
             return
-        links: Callable[[], int] = getattr(me, "has_links", int)
         ties = getrefcount(me) + getweakrefcount(me) + links()
         first = True
         while self._running and self._queue and self._budget > 0:

@@ -90,7 +90,7 @@ class Fields:
 class RequestHead:
     """One request line and its fields."""
 
-    __slots__ = ("fields", "line", "method", "path", "query", "size", "target", "version")
+    __slots__ = ("fields", "keeps_connection", "line", "method", "path", "query", "size", "target", "version")
 
     def __init__(
         self,
@@ -112,15 +112,10 @@ class RequestHead:
         self.query = query
         self.version = version
         self.fields = fields
+        #: What the client asks for (RFC 9112, 9.3).
+        self.keeps_connection = not fields.close and (version == "HTTP/1.1" or fields.keep_alive)
         #: Bytes of the head, up to and with the empty line.
         self.size = size
-
-    @property
-    def keeps_connection(self) -> bool:
-        """What the client asks for (RFC 9112, 9.3)."""
-        if self.fields.close:
-            return False
-        return self.version == "HTTP/1.1" or self.fields.keep_alive
 
 
 _parsed_fields: dict[bytes, Fields] = {}

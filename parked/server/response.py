@@ -24,6 +24,7 @@ from parked.server.fields import (
     encode_status,
     encoded_fields,
     encoded_statuses,
+    field_lines,
     says_close,
 )
 from parked.server.files import FileWrapper
@@ -264,7 +265,8 @@ class ResponseWriter(pywsgi.WSGIHandler):  # type: ignore[misc] # gevent has no 
         self.finalize_headers()
         framed = self._frame(data)
         lines: list[bytes | memoryview] = [b"HTTP/1.1 %b\r\n" % self.status]
-        lines += [b"%b: %b\r\n" % field for field in self.response_headers]
+        known = field_lines
+        lines += [known.get(field) or b"%b: %b\r\n" % field for field in self.response_headers]
         lines.append(b"\r\n")
         if len(framed) <= MAX_JOINED_BYTES:
             lines.append(framed)

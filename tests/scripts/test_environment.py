@@ -348,7 +348,8 @@ def checks(copy: Copy) -> Copy:
     (copy.path / "pytest.py").write_text(
         "import os, sys\n"
         "failing = os.environ.get('FAILING') in sys.argv\n"
-        "print('pytest', [word for word in sys.argv[1:] if not word.startswith(('--share=', '--basetemp='))])\n"
+        "ours = ('--share=', '--basetemp=')\n"
+        "print('pytest', [word for word in sys.argv[1:] if not word.startswith(ours)])\n"
         "print('1 failed, 2 passed' if failing else '2 passed, 1 skipped, 2 warnings', 'in 1s (0:01)')\n"
         "sys.exit(failing)\n"
     )

@@ -57,7 +57,7 @@ def test_new_code_that_no_worker_survives_changes_nothing(tmp_path: Path) -> Non
         write(tmp_path, "newest")
         server.signal(signal.SIGHUP)
         said(server, "listening on ")
-        assert get(server) == b"newest"
+        eventually(lambda: get(server) == b"newest")  # the old worker may answer once more
         server.signal(signal.SIGTERM)
         assert server.wait()[0] == 0
 
@@ -96,7 +96,7 @@ def test_a_fault_that_only_the_next_image_meets_leaves_the_old_workers_at_work(t
         assert get(server) == b"old"
         fault.unlink()
         said(server, "listening on ")
-        assert get(server) == b"newer"
+        eventually(lambda: get(server) == b"newer")  # the old worker may answer once more
         eventually(lambda: len(server.workers()) == 1)
         assert server.process.pid == supervisor
 
@@ -160,7 +160,7 @@ def test_a_release_that_is_switched_by_a_link_is_served_after_a_reload(tmp_path:
         shutil.rmtree(tmp_path / "41")
         server.signal(signal.SIGHUP)
         said(server, "listening on ")
-        assert get(server) == b"42"
+        eventually(lambda: get(server) == b"42")  # the old worker may answer once more
         current.unlink()
         server.signal(signal.SIGHUP)
         said(server, "not reloaded: ")
@@ -177,5 +177,5 @@ def test_what_the_application_sees_of_its_environment_is_its_users(tmp_path: Pat
         before = get(server)
         server.signal(signal.SIGHUP)
         said(server, "listening on ")
+        eventually(lambda: get(server) != before)  # the old worker may answer once more
         assert get(server).isdigit()
-        assert get(server) != before

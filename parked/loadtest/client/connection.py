@@ -10,6 +10,7 @@ from __future__ import annotations
 import errno
 import os
 import ssl
+import time
 from _socket import (
     AF_INET6,
     IPPROTO_IP,
@@ -48,6 +49,12 @@ IP_BIND_ADDRESS_NO_PORT = 24
 
 #: Bytes asked for in one receive. A short read means that the socket is drained for now.
 RECEIVE_BYTES = 65536
+#: Bytes looked at for the status of an answer that comes before its request is sent.
+PEEK_BYTES = 4096
+#: Seconds that a server may take to read on of a request that it has begun to answer.
+READS_ON_S = 1.0
+#: For a time without a bound.
+FAR = float("inf")
 
 
 class AnsweredEarly(Exception):
@@ -110,9 +117,7 @@ class Connection:
                 readiness.wait(connection, timeout_s)
                 if error_number := sock.getsockopt(SOL_SOCKET, SO_ERROR):
                     raise _not_connected(error_number)
-            if connection.hung_up:
-                # No further event would say so, and it would count as held until its first request.
-                raise ConnectFailed("closed by the server at once")
+                connection.ready = True  # the event may have told of a first byte too
             if tls_context is not None:
                 connection.tls = TlsLayer(tls_context, server_hostname)
                 connection.tls.handshake(connection, timeout_s)
@@ -157,15 +162,17 @@ class Connection:
     def closed(self) -> bool:
         return self.fd < 0
 
-    def send(self, data: bytes, timeout_s: float) -> None:
+    def send(self, data: bytes, timeout_s: float, deadline: float = FAR) -> None:
         """Hand all of `data` to the kernel.
 
-        Raises :class:`SendFailed`, :class:`CutOff` or :class:`TimedOut`, and :class:`AnsweredEarly` if a
-        response came before the end was sent.
+        :param timeout_s: seconds in which the server has to take some of it.
+        :param deadline: when all of it has to be sent, on the `time.perf_counter` scale.
+        :raises RequestFailure: :class:`SendFailed`, :class:`CutOff` or :class:`TimedOut`.
+        :raises AnsweredEarly: a response came before the end was sent, and the server reads no further.
         """
         if self.tls is not None:
             data = self.tls.encrypt(data)
-        self.send_raw(data, timeout_s)
+        self.send_raw(data, timeout_s, deadline)
 
     def receive(self, timeout_s: float) -> bytes:
         """Some bytes, at least one. Raises :class:`ClosedByPeer`, :class:`ReceiveFailed` or
@@ -174,7 +181,7 @@ class Connection:
             return self.tls.receive(self, timeout_s)
         return self.receive_raw(timeout_s)
 
-    def send_raw(self, data: bytes, timeout_s: float) -> None:
+    def send_raw(self, data: bytes, timeout_s: float, deadline: float = FAR) -> None:
         try:
             sent = self._sock.send(data)
             if sent == len(data):
@@ -184,29 +191,46 @@ class Connection:
         except OSError as error:
             raise _broken(error, SendFailed) from None
         view = memoryview(data)
+        answered = False
         while sent < len(data):
-            self._readiness.wait(self, timeout_s)
+            try:
+                self._readiness.wait(self, min(timeout_s, READS_ON_S) if answered else timeout_s)
+            except TimedOut:
+                if not answered:
+                    raise
+                self.ready = True
+                raise AnsweredEarly from None
+            if time.perf_counter() > deadline:
+                raise TimedOut("sending the request took too long")
             try:
                 sent += self._sock.send(view[sent:])
             except BlockingIOError:
-                self._look_for_answer()
-                continue
+                pass
             except OSError as error:
                 raise _broken(error, SendFailed) from None
+            # Each time: one event may tell of room and of an answer, and will not come again.
+            answered = answered or self._answer_has_begun()
         # The response may have come meanwhile, and its event have ended one of these waits.
         self.ready = True
 
-    def _look_for_answer(self) -> None:
-        """A server that has read enough of a request may answer and read no further (RFC 9112, 9.5)."""
-        if self.tls is not None:  # its handshake's tickets come unasked; there a reset tells
-            return
+    def _answer_has_begun(self) -> bool:
+        """Whether a final response is there, while its request is not sent to the end.
+
+        Raises :class:`AnsweredEarly` for one that refuses (RFC 9112, 9.5). Others may come from a server that
+        reads on.
+        """
         try:
-            came = self._sock.recv(1, MSG_PEEK)
-        except OSError:
-            return
-        if came:
+            came = (
+                self._sock.recv(PEEK_BYTES, MSG_PEEK) if self.tls is None else self.tls.look_ahead(self._sock)
+            )
+        except OSError:  # nothing there, or an end of which the next send tells
+            return False
+        while came.startswith(b"HTTP/1.1 1"):  # interim: the request goes on (RFC 9110, 15.2)
+            came = came.partition(b"\r\n\r\n")[2]
+        if came[9:10] >= b"3":
             self.ready = True
             raise AnsweredEarly
+        return bool(came)
 
     def check_quiet(self) -> None:
         """Between two requests: see whether bytes have come that none has asked for.
@@ -275,11 +299,13 @@ class TlsLayer:
     A TLS record may hold more than was asked for: what is left stays in `_incoming` and is handed out first.
     """
 
-    __slots__ = ("_incoming", "_object", "_outgoing")
+    __slots__ = ("_ahead", "_incoming", "_object", "_outgoing")
 
     def __init__(self, context: ssl.SSLContext, server_hostname: str | None) -> None:
         self._incoming = ssl.MemoryBIO()
         self._outgoing = ssl.MemoryBIO()
+        #: Read, but not handed out.
+        self._ahead = b""
         self._object = context.wrap_bio(self._incoming, self._outgoing, server_hostname=server_hostname)
 
     def handshake(self, connection: Connection, timeout_s: float) -> None:
@@ -312,6 +338,12 @@ class TlsLayer:
             pass  # ours is written, the peer's still to come; or there was no handshake
         return self._outgoing.read()
 
+    def look_ahead(self, sock: socket) -> bytes:
+        """What has come and is not handed out; takes in what is there, without waiting."""
+        self._incoming.write(sock.recv(RECEIVE_BYTES))
+        self._ahead = self._read() or b""
+        return self._ahead
+
     def unasked(self, connection: Connection, data: bytes) -> bytes:
         """What is in the records of `data` and in those that were left, without waiting."""
         self._incoming.write(data)
@@ -333,6 +365,9 @@ class TlsLayer:
 
     def _read(self) -> bytes | None:
         """Some bytes; None if more records are needed for that."""
+        ahead, self._ahead = self._ahead, b""
+        if ahead:
+            return ahead
         try:
             data = self._object.read(RECEIVE_BYTES)
         except ssl.SSLWantReadError:

@@ -163,9 +163,10 @@ class KeepAliveSession(Verbs):
         return self._process.counters
 
     def connect(self) -> None:
-        """Open the connection if it is not open. Raises a :class:`RequestFailure`."""
-        if self._connection is None:
-            self._connect(self._user.connection_timeout)
+        """Open the connection if it is not open, to be held. Raises a :class:`RequestFailure`."""
+        if self._connection is None and self._connect(self._user.connection_timeout).hung_up:
+            self._drop(by_peer=True)  # no further event would say so
+            raise ConnectFailed("closed by the server at once")
 
     def _connect(self, timeout_s: float) -> Connection:
         origin = self._origin
@@ -427,7 +428,7 @@ class KeepAliveSession(Verbs):
         early = False
         try:
             try:
-                connection.send(message, timeout_s)
+                connection.send(message, timeout_s, deadline)
             except (AnsweredEarly, CutOff):
                 # The server has answered without reading on, and perhaps reset the rest: its answer is there.
                 early = True

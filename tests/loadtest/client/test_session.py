@@ -19,6 +19,7 @@ from locust.contrib.fasthttp import LocustBadStatusCode
 from locust.env import Environment
 from locust.exception import RescheduleTask
 
+from parked.loadtest.client import connection as connection_module
 from parked.loadtest.client import session as session_module
 from parked.loadtest.client.coding import ACCEPTED
 from parked.loadtest.client.errors import (
@@ -767,6 +768,99 @@ def test_an_answer_that_comes_while_the_body_is_being_sent_is_read(
         client = new_session(peer.url)
         answer = client.post("/", data=bytes(20_000_000))
         assert (answer.status_code, answer.text) == (413, "too much")
+        assert not client.connected
+
+
+def with_room(served: Served, answer: bytes) -> None:
+    """Answer, and read some of the request, so that one event tells the client of both."""
+    gevent.sleep(0.05)  # the client has filled its buffers and waits
+    served.sock.sendall(answer)
+    for _ in range(8):
+        served.sock.recv(1 << 20)
+
+
+@pytest.mark.parametrize(
+    ("answer", "secure", "wanted"),
+    [
+        (response(b"too much", status="413 Too Large"), False, (413, "too much")),
+        (response(b"too much", status="413 Too Large"), True, (413, "too much")),
+        (response(b"enough"), False, (200, "enough")),
+        (b"HTTP/1.1 100 Continue\r\n\r\n" + response(b"enough"), False, (200, "enough")),
+    ],
+)
+def test_an_answer_is_read_that_comes_with_room_for_more_of_the_request(
+    new_session: NewSession,
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    answer: bytes,
+    secure: bool,
+    wanted: tuple[int, str],
+) -> None:
+    monkeypatch.setattr(connection_module, "READS_ON_S", 0.1)
+
+    def serve(served: Served) -> None:
+        with_room(served, answer)
+        gevent.sleep(60)
+
+    with Peer(serve, tls=server_tls(tmp_path) if secure else None) as peer:
+        got = new_session(peer.url, insecure=True).post("/", data=bytes(20_000_000))
+        assert (got.status_code, got.text) == wanted
+
+
+@pytest.mark.parametrize(
+    "begun", [b"HTTP/1.1 100 Continue\r\n\r\n", b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n"]
+)
+def test_a_server_that_reads_on_after_it_began_to_answer_gets_all(
+    new_session: NewSession, begun: bytes
+) -> None:
+    rest = b"ok" if b"Length" in begun else OK
+
+    def serve(served: Served) -> None:
+        with_room(served, begun)
+        left = 20_000_000 - 8 * (1 << 20)
+        while left > 1 << 20:
+            left -= len(served.sock.recv(1 << 20))
+        served.send(rest)
+        while served.sock.recv(1 << 20):
+            pass
+
+    with Peer(serve) as peer:
+        client = new_session(peer.url)
+        assert client.post("/", data=bytes(20_000_000)).text == "ok"
+
+
+def test_a_server_that_takes_a_request_in_sips_does_not_outlive_its_timeout(new_session: NewSession) -> None:
+    def serve(served: Served) -> None:
+        while served.sock.recv(1 << 16):
+            gevent.sleep(0.01)
+
+    with Peer(serve) as peer:
+        began = time.perf_counter()
+        answer = new_session(peer.url).post("/", data=bytes(100_000_000), timeout=0.5)
+        assert isinstance(answer.error, TimedOut)
+        assert time.perf_counter() - began < 5
+
+
+def test_a_server_that_answers_before_it_is_asked_and_leaves_is_heard(new_session: NewSession) -> None:
+    with Peer(lambda served: served.send(response(status="503 Full"))) as peer:
+        assert new_session(peer.url).get("/").status_code == 503
+
+
+def test_a_server_that_answers_before_it_is_asked_is_heard(new_session: NewSession) -> None:
+    def serve(served: Served) -> None:
+        served.send(response(status="503 Full"))
+        gevent.sleep(60)
+
+    with Peer(serve) as peer:
+        assert new_session(peer.url).get("/").status_code == 503
+
+
+def test_a_connection_that_ends_at_once_is_not_held(new_session: NewSession, process: Process) -> None:
+    with Peer(lambda served: None) as peer:
+        client = new_session(peer.url)
+        with contextlib.suppress(ConnectFailed):  # unless the end comes after the connect was noticed
+            client.connect()
+        eventually(lambda: process.counters.connections == 0)
         assert not client.connected
 
 

@@ -151,6 +151,7 @@ class KeepAliveUser(FastHttpUser):
     :cvar connection_timeout: seconds that opening the connection may take.
     :cvar total_timeout: seconds that a request and all of its response may take, however steadily it comes.
     :cvar max_body_bytes: of a response, as received and as decoded; a larger one has failed.
+    :cvar insecure: whether any certificate will do: --insecure, unless a class says it.
     :cvar allow_redirects: whether redirections are followed where a request does not say.
     """
 
@@ -160,6 +161,7 @@ class KeepAliveUser(FastHttpUser):
     total_timeout: float = 600.0
     max_body_bytes: int = 268_435_456
     allow_redirects: bool = True
+    insecure: bool = False
     client: KeepAliveSession  # type: ignore[assignment]
     _greenlet: UserHandle
     _taskset_instance: RestingTaskSet

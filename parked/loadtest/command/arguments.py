@@ -106,6 +106,7 @@ def parser() -> argparse.ArgumentParser:
         help="server to test; give several, or one with commas, and the connections are spread evenly over "
         f"them (default: {DEFAULT_HOST}, where run_server is started if nobody listens)",
     )
+    made.add_argument("--insecure", action="store_true", help=options.INSECURE)
     made.add_argument(
         "--start-server",
         action="store_true",
@@ -226,6 +227,12 @@ def _add_outcome(made: argparse.ArgumentParser) -> None:
         metavar="'FIGURE > N'",
         help="fail if a figure of summary.json is so, in its unit: 'latency_ms.p99 > 200', "
         "'hold_rps < 1900'; may be given several times",
+    )
+    outcome.add_argument(
+        "--abort-on-fail",
+        action="store_true",
+        help="end the run as soon as it has failed, by its own rules or by a --fail-if with > (which is "
+        "judged from 10 s of the hold on), instead of at its end",
     )
     outcome.add_argument(
         "--json", action="store_true", help="print summary.json (--plan: the plan) and nothing else"

@@ -31,7 +31,7 @@ MESSAGES = 50
 #: A line of Locust's log, "[date time,ms] host/LEVEL/logger: text". Its own warnings are of rates and CPU
 #: shares that are usual here; ours, and all errors, are worth a look.
 _MESSAGE = re.compile(
-    r"\[\S+ (?P<time>\d\d:\d\d:\d\d)\S* \S+/(?:WARNING/loadtest\S+|(?:ERROR|CRITICAL)/\S+): (?P<text>.+)"
+    r"\[\S+ (?P<time>\d\d:\d\d:\d\d)\S* \S+/(?:WARNING/parked\S*|(?:ERROR|CRITICAL)/\S+): (?P<text>.+)"
 )
 
 #: What charts show: a heading with its unit, and the column, or the total that is shown as a rate.

@@ -17,7 +17,7 @@ import time
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
-from parked.loadtest.command import outcome
+from parked.loadtest.command import live, outcome, watch
 from parked.loadtest.command.processes import (
     FAIL,
     HOST,
@@ -80,7 +80,7 @@ def _run(settings: Settings, started: contextlib.ExitStack, interrupted: Interru
     _check_locust_options(settings)
     start_server = False
     for url in settings.urls:
-        probe = probe_host(url)
+        probe = probe_host(url, verify=settings.verifies)
         can_start = settings.is_local and len(settings.urls) == 1 and probe.kind == "refused"
         start_server = can_start and settings.may_start_server
         if not (probe.ok or start_server):
@@ -89,7 +89,7 @@ def _run(settings: Settings, started: contextlib.ExitStack, interrupted: Interru
         if probe.ok and settings.rehearses and settings.lead is None and not settings.force:
             length = None if settings.path else values.length(settings.length)[0]
             path = settings.path or f"/?length={length}"
-            if why := rehearsal.objection(url, path, length):
+            if why := rehearsal.objection(url, path, length, verify=settings.verifies):
                 raise Stop(HOST, f"{url} {why} (--force tries anyway)")
     local = settings.is_local
     plan = settings.plan(local, start_server).on(settings.machine)
@@ -101,10 +101,10 @@ def _run(settings: Settings, started: contextlib.ExitStack, interrupted: Interru
             settings = dataclasses.replace(settings, server_metrics=f"unix:{folder}/metrics")
         server = started.enter_context(_server(settings, plan))
         _await_server(settings, server, interrupted)
-    locust_code = _locust(settings, plan, interrupted)
+    locust_code, aborted = _locust(settings, plan, interrupted)
     if settings.lead is not None and locust_code == variables.EXIT_HOSTS:
         return INTERRUPTED if interrupted.is_set else locust_code  # it has said why
-    return _report(settings, locust_code, interrupted)
+    return _report(settings, locust_code, aborted, interrupted)
 
 
 def _make_folder(settings: Settings) -> None:
@@ -230,8 +230,8 @@ def _await_server(settings: Settings, server: subprocess.Popen[bytes], interrupt
         time.sleep(0.1)
 
 
-def _locust(settings: Settings, plan: sizing.Plan, interrupted: Interrupted) -> int:
-    """Run Locust to its end and return its exit code."""
+def _locust(settings: Settings, plan: sizing.Plan, interrupted: Interrupted) -> tuple[int, str]:
+    """Run Locust to its end: its exit code, and why it was ended early, if it was (--abort-on-fail)."""
     said = {variables.REPORT: "by run_test", variables.COMMAND: settings.command}
     prefix = settings.results / "locust"
     command = [
@@ -254,6 +254,8 @@ def _locust(settings: Settings, plan: sizing.Plan, interrupted: Interrupted) -> 
         said[variables.KEYS] = _new_keys()
     if settings.adaptive:
         command.append("--adaptive")
+    if settings.insecure:
+        command.append("--insecure")
     if settings.server_metrics:
         command += ["--server-metrics", settings.server_metrics]
     if settings.metrics:
@@ -265,7 +267,7 @@ def _locust(settings: Settings, plan: sizing.Plan, interrupted: Interrupted) -> 
         say(f"start the test at http://127.0.0.1:{settings.web_port}")
     command += settings.of_locust
     log_path = settings.results / "locust.log"
-    screen = _screen(settings)
+    screen, watched, aborted = _screen(settings), _watch(settings), ""
     # Locust prints the lines itself, or the screen shows what they say.
     out = subprocess.DEVNULL if screen else sys.stderr.fileno() if settings.as_json else None
     with log_path.open("wb") as log, start_process(command, out, log, said) as locust:
@@ -278,11 +280,14 @@ def _locust(settings: Settings, plan: sizing.Plan, interrupted: Interrupted) -> 
             with screen or contextlib.nullcontext():
                 while True:
                     try:
-                        return locust.wait(0.2)
+                        return locust.wait(0.2), aborted
                     except subprocess.TimeoutExpired:
                         if time.monotonic() > give_up:
                             end_group(locust.pid)
                             continue
+                        if watched is not None and not aborted and (aborted := watched.why()):
+                            (screen.say if screen else say)(f"ending the test: {aborted}")
+                            locust.send_signal(signal.SIGINT)
                         if interrupted.count > asked:
                             asked = interrupted.count
                             text = "ending the test" if asked == 1 else "ending the test at once"
@@ -305,9 +310,19 @@ def _screen(settings: Settings) -> Screen | None:
     """The live screen, where it is wanted and possible."""
     if settings.plain or settings.lead is not None or not sys.stdout.isatty():
         return None
-    from parked.loadtest.command import live, screen
+    from parked.loadtest.command import screen
 
-    asked = live.Asked(
+    return screen.Screen(settings.results, _asked(settings)) if screen.is_possible() else None
+
+
+def _watch(settings: Settings) -> watch.Watch | None:
+    return (
+        watch.Watch(settings.results, _asked(settings), settings.fail_if) if settings.abort_on_fail else None
+    )
+
+
+def _asked(settings: Settings) -> live.Asked:
+    return live.Asked(
         settings.host,
         settings.connections,
         values.duration(settings.hold),
@@ -315,12 +330,13 @@ def _screen(settings: Settings) -> Screen | None:
         settings.machine.cpu_count,
         settings.machine.memory_total_bytes,
     )
-    return screen.Screen(settings.results, asked) if screen.is_possible() else None
 
 
-def _report(settings: Settings, locust_code: int, interrupted: Interrupted) -> int:
+def _report(settings: Settings, locust_code: int, aborted: str, interrupted: Interrupted) -> int:
     killed = locust_code < 0 and not interrupted.is_set
     notes = [f"Locust's master was killed by signal {-locust_code}"] if killed else []
+    if aborted:
+        notes.append(f"ended early (--abort-on-fail): {aborted}")
     try:
         summary = report.make(
             settings.results, notes, ["interrupted"] if interrupted.is_set else [], settings.fail_if

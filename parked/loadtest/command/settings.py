@@ -64,6 +64,8 @@ class Settings:
     junit: Path | None = None
     open_page: bool = False
     fail_if: tuple[str, ...] = ()  #: in the form of `report.goals`
+    abort_on_fail: bool = False
+    insecure: bool = False  #: whether any certificate will do
     did_you_mean: str = ""  #: for options that Locust does not know either
     may_start_server: bool = False  #: at the host, if nobody listens there
     of_locust: tuple[str, ...] = ()  #: options that are Locust's, as they were given
@@ -103,6 +105,8 @@ class Settings:
             junit=chosen.junit,
             open_page=chosen.open,
             fail_if=tuple(chosen.fail_if),
+            abort_on_fail=chosen.abort_on_fail,
+            insecure=chosen.insecure,
             did_you_mean=chosen.did_you_mean,
             may_start_server=chosen.start_server,
             of_locust=(
@@ -128,6 +132,11 @@ class Settings:
     @property
     def urls(self) -> list[str]:
         return values.hosts(self.host)
+
+    @property
+    def verifies(self) -> bool:
+        """Whether certificates are looked at before the run; a locustfile of one's own may say otherwise."""
+        return not self.insecure and self.locustfile == checkout.locustfile().resolve()
 
     @property
     def is_local(self) -> bool:

@@ -33,6 +33,7 @@ from parked.loadtest.machine.monitor import MachineSample, Monitor
 from parked.loadtest.master import rows
 from parked.loadtest.master.folder import Folder
 from parked.loadtest.master.hold import Hold
+from parked.loadtest.master.hope import Hope
 from parked.loadtest.master.ramp import Pace
 from parked.loadtest.master.server_metrics import NoMetrics, ServerMetrics
 from parked.loadtest.terms import clock, console, values, variables
@@ -83,6 +84,7 @@ class Run:
         self.second_now: Second | None = None
         self.machine_now: MachineSample | None = None
         self.hold = Hold()
+        self._hope = Hope()
         self.pace = Pace(chosen.spawn_rate) if chosen.adaptive else None
         self.ended = False
         self.over = ""
@@ -261,6 +263,10 @@ class Run:
             self.hold.add(now, self.fleet.counted_unix_s, second, machine)
             if self._hold_asked_s is not None and self.hold.seconds >= self._hold_asked_s:
                 self.over = f"held for {self.hold.seconds:.0f} s, ending the test"
+        may_end = self._hold_asked_s is not None and self._phase != "stop" and not self.over
+        if may_end and self._hope.is_lost(now, second.totals):
+            self.note(f"ended early: all {second.totals['failures']:,} requests until then have failed")
+            self.over = "every request fails, ending the test"
 
     def _stalled(self, now: float) -> bool:
         """Whether a hold that was asked for will not come: a run without one ends when Locust says."""

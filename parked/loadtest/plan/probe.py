@@ -14,7 +14,15 @@ from urllib.parse import urlsplit
 PROBE_HEAD_MAX_BYTES = 64 * 1024
 
 ProbeKind = Literal[
-    "ok", "bad_url", "does_not_resolve", "refused", "unreachable", "timeout", "tls_error", "not_http"
+    "ok",
+    "bad_url",
+    "does_not_resolve",
+    "refused",
+    "unreachable",
+    "timeout",
+    "tls_error",
+    "bad_certificate",
+    "not_http",
 ]
 
 
@@ -38,11 +46,12 @@ _STATUS_LINE = re.compile(rb"HTTP/1\.[01] (\d{3})(?: [^\r\n]*)?\r?\n")
 _SERVER_FIELD = re.compile(rb"^server:[ \t]*([^\r\n]*?)[ \t]*\r?$", re.IGNORECASE | re.MULTILINE)
 
 
-def probe_host(url: str, timeout_s: float = 5.0) -> Probe:
+def probe_host(url: str, timeout_s: float = 5.0, verify: bool = True) -> Probe:
     """Send one GET to `url` and say what is there; `timeout_s` bounds connect, TLS and response together.
 
-    Resolving a name has the resolver's own time limit.  Certificates are not verified: a load test meets
-    self-signed ones, and Locust's FastHttpUser does not verify them either.
+    Resolving a name has the resolver's own time limit.
+
+    :param verify: whether the server's certificate has to be valid for its name.
     """
     try:
         parts = urlsplit(url)
@@ -74,8 +83,18 @@ def probe_host(url: str, timeout_s: float = 5.0) -> Probe:
         else:
             target = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
             with sock:
-                return _ask(sock, tls, host, parts.netloc.rpartition("@")[2], target, peer, deadline)
+                authority = parts.netloc.rpartition("@")[2]
+                context = client_tls(verify) if tls else None
+                return _ask(sock, context, host, authority, target, peer, deadline)
     return failure
+
+
+def client_tls(verify: bool) -> ssl.SSLContext:
+    """As a KeepAliveUser's own (`client.origin`): with the system's authorities, SSL_CERT_FILE's if set."""
+    context = ssl.create_default_context()
+    if not verify:
+        context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+    return context
 
 
 def _left(deadline: float) -> float:
@@ -85,7 +104,7 @@ def _left(deadline: float) -> float:
 
 def _ask(
     sock: socket.socket,
-    tls: bool,
+    tls: ssl.SSLContext | None,
     host: str,
     authority: str,
     target: str,
@@ -94,13 +113,13 @@ def _ask(
 ) -> Probe:
     """One request over a connection; closed by its end."""
     where = f"{host}:{peer[1]}"
-    if tls:
-        context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-        context.check_hostname = False
-        context.verify_mode = ssl.CERT_NONE
+    if tls is not None:
         try:
             sock.settimeout(_left(deadline))
-            sock = context.wrap_socket(sock, server_hostname=host)
+            sock = tls.wrap_socket(sock, server_hostname=host)
+        except ssl.SSLCertVerificationError as error:
+            detail = f"{where} has no valid certificate: {error.verify_message}; --insecure takes any"
+            return Probe("bad_certificate", detail, address=peer)
         except TimeoutError:
             return Probe("timeout", f"{where} accepts but does not answer the TLS handshake", address=peer)
         except OSError as error:  # SSLError is one

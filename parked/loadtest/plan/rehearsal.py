@@ -6,26 +6,28 @@ from __future__ import annotations
 import contextlib
 import http.client
 import socket
-import ssl
 import threading
 from urllib.parse import urlsplit
+
+from parked.loadtest.plan.probe import client_tls
 
 #: Seconds for both requests, and bytes of a body that are read.
 TIMEOUT_S, LARGEST_BODY = 10.0, 64 << 20
 
 
-def objection(url: str, path: str, length: int | None = None, timeout_s: float = TIMEOUT_S) -> str:
+def objection(
+    url: str, path: str, length: int | None = None, *, verify: bool = True, timeout_s: float = TIMEOUT_S
+) -> str:
     """Why connections to this server would not be held, or their requests would fail; empty if they would.
 
     :param path: what is asked for, behind the path of `url`.
     :param length: bytes that the body should have; None for any.
+    :param verify: whether the server's certificate has to be valid.
     """
     parts = urlsplit(url)
     if parts.scheme == "https":
-        context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-        context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
         connection: http.client.HTTPConnection = http.client.HTTPSConnection(
-            parts.hostname or "", parts.port, timeout=timeout_s, context=context
+            parts.hostname or "", parts.port, timeout=timeout_s, context=client_tls(verify)
         )
     else:
         connection = http.client.HTTPConnection(parts.hostname or "", parts.port, timeout=timeout_s)

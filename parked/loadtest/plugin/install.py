@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 @functools.cache
 def install(user_class: type[KeepAliveUser]) -> None:
-    """Install everything, once a process; `--think` becomes the think time of `user_class` and its heirs."""
+    """Install everything, once a process; `user_class` and its heirs get `--think` and `--insecure`."""
     adjustments.apply()
     strangers.keep_out()
     if variables.REPORT not in os.environ:  # run_test has said it
@@ -46,8 +46,9 @@ def install(user_class: type[KeepAliveUser]) -> None:
 
         _refuse_without_tasks(environment)
 
-        def take_think_time(**_: Any) -> None:
+        def take_options(**_: Any) -> None:
             user_class.think_time = values.think_time(environment.parsed_options.think)
+            user_class.insecure = environment.parsed_options.insecure
 
         def take_part(**_: Any) -> None:
             # Also a worker in which there are only users of other classes: their requests have to be told
@@ -55,9 +56,9 @@ def install(user_class: type[KeepAliveUser]) -> None:
             if not isinstance(environment.runner, MasterRunner):
                 Process.of(environment)
 
-        events.test_start.add_listener(take_think_time)
+        events.test_start.add_listener(take_options)
         events.test_start.add_listener(take_part)
-        events.spawning_complete.add_listener(take_think_time)  # the web UI's form has it also in a run
+        events.spawning_complete.add_listener(take_options)  # the web UI's form has it also in a run
 
     events.init.add_listener(on_init)  # first: the recorder reads the think time when a run begins
     recorder.attach(events)

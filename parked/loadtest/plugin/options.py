@@ -15,6 +15,7 @@ def add_locust_options(parser: argparse.ArgumentParser) -> None:
     # Not in a group of their own: only the parser itself knows Locust's `include_in_web_ui`.
     for option in options.TABLE:
         option.add_to_locust(parser)
+    parser.add_argument("--insecure", action="store_true", include_in_web_ui=False, help=options.INSECURE)
     parser.add_argument(
         "--adaptive",
         action="store_true",

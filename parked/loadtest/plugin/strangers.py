@@ -3,7 +3,9 @@
 Whoever reaches the port of Locust's master can tell it anything, and on one host that is every local user. A
 run of one host therefore has a key of its own, made by run_test and handed on in the environment, which only
 this user's processes and root can read (proc(5), environ): without it ZeroMQ's handshake fails (CURVE,
-zmq_curve(7)) and nothing reaches Locust.
+zmq_curve(7)) and nothing reaches Locust. In a run of several hosts a worker says before all else of which
+host it is, and one that does not is not answered. Either way it is named once: it is a worker of another test
+beside this one, whose own master could not have the port.
 """
 
 from __future__ import annotations
@@ -13,18 +15,28 @@ import logging
 import os
 from typing import TYPE_CHECKING, Any
 
+import gevent
 import zmq
 from locust.exception import RPCError, RPCReceiveError
 from locust.rpc import zmqrpc
+from locust.rpc.protocol import Message
 from locust.runners import MasterRunner
+from zmq.utils.monitor import parse_monitor_message
 
 from parked.loadtest.terms import variables
+from parked.loadtest.terms.console import say
 from parked.loadtest.terms.harmless import for_terminal
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
 logger = logging.getLogger(__name__)
+
+#: Name of the message by which a worker of a joined host says of which.
+OF_HOST = "parked_of_host"
+#: Events of a master's socket (zmq_socket_monitor(3)): which one a worker without the key makes depends on
+#: which end notices first.
+_REFUSED = zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL | zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL
 
 
 @functools.cache
@@ -35,9 +47,10 @@ def keep_out() -> None:
     `MasterRunner.client_listener` ends with any other.
     """
     zmqrpc.BaseSocket.__init__ = _with_key(zmqrpc.BaseSocket.__init__)  # type: ignore[method-assign]
-    zmqrpc.BaseSocket.recv_from_client = _careful(  # type: ignore[method-assign]
-        zmqrpc.BaseSocket.recv_from_client
+    zmqrpc.BaseSocket.recv_from_client = _of_this_run(  # type: ignore[method-assign]
+        _careful(zmqrpc.BaseSocket.recv_from_client)
     )
+    zmqrpc.BaseSocket.send = _introduced(zmqrpc.BaseSocket.send)  # type: ignore[method-assign]
     if hasattr(MasterRunner, "handle_message"):  # since Locust 2.46; before, it is a part of the listener
         MasterRunner.handle_message = _surviving(MasterRunner.handle_message)  # type: ignore[method-assign]
 
@@ -51,11 +64,62 @@ def _with_key(upstream: Callable[..., None]) -> Callable[..., None]:
         if sock_type == zmq.ROUTER:
             self.socket.curve_server = True
             self.socket.curve_publickey, self.socket.curve_secretkey = public, secret
+            gevent.spawn(
+                _name_who_has_no_key, self.socket.get_monitor_socket(_REFUSED | zmq.EVENT_MONITOR_STOPPED)
+            )
         else:
             self.socket.curve_serverkey = public
             self.socket.curve_publickey, self.socket.curve_secretkey = zmq.curve_keypair()
 
     return init
+
+
+def _name_who_has_no_key(events: Any) -> None:
+    with events:
+        while True:
+            event = parse_monitor_message(events.recv_multipart())
+            if event["event"] == zmq.EVENT_MONITOR_STOPPED:
+                return
+            _name_a_stranger(event["endpoint"].decode().removeprefix("tcp://"))
+
+
+@functools.cache
+def _name_a_stranger(where: str) -> None:
+    """Once for each, to who sees the output and to who sees the live screen."""
+    text = (
+        f"a stranger came to {where} and is refused, most likely a Locust worker of another test: this port "
+        "is this run's, so give that test another one (--master-bind-port, --master-port)"
+    )
+    say(text)
+    logger.warning(text)
+
+
+def _introduced(upstream: Callable[..., None]) -> Callable[..., None]:
+    def send(self: Any, message: Message) -> None:
+        if message.type == "client_ready" and (host := os.environ.get(variables.HOST)):
+            upstream(self, Message(OF_HOST, host, message.node_id))
+        upstream(self, message)
+
+    return send
+
+
+def _of_this_run(upstream: Callable[..., Any]) -> Callable[..., Any]:
+    """Of a master of several hosts: pass over workers that are of none."""
+
+    def recv_from_client(self: Any) -> Any:
+        while True:
+            sender, message = upstream(self)
+            if variables.EXPECT_HOSTS not in os.environ:
+                return sender, message
+            known = self.__dict__.setdefault("parked_known", set())
+            if message.type == OF_HOST:
+                known.add(sender)
+            elif message.type == "client_ready" and sender not in known:
+                _name_a_stranger(f"this master as {for_terminal(sender)[:100]}")
+            else:
+                return sender, message
+
+    return recv_from_client
 
 
 def _careful(upstream: Callable[..., Any]) -> Callable[..., Any]:

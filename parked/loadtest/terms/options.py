@@ -112,6 +112,10 @@ TABLE = (
 )
 
 
+#: Help of --insecure, which has no value.
+INSECURE = "take any certificate of an https:// server (default: it must be valid for the server's name)"
+
+
 @dataclasses.dataclass(frozen=True)
 class RequestOption:
     """One option of the built-in locustfile's request; none of them has a default."""

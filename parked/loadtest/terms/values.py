@@ -68,8 +68,13 @@ def count(text: str) -> int:
 
 
 def hosts(text: str) -> list[str]:
-    """URLs with commas between, without the slash at their end."""
+    """URLs with commas between, without the slash at their end. A path in one goes before each request's."""
     urls = [url.strip().rstrip("/") for url in text.split(",")]
+    for url in urls:
+        if "?" in url or "#" in url:
+            raise argparse.ArgumentTypeError(
+                f"{url!r} has a query or fragment, which belongs to a request: --path '/?...' asks for it"
+            )
     if not all(urls) or len(set(urls)) < len(urls):
         raise argparse.ArgumentTypeError(f"{text!r} is not one or more different URLs with commas between")
     return urls

@@ -13,6 +13,7 @@ from parked.loadtest.client import origin as origin_module
 from parked.loadtest.client.errors import ConnectFailed
 from parked.loadtest.client.origin import Origin, Server, tls_context
 from parked.loadtest.client.process import Process
+from parked.user import KeepAliveUser
 from tests.loadtest.conftest import NewSession
 from tests.loadtest.peers import Peer, answering, response
 
@@ -41,7 +42,8 @@ def test_an_origin_has_the_servers_name_and_no_secret(url: str, shown: str, host
     assert ("Authorization" in origin.tail.decode()) == ("user" in url)
 
 
-def test_an_https_origin_verifies_only_when_told_to() -> None:
+def test_certificates_are_verified_unless_a_class_or_insecure_says_otherwise() -> None:
+    assert KeepAliveUser.insecure is False
     unverified, verified = (
         tls_context(SimpleNamespace(insecure=insecure, ssl_context_factory=None))
         for insecure in (True, False)

@@ -327,7 +327,7 @@ def test_a_server_that_answers_twice_is_found_out_within_two_requests(
             served.send(OK, OK)
 
     with Peer(serve, tls=server_tls(tmp_path) if tls else None) as peer:
-        client = new_session(peer.url)
+        client = new_session(peer.url, insecure=True)
         failures = 0
         for _ in range(10):
             failures += not client.get("/").ok
@@ -402,12 +402,12 @@ def test_https_is_served_over_one_connection(
     new_session: NewSession, tmp_path: Path, process: Process
 ) -> None:
     with Peer(answering(OK), tls=server_tls(tmp_path)) as peer:
-        client = new_session(peer.url)
+        client = new_session(peer.url, insecure=True)
         for _ in range(5):
             assert client.get("/").text == "ok"
             gevent.sleep(0.002)
         assert len(peer.connections) == 1
-        verifying = new_session(peer.url, insecure=False)
+        verifying = new_session(peer.url)
         assert "CERTIFICATE_VERIFY_FAILED" in str(verifying.get("/").error)
         with contextlib.suppress(ssl.SSLWantReadError):  # it waits for ours
             peer.connections[0].sock._sslobj.shutdown()  # sends close_notify and leaves TCP open

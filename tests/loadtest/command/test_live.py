@@ -88,7 +88,7 @@ def test_another_test_in_the_same_folder_begins_anew(tmp_path: Path) -> None:
 def test_only_what_matters_of_the_log_is_kept(tmp_path: Path) -> None:
     (tmp_path / "locust.log").write_text(
         "[2026-11-23 04:25:47,158] vm/WARNING/locust.runners: Your selected spawn rate is very high\n"
-        "[2026-11-23 04:25:48,158] vm/WARNING/loadtest.recorder: Locust worker pid 7 ended\n"
+        "[2026-11-23 04:25:48,158] vm/WARNING/parked.loadtest.master.run: Locust worker pid 7 ended\n"
         "[2026-11-23 04:25:49,158] vm/ERROR/locust.main: it broke\n"
         "Traceback\n"
     )

@@ -155,6 +155,14 @@ def test_one_request_of_any_kind_is_judged_by_conditions_and_told_to_programs(tm
     assert "GET,/?length=7," in (run.folder / "locust_stats.csv").read_text()
 
 
+def test_a_run_that_has_failed_is_ended_early_if_asked_for(tmp_path: Path) -> None:
+    options = ("-c", "20", "--think", "0.2", "--hold", "10m", "--expect-status", "404", "--abort-on-fail")
+    with run_test(tmp_path / "run", *options) as run:
+        assert run.end() == 1
+    reasons = run.summary()["reasons"]
+    assert any("ended early (--abort-on-fail): " in reason for reason in reasons), reasons  # type: ignore[attr-defined]
+
+
 def test_an_interrupt_in_the_hold_writes_everything_and_leaves_nothing_running(tmp_path: Path) -> None:
     with run_test(tmp_path / "run", "-c", "300", "--hold", "60s") as run:
         run.await_text("| hold")
@@ -218,7 +226,7 @@ def test_a_killed_master_leaves_its_results_and_no_workers(tmp_path: Path) -> No
         (("--think", "90:10"), "MIN <= MAX"),
         (("--length", "0:5"), "MIN <= MAX"),
         (("--master-port", "70000"), "is not a port"),
-        (("--nonsense",), "unrecognized arguments"),
+        (("--zzz",), "unrecognized arguments"),
         (("--holld", "3s"), "did you mean --hold?"),
         (("-u", "10"), "here it is -c"),
         (("--fail-if", "p99"), "latency_ms.p99 > 200"),
@@ -226,6 +234,7 @@ def test_a_killed_master_leaves_its_results_and_no_workers(tmp_path: Path) -> No
         (("--header", "no field"), "is no field"),
         (("-u", "5"), "here it is -c"),
         (("--run-time=5",), "here it is --hold"),
+        (("--host", "http://127.0.0.1/x?y=1"), "has a query"),
     ],
 )
 def test_a_wrong_option_is_one_clear_line_and_exit_code_2(

@@ -145,6 +145,23 @@ def test_a_ramp_that_makes_no_progress_is_given_up(scene: Scene) -> None:
     assert "the ramp stalled at 7 of 10 connections" in scene.facts()["notes"]
 
 
+def test_a_run_in_which_every_request_fails_is_ended_early(scene: Scene) -> None:
+    scene.runner.state = STATE_RUNNING
+    for second in range(12):
+        scene.second(connections=7, requests=5 * second, failures=5 * second)
+    assert "every request fails" in scene.run.over
+    scene.run.end()
+    assert "ended early: all 55 requests until then have failed" in scene.facts()["notes"]
+
+
+@pytest.mark.parametrize("good", [{"requests": 100, "failures": 99}, {"others": 1}, {"elsewhere": 1}])
+def test_one_good_request_gives_a_run_hope(scene: Scene, good: dict[str, int]) -> None:
+    scene.runner.state = STATE_RUNNING
+    for _ in range(15):
+        scene.second(**{"connections": 7, "requests": 99, "failures": 99} | good)
+    assert scene.run.over == ""
+
+
 def test_what_is_open_at_the_end_of_the_hold_is_kept_and_is_in_each_row(scene: Scene) -> None:
     scene.runner.state = STATE_RUNNING
     ages = Distribution()

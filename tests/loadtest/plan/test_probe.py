@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import shutil
 import socket
 import ssl
@@ -154,7 +155,7 @@ def test_plain_http_behind_https_is_a_tls_error(serve: Serve) -> None:
 
 
 @pytest.mark.skipif(shutil.which("openssl") is None, reason="needs openssl to make a certificate")
-def test_a_self_signed_certificate_is_good_enough(serve: Serve, tmp_path: Path) -> None:
+def test_a_certificate_has_to_be_valid_unless_any_will_do(serve: Serve, tmp_path: Path) -> None:
     key, certificate = tmp_path / "key.pem", tmp_path / "cert.pem"
     subprocess.run(
         "openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -days 1"
@@ -171,8 +172,17 @@ def test_a_self_signed_certificate_is_good_enough(serve: Serve, tmp_path: Path) 
             tls.recv(65536)
             tls.sendall(b"HTTP/1.1 200 OK\r\nServer: tls\r\n\r\n")
 
-    probe = probe_host(f"https://{serve(secure)}/")
+    probe = probe_host(f"https://{serve(secure)}/", verify=False)
     assert (probe.kind, probe.server) == ("ok", "tls")
+
+    def refused(connection: socket.socket) -> None:
+        with contextlib.suppress(ssl.SSLError), context.wrap_socket(connection, server_side=True) as tls:
+            tls.recv(65536)
+
+    probe = probe_host(f"https://{serve(refused)}/")
+    assert (probe.kind, probe.ok) == ("bad_certificate", False)
+    assert "self-signed" in probe.detail.replace("self signed", "self-signed")
+    assert "--insecure" in probe.detail
 
 
 def _free_port() -> int:

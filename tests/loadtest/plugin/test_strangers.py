@@ -31,10 +31,13 @@ def close(*ends: zmqrpc.BaseSocket) -> None:
     for end in ends:
         context = end.socket.context
         end.close(linger=0)
+        gevent.sleep(0.05)  # who listens to the socket's events hears that it is closed
         context.term()
 
 
-def test_only_who_has_the_runs_key_reaches_its_master(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_only_who_has_the_runs_key_reaches_its_master(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
     monkeypatch.setenv(variables.KEYS, b" ".join(zmq.green.curve_keypair()).decode())
     server = zmqrpc.Server("127.0.0.1", 0)
     worker = zmqrpc.Client("127.0.0.1", server.port, "worker")
@@ -45,10 +48,32 @@ def test_only_who_has_the_runs_key_reaches_its_master(monkeypatch: pytest.Monkey
     try:
         assert heard(server, 5.0)[0] == "worker"
         assert heard(server, 0.3) is None
+        told = caplog.text
+        assert told.count("a Locust worker of another test") == 1, told
+        assert f"127.0.0.1:{server.port}" in told
         server.send_to_client(Message("hello", None, "worker"))
         assert worker.recv().type == "hello"
     finally:
         close(server, worker, stranger)
+
+
+def test_a_worker_of_none_of_a_runs_hosts_is_named_and_not_answered(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setenv(variables.EXPECT_HOSTS, "1")
+    server = zmqrpc.Server("127.0.0.1", 0)
+    stranger = zmqrpc.Client("127.0.0.1", server.port, "stranger")
+    worker = zmqrpc.Client("127.0.0.1", server.port, "worker")
+    stranger.send(Message("client_ready", "2.47.0", "stranger"))
+    monkeypatch.setenv(variables.HOST, "h1")
+    worker.send(Message("client_ready", "2.47.0", "worker"))
+    try:
+        sender, message = heard(server, 5.0)
+        assert (sender, message.type) == ("worker", "client_ready")
+        assert heard(server, 0.3) is None
+        assert "as stranger and is refused" in caplog.text
+    finally:
+        close(server, stranger, worker)
 
 
 @pytest.mark.parametrize(

@@ -68,3 +68,7 @@ def test_several_hosts_are_urls_with_commas_between() -> None:
     for wrong in ("", "http://a,", "http://a,http://a/"):
         with pytest.raises(argparse.ArgumentTypeError, match="commas"):
             values.hosts(wrong)
+    assert values.hosts("http://a/api/") == ["http://a/api"]
+    for wrong in ("http://a/?x=1", "http://a#b"):
+        with pytest.raises(argparse.ArgumentTypeError, match="--path"):
+            values.hosts(wrong)

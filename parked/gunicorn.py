@@ -10,7 +10,6 @@ import os
 
 os.environ.setdefault("GEVENT_TRACK_GREENLET_TREE", "0")  # read once, when gevent is imported
 
-import ipaddress
 import sys
 from datetime import timedelta
 from time import monotonic
@@ -26,6 +25,7 @@ from gunicorn.sock import ssl_context
 from gunicorn.workers.ggevent import GeventResponse, GeventWorker
 
 from parked.server import KeepAliveWSGIHandler, KeepAliveWSGIServer, Limits
+from parked.server.trust import LOCAL, TrustedPeers
 from parked.shared.descriptors import raise_nofile
 
 __all__ = ["KeepAliveWorker"]
@@ -165,10 +165,8 @@ class KeepAliveWorker(GeventWorker):  # type: ignore[misc] # gunicorn has no typ
             for name, value in cfg.secure_scheme_headers.items()
         }
         allowed = cfg.forwarded_allow_ips
-        names = [name.strip() for name in (allowed.split(",") if isinstance(allowed, str) else allowed)]
-        self._trusts_all = "*" in names
-        self._trusted = [ipaddress.ip_network(name) for name in names if name and name != "*"]
-        self._trust_of: dict[str, bool] = {}
+        names = allowed if isinstance(allowed, str) else ",".join(allowed)
+        self._peers = TrustedPeers(f"{names},{LOCAL}")
 
     def init_process(self) -> None:
         if self.cfg.proxy_protocol not in (False, None, "off"):
@@ -198,14 +196,7 @@ class KeepAliveWorker(GeventWorker):  # type: ignore[misc] # gunicorn has no typ
 
     def trusts(self, address: Any) -> bool:
         """Whether a peer may say by which scheme it was asked; one of a unix socket may, as in gunicorn."""
-        if self._trusts_all or not isinstance(address, tuple):
-            return True
-        host = address[0]
-        if host not in self._trust_of:
-            if len(self._trust_of) > 10_000:  # clients of the whole world
-                self._trust_of.clear()
-            self._trust_of[host] = any(ipaddress.ip_address(host) in network for network in self._trusted)
-        return self._trust_of[host]
+        return self._peers.trusts(address)
 
     def forwarded_schemes(self, environ: dict[str, Any]) -> set[str]:
         """What the fields of `secure_scheme_headers` say: none, one, or a contradiction."""

@@ -17,6 +17,7 @@ from typing import Any, Final
 
 from parked.server import server
 from parked.server.limits import Limits
+from parked.server.trust import TrustedPeers
 from parked.shared import addresses
 from parked.shared.addresses import Address
 
@@ -94,6 +95,11 @@ def socket_mode(text: str) -> int | None:
     if not re.fullmatch("[0-7]{1,4}", text, re.ASCII) or int(text, 8) > 0o777:
         raise ValueError("needs permissions in octal, such as 660")
     return int(text, 8)
+
+
+def peers(text: str) -> str:
+    TrustedPeers(text)
+    return text
 
 
 def log_format(text: str) -> str:
@@ -213,6 +219,13 @@ class Settings:
         "SECONDS",
         seconds,
         "After HUP, time for the new code to be ready on trial; 0: any.",
+    )
+    forwarded_allow_ips: str = _setting(
+        "",
+        "PEERS",
+        peers,
+        "Believe X-Forwarded-* and Forwarded of these peers (addresses, networks, unix:, *); empty: of none.",
+        "FORWARDED_ALLOW_IPS",
     )
     access_log: str = _setting(
         "", "FILE", file_name, "Append a line per request to FILE, - for standard output; off if empty."

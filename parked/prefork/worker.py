@@ -208,6 +208,7 @@ def _make_server(duty: Duty, log: GuardedLog | None) -> KeepAliveWSGIServer:
             settings.limit_header_count,
             settings.limit_body,
         ),
+        forwarded_allow_ips=settings.forwarded_allow_ips,
         logs_json=settings.access_log_format == "json",
     )
     if not duty.shares_listener:

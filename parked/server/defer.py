@@ -110,7 +110,7 @@ class Deferring(ResponseWriter):
             heartbeat=heartbeat,
         )
         if self.server.logs_requests:
-            pending.request_line = head.line
+            pending.request = head.line, self.client_address
         self.deferred = pending
         self.close_connection = (
             True  # the server lets go of it as of one that is closed, and the response takes it
@@ -132,7 +132,9 @@ class Deferring(ResponseWriter):
 
     def note_pending(self, pending: PendingResponse) -> None:
         """Log and count a pending response that has ended, in a handler made for that."""
-        line = pending.request_line or ""
+        line = ""
+        if pending.request is not None:
+            line, self.client_address = pending.request
         self.requestline = line
         self.command, self.path, self.request_version = (line.split(" ") + ["", ""])[:3]
         self.code = pending.code

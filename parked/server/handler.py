@@ -231,6 +231,8 @@ class KeepAliveWSGIHandler(Deferring):
             environ["REMOTE_PORT"] = str(address[1])
         else:
             environ.update(unix.ends(environ.get("HTTP_HOST", ""), environ["wsgi.url_scheme"]))
+        if self.server.forwarded is not None:
+            self.client_address = self.server.forwarded.apply(environ, address)
         if fields.content_length or fields.chunked:
             self.wsgi_input = self._content = RequestBody(
                 self.rfile,

@@ -99,7 +99,7 @@ class PendingResponse(Outgoing):
         "code",
         "context",
         "reason",
-        "request_line",
+        "request",
         "started",
     )
     _host: Host
@@ -129,7 +129,7 @@ class PendingResponse(Outgoing):
         self._state = WAITING
         self.code = 0
         #: For the access log, if there is one.
-        self.request_line: str | None = None
+        self.request: tuple[str, Any] | None = None
         self.started = 0.0
         #: How it has ended; None while it is open.
         self.reason: Reason | None = None

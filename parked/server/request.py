@@ -41,7 +41,7 @@ _FIELD_LINES: Final = re.compile(rf"(?:{_TCHAR}+:[\t\x20-\x7e\x80-\xff]*\r\n)*".
 # 4.2.1).
 _ABSOLUTE_FORM: Final = re.compile(r"https?://([^/?:][^/?]*)(/[^?]*)?(\?.*)?", re.IGNORECASE)
 # RFC 9110, 7.2 and RFC 3986, 3.2.2: uri-host [":" port]; no userinfo (RFC 9110, 4.2.4).
-_HOST: Final = re.compile(r"(?:[A-Za-z0-9\-._~!$&'()*+,;=%]*|\[[0-9A-Fa-fvV:.]+\])(?::[0-9]*)?")
+HOST: Final = re.compile(r"(?:[A-Za-z0-9\-._~!$&'()*+,;=%]*|\[[0-9A-Fa-fvV:.]+\])(?::[0-9]*)?")
 # RFC 9110, 8.6: 1*DIGIT. 18 digits stay far below 2**63.
 _CONTENT_LENGTH: Final = re.compile(r"[0-9]{1,18}")
 
@@ -229,7 +229,7 @@ def _read_fields(block: bytes, limits: Limits) -> Fields:
         value = value.strip(" \t")
         name = name.upper()
         if name == "HOST":
-            if fields.has_host or not _HOST.fullmatch(value):
+            if fields.has_host or not HOST.fullmatch(value):
                 raise BadRequestError(HTTPStatus.BAD_REQUEST, "repeated or malformed Host")
             fields.has_host = True
         elif name == "CONTENT-LENGTH":
@@ -307,7 +307,7 @@ def _read_other_target(method: str, target: str, fields: Fields) -> tuple[str, s
             raise BadRequestError(HTTPStatus.BAD_REQUEST, "* is a target for OPTIONS only")
         return "*", "", fields
     match = _ABSOLUTE_FORM.fullmatch(target)
-    if match is None or not _HOST.fullmatch(match[1]):
+    if match is None or not HOST.fullmatch(match[1]):
         raise BadRequestError(HTTPStatus.BAD_REQUEST, "malformed request target")
     # RFC 9112, 3.2.2: the authority of the target replaces what Host says.
     replaced = Fields(fields.block)

@@ -28,6 +28,7 @@ from parked.server.fields import (
     says_close,
 )
 from parked.server.files import FileWrapper
+from parked.server.forwarded import Forwarded
 from parked.server.limits import Limits
 from parked.server.stream import WriteTimeoutError, reset_on_close, send_all, send_file
 from parked.server.turns import Turns
@@ -59,6 +60,7 @@ class Server(Protocol):
     write_timeout: float
     statistics: Counts | None
     error_log: GuardedLog
+    forwarded: Forwarded | None
     logs_requests: bool
     logs_json: bool
     timed_out_bodies: int

@@ -32,6 +32,7 @@ from parked.server.connection import Connection
 from parked.server.dispatch import RequestGreenlets
 from parked.server.fields import error_response
 from parked.server.files import FileWrapper
+from parked.server.forwarded import Forwarded
 from parked.server.handler import KeepAliveWSGIHandler
 from parked.server.handshakes import Handshakes
 from parked.server.limits import Limits
@@ -74,6 +75,8 @@ class KeepAliveWSGIServer(AcceptingServer):
     :param max_connections: connections at once; more get a 503. 0 for no bound but the descriptors.
     :param max_pending: pending responses at once (docs/pending.md); more get a 503. 0 for no bound.
     :param limits: sizes that a request may have.
+    :param forwarded_allow_ips: peers whose X-Forwarded-* and Forwarded fields say who the client is, see
+        `parked.server.forwarded`; empty for nobody's, which leaves the fields as they are.
     :param logs_json: write the access log as JSON, an object a line, instead of in pywsgi's form.
     """
 
@@ -100,12 +103,15 @@ class KeepAliveWSGIServer(AcceptingServer):
         max_pending: int = 0,
         limits: Limits | None = None,
         logs_json: bool = False,
+        forwarded_allow_ips: str = "",
         **ssl_args: Any,
     ) -> None:
         self.body_timeout = body_timeout
         self.write_timeout = write_timeout
         self.max_connections = max_connections
         self.limits = limits if limits is not None else Limits()
+        #: Who is behind a proxy, if any is trusted.
+        self.forwarded = Forwarded(forwarded_allow_ips) if forwarded_allow_ips else None
         self.turns = of_hub()
         #: No new connections; responses end theirs.
         self.draining = False
@@ -285,7 +291,12 @@ class KeepAliveWSGIServer(AcceptingServer):
                         awaited, scan = False, None
                     self.requests += 1
                     handler = self.handler_class(connection, connection.address, self)
-                    keeps = handler.handle_request(head)
+                    try:
+                        keeps = handler.handle_request(head)
+                    except BadRequestError as error:  # whose request it is, is not to be known
+                        connection.buffer = head.line.encode("latin-1")
+                        self._answer_bad_request(connection, error)
+                        return
                     me.gr_context = None  # context variables are one request's: none for the next
                     if not keeps:
                         self._finish(connection)

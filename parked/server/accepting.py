@@ -17,6 +17,7 @@ import gevent
 from gevent import pywsgi
 from gevent.event import Event
 from gevent.socket import socket as gevent_socket
+from gevent.socket import wait_read
 
 from parked.server.connection import Connection, shared_address
 from parked.server.dispatch import RequestGreenlets
@@ -27,6 +28,7 @@ from parked.server.parking import Parking
 from parked.server.reports import Reports
 from parked.server.response import Counts
 from parked.server.tls import TLSSocket
+from parked.server.turns import Turns
 from parked.shared.log import GuardedLog
 
 #: Connections taken in one go before the requests get their turn.
@@ -51,6 +53,7 @@ class AcceptingServer(pywsgi.WSGIServer):  # type: ignore[misc] # gevent has no 
     log: Any
     error_log: Any
     parking: Parking
+    turns: Turns
     max_connections: int
     draining: bool
     drained: Event
@@ -204,6 +207,8 @@ class AcceptingServer(pywsgi.WSGIServer):  # type: ignore[misc] # gevent has no 
         process = os.getpid()
         try:
             with gevent.Timeout(self.parking.header_timeout or None):
+                wait_read(client.fileno())
+                self.turns.share()  # an answer takes a millisecond, and many may be asked for at once
                 secured = self.wrap_socket(client, **self.ssl_args)
         except (Exception, gevent.Timeout, gevent.GreenletExit) as error:  # not TLS, or nothing
             self.failed_handshakes += 1

@@ -15,7 +15,7 @@ from typing import Any, Final
 import gevent
 from gevent import pywsgi
 
-from parked.server.stream import ConnectionReader
+from parked.server.stream import ConnectionReader, Whole
 
 #: Bytes of unread content thrown away to keep a connection; beyond that closing it is cheaper (and a client
 #: that waits for the answer before it sends 10 GB learns it sooner).
@@ -168,13 +168,13 @@ class RequestBody(pywsgi.Input):  # type: ignore[misc] # gevent has no type hint
                 self.position += size
                 return data
         missing = sys.maxsize if length is None or length < 0 else length
-        parts = []
+        whole = Whole()
         while missing > 0 and (self.at < len(self.block) or self._next_block()):
             data = self.block[self.at : self.at + missing]
             self.at += len(data)
             missing -= len(data)
-            parts.append(data)
-        return self._handed_out(parts[0] if len(parts) == 1 else b"".join(parts))
+            whole.add(data)
+        return self._handed_out(whole.taken())
 
     def readline(self, size: int | None = None) -> bytes:
         """One line with its LF, at most *size* bytes of it unless that is None or negative."""
@@ -185,16 +185,16 @@ class RequestBody(pywsgi.Input):  # type: ignore[misc] # gevent has no type hint
             self.rfile.turns.share()
             return data
         missing = sys.maxsize if size is None or size < 0 else size
-        parts = []
+        whole = Whole()
         while missing > 0 and (self.at < len(self.block) or self._next_block()):
             end = self.block.find(b"\n", self.at, self.at + missing) + 1
             data = self.block[self.at : end or self.at + missing]
             self.at += len(data)
             missing -= len(data)
-            parts.append(data)
+            whole.add(data)
             if end:
                 break
-        return self._handed_out(parts[0] if len(parts) == 1 else b"".join(parts))
+        return self._handed_out(whole.taken())
 
     def _handed_out(self, data: bytes) -> bytes:
         self.position += len(data)

@@ -20,7 +20,6 @@ from time import monotonic
 from typing import Any, ClassVar, Final
 
 from gevent import pywsgi
-from gevent.socket import socket as gevent_socket
 
 from parked.server import unix
 from parked.server.body import NO_BODY, RequestBody, UpgradeInput
@@ -28,7 +27,7 @@ from parked.server.connection import Connection
 from parked.server.defer import KEY, Deferring
 from parked.server.fields import error_response
 from parked.server.request import RequestHead
-from parked.server.stream import ClientTimeoutError, ConnectionReader, send_all
+from parked.server.stream import ClientTimeoutError, ConnectionReader, SharingSocket, send_all
 from parked.server.tls import TLSSocket
 
 #: Bytes of a refused request line that the access log shows.
@@ -95,7 +94,7 @@ class KeepAliveWSGIHandler(Deferring):
         sock = self.connection.sock
         if isinstance(sock, _socket.socket):
             # A descriptor of its own, so that it may be closed without the connection's knowledge.
-            return gevent_socket(sock.family, sock.type, sock.proto, fileno=os.dup(sock.fileno()))
+            return SharingSocket(sock.family, sock.type, sock.proto, fileno=os.dup(sock.fileno()))
         assert isinstance(sock, TLSSocket)
         return sock.cooperative()
 

@@ -41,6 +41,7 @@ from parked.server.pending import PendingResponse
 from parked.server.request import BadRequestError, HeadScan, parse_head
 from parked.server.response import Counts
 from parked.server.stream import send_all
+from parked.server.tls import is_behind
 from parked.server.turns import of_hub
 from parked.server.waiting import PendingResponses
 
@@ -305,8 +306,7 @@ class KeepAliveWSGIServer(AcceptingServer):
                     if turns and not (connection.buffer and self.turns.over()):
                         continue
                     if connection.buffer or connection.pending:
-                        assert self._dispatch is not None
-                        self._dispatch.put_back(connection)
+                        self._go_on_later(connection)
                         return
                 elif scan is None:
                     scan = parking.scans[connection] = HeadScan()
@@ -327,9 +327,17 @@ class KeepAliveWSGIServer(AcceptingServer):
             if not data:
                 self.parking.close(connection)
                 return
-            if len(data) == RECV_BYTES:
-                connection.pending = True  # there may be more, and no edge will tell
             connection.buffer = connection.buffer + data if connection.buffer else data
+            if len(data) == RECV_BYTES or is_behind(sock):
+                connection.pending = True  # there may be more, and no edge will tell
+                if self.turns.over():
+                    self._go_on_later(connection)
+                    return
+
+    def _go_on_later(self, connection: Connection) -> None:
+        """There is more of it, and others have waited."""
+        assert self._dispatch is not None
+        self._dispatch.put_back(connection)
 
     def _on_pending_end(self, pending: PendingResponse, connection: Connection) -> None:
         if self.logs_requests or self.statistics is not None:

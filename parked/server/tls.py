@@ -4,7 +4,13 @@ from __future__ import annotations
 
 import socket
 import ssl
+from collections.abc import Callable
 from typing import Any, Final
+
+from parked.server.turns import of_hub
+
+#: Records decrypted in one go, 8 us each however little is in them: 64 KB in records as large as a packet.
+MAX_RECORDS: Final = 64
 
 _WOULD_BLOCK: Final = (ssl.SSLWantReadError, ssl.SSLWantWriteError)
 
@@ -13,16 +19,20 @@ class TLSSocket:
     """A client's TLS connection after its handshake.
 
     `recv` keeps the promise that parking relies on: fewer bytes than asked for mean that nothing is left,
-    neither in the kernel nor, decrypted, in OpenSSL. An SSL socket with pending bytes is not idle.
+    neither in the kernel nor, decrypted, in OpenSSL, unless `is_behind`. An SSL socket with pending bytes is
+    not idle.
+
+    :ivar is_behind: the last `recv` has ended for the number of its records, and there may be more.
     """
 
-    __slots__ = ("_cooperative", "_is_cut", "_ssl")
+    __slots__ = ("_cooperative", "_is_cut", "_ssl", "is_behind")
 
     def __init__(self, ssl_socket: Any) -> None:
         ssl_socket.setblocking(False)
         self._ssl = ssl_socket
         self._cooperative = False
         self._is_cut = False
+        self.is_behind = False
 
     def recv(self, size: int, /) -> bytes:
         if self._cooperative:
@@ -30,7 +40,11 @@ class TLSSocket:
             return received
         parts: list[bytes] = []
         missing = size
+        self.is_behind = False
         while missing > 0:
+            if len(parts) == MAX_RECORDS:
+                self.is_behind = True
+                break
             try:
                 data = self._ssl.recv(missing)
             except _WOULD_BLOCK:
@@ -56,12 +70,16 @@ class TLSSocket:
 
     def cooperative(self) -> Any:
         """The SSL socket for those who take over the connection; it blocks until `uncooperative`."""
-        self._cooperative = True
-        self._ssl.setblocking(True)
+        if not self._cooperative:
+            self._cooperative = True
+            self._ssl.setblocking(True)
+            self._ssl.read, self._ssl.send = _sharing(self._ssl.read), _sharing(self._ssl.send)
         return self._ssl
 
     def uncooperative(self) -> None:
-        self._cooperative = False
+        if self._cooperative:
+            self._cooperative = False
+            del self._ssl.read, self._ssl.send
         if self._ssl.fileno() >= 0:
             self._ssl.setblocking(False)
 
@@ -98,3 +116,18 @@ class TLSSocket:
             self._ssl.unwrap()
         except (OSError, ValueError):
             pass  # sent, with the client's still to come; or there is nobody to tell
+
+
+def is_behind(sock: Any) -> bool:
+    """Whether a client's socket may hold more, though its last `recv` was short."""
+    return type(sock) is TLSSocket and sock.is_behind
+
+
+def _sharing(call: Callable[..., Any]) -> Callable[..., Any]:
+    """As `parked.server.stream.SharingSocket`: its recv() is made of read()."""
+
+    def shared(*args: Any, **options: Any) -> Any:
+        of_hub().share()
+        return call(*args, **options)
+
+    return shared

@@ -1,12 +1,16 @@
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator
+from contextlib import ExitStack
+from typing import Any
 
 import gevent
 import gevent.ssl
 import pytest
 from gevent.event import Event
 
+from parked.server import turns
 from parked.server.handshakes import GRACE_S, Handshakes
 from tests.support import GET, Client, eventually, serving
 
@@ -87,3 +91,24 @@ def test_who_keeps_all_places_for_handshakes_keeps_nobody_out(
         assert server._handshakes.count <= 3
         for one in silent:
             one.__exit__()
+
+
+def test_handshakes_that_are_asked_for_at_once_are_done_in_turns(
+    certificate: tuple[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(turns, "TURN_S", 0.0)
+    loop = gevent.get_hub().loop
+    begun: Counter[int] = Counter()
+
+    def wrap(client: Any, **_: Any) -> Any:
+        client.recv(1)  # waits where nothing has come
+        begun[loop.iteration] += 1
+        raise OSError
+
+    cert, key = certificate
+    with serving(certfile=cert, keyfile=key, error_log=None) as server, ExitStack() as clients:
+        server.wrap_socket = wrap
+        for client in [clients.enter_context(Client(server)) for _ in range(20)]:
+            client.send(b"hello")
+        eventually(lambda: begun.total() == 20)
+    assert max(begun.values()) <= 2

@@ -10,6 +10,7 @@ import gevent
 import gevent.ssl
 import pytest
 
+from parked.server import tls, turns
 from parked.server.handler import KeepAliveWSGIHandler
 from parked.server.server import KeepAliveWSGIServer
 from tests.support import GET, Client, eventually, serving
@@ -67,6 +68,45 @@ def test_what_openssl_holds_decrypted_is_served_before_parking(server: KeepAlive
         client.send(request * count)
         for _ in range(count):
             assert client.answer().status == 200
+
+
+def test_a_request_in_records_of_a_byte_is_read_in_steps_and_served(
+    server: KeepAliveWSGIServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tls, "MAX_RECORDS", 4)
+    most: list[int] = []
+    recv = tls.TLSSocket.recv
+    monkeypatch.setattr(tls.TLSSocket, "recv", lambda *args: most.append(len(data := recv(*args))) or data)
+    with TLSClient(server) as client:
+        for byte in b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 50\r\n\r\n" + b"x" * 50:
+            client.send(bytes([byte]))
+        assert client.answer().body == b"https" + b"x" * 50
+        assert max(most) == 4
+        assert client.ask().status == 200
+
+
+def test_one_who_floods_a_socket_that_the_application_has_taken_shares_turns(
+    certificate: tuple[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shared: list[turns.Turns] = []
+    monkeypatch.setattr(turns.Turns, "share", lambda self: shared.append(self))
+
+    def takes(environ: dict[str, Any], start_response: Callable[..., Any]) -> list[bytes]:
+        sock = environ["wsgi.input"].raw._sock
+        shared.clear()
+        sock.send(b"go")
+        for _ in range(5):
+            assert sock.recv(2)
+        assert len(shared) == 6
+        return []
+
+    cert, key = certificate
+    offer = GET.replace(b"\r\n\r\n", b"\r\nConnection: Upgrade\r\nUpgrade: hello\r\n\r\n")
+    with serving(takes, certfile=cert, keyfile=key) as server, TLSClient(server) as client:
+        client.send(offer)
+        assert client.file.read(2) == b"go"
+        client.send(b"0123456789")
+        assert client.closed()
 
 
 def test_large_content_goes_both_ways(server: KeepAliveWSGIServer) -> None:

@@ -14,6 +14,7 @@ from tests.support import GET, Client, eventually, serving
 
 UPLOAD = b"POST /%b HTTP/1.1\r\nHost: test\r\n%b\r\n\r\n%b"
 CHUNKED = b"Transfer-Encoding: chunked"
+UPGRADE = b"GET /socket HTTP/1.1\r\nHost: test\r\nConnection: Upgrade\r\nUpgrade: test\r\n\r\n"
 LINES = b"\n" * 150_000
 SELFISH = {
     "content in chunks of one byte": UPLOAD % (b"read", CHUNKED, b"1\r\nx\r\n" * 25_000 + b"0\r\n\r\n"),
@@ -70,6 +71,35 @@ def test_another_client_is_served_before_one_whose_bytes_are_always_there(
         other.answer()
         eventually(lambda: "/last" in application.order)
     assert application.order.index("/other") < application.order.index("/last")
+
+
+def test_another_client_is_served_before_one_who_floods_a_socket_that_the_application_has_taken(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(turns, "TURN_S", 0.0002)
+    order: list[str] = []
+
+    def application(environ: dict[str, Any], start_response: Callable[..., Any]) -> list[bytes]:
+        if environ["PATH_INFO"] == "/socket":
+            sock = environ["wsgi.input"].raw._sock
+            sock.sendall(b"go")
+            assert sock.recv(2)
+            other.send(GET)
+            for _ in range(30_000):
+                assert sock.recv(2)
+        else:
+            start_response("200 OK", [])
+        order.append(environ["PATH_INFO"])
+        return []
+
+    with serving(application) as server, Client(server) as other, Client(server) as client:
+        eventually(lambda: server.parking.count == 2)
+        client.send(UPGRADE)
+        assert client.file.read(2) == b"go"
+        client.send(bytes(60_002))
+        other.answer()
+        eventually(lambda: "/socket" in order)
+    assert order == ["/", "/socket"]
 
 
 def test_all_who_take_turns_share_one_between_two_polls(monkeypatch: pytest.MonkeyPatch) -> None:

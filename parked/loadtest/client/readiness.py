@@ -69,7 +69,8 @@ class Readiness:
         self._sweeper.start(self._sweep)
 
     def close(self) -> None:
-        """Stop watching. The connections stay open and are their owners' to close."""
+        """Stop watching, also what is being dispatched now. The connections are their owners' to close."""
+        self._connections.clear()
         self._watcher.stop()
         self._watcher.close()
         self._sweeper.stop()
@@ -84,7 +85,7 @@ class Readiness:
     def unregister(self, connection: Watched) -> None:
         """Forget a connection that is about to close; the kernel drops the descriptor from the set by
         itself."""
-        del self._connections[connection.fd]
+        self._connections.pop(connection.fd, None)
 
     @property
     def waiting(self) -> int:
@@ -152,6 +153,10 @@ class Readiness:
                 expired.append(connection)
             for connection in expired:
                 waiter: Any = connection.waiter
-                # Not if one of those before has woken or closed it.
-                if waiter is not None and deadlines.get(connection, math.inf) <= now:
+                # Not if one of those before has woken or closed it, or has forked and this is the child.
+                if (
+                    waiter is not None
+                    and deadlines.get(connection, math.inf) <= now
+                    and not self._epoll.closed
+                ):
                     waiter.throw(TimedOut("no answer in time"))

@@ -68,11 +68,14 @@ class ThinkTimer(Generic[S]):
         self.paused = False
         #: The longest that a slot was served late, in seconds, since it was last reset by whoever reports it.
         self.lag_max_s = 0.0
+        self._closed = False
         self._loop = gevent.get_hub().loop
         self._timer = self._loop.timer(0.0)
         self._tick()
 
     def close(self) -> None:
+        """Wake nobody any more, also not who is due with those that are being woken."""
+        self._closed = True
         self._timer.stop()
         self._timer.close()
 
@@ -108,11 +111,13 @@ class ThinkTimer(Generic[S]):
             due = self._origin + slot * self._slot_s
             late_s = time.perf_counter() - due
             for sleeper in sleepers:
-                if sleeper.slot == slot:
+                if sleeper.slot == slot and not self._closed:
                     sleeper.slot = None
                     self._woken += 1
                     self.lag_max_s = max(self.lag_max_s, late_s)
                     self._wake(sleeper, due)
+        if self._closed:
+            return
         if now - self._stride_chosen >= STRIDE_KEPT_S:
             self._choose_stride(now)
         self._tick_at(current + STRIDE_MOST if self.paused else self._upcoming())

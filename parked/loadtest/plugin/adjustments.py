@@ -12,15 +12,19 @@ import logging
 import math
 import os
 import signal
+import threading
 import time
 import types
+import weakref
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import gevent
+import gevent.event
 import locust
+from gevent import monkey
 from locust import argument_parser, main, runners
-from locust.runners import STATE_RUNNING, STATE_SPAWNING, MasterRunner, Runner
+from locust.runners import STATE_RUNNING, STATE_SPAWNING, MasterRunner, Runner, WorkerRunner
 
 from parked.loadtest.client.locust_stats import BatchedStatistics
 from parked.loadtest.client.turns import UserHandle
@@ -76,6 +80,7 @@ def apply() -> None:
     gevent.config.track_greenlet_tree = False
     end_without_memory()
     locust.events.init.add_listener(hear_interrupts)
+    locust.events.init.add_listener(leave_master_to_parent)
     # All are compared before the first one is made: it replaces what others are compared with.
     changed = {one: upstream.changed(one.relies_on) for one in ADJUSTMENTS}
     for one, names in changed.items():
@@ -269,6 +274,38 @@ def hear_interrupts(**_: Any) -> None:
     """
     hub = gevent.get_hub()
     gevent.signal_handler(signal.SIGINT, hub.handle_system_error, KeyboardInterrupt, KeyboardInterrupt())
+
+
+class Silent:
+    """What a forked child has in place of its parent's connection to the master."""
+
+    def send(self, message: object) -> None: ...
+
+
+def leave_master_to_parent(environment: Any, **_: Any) -> None:
+    """Let what a worker's task forks come to its end, whether it waits for something or not.
+
+    Upstream: a child has its parent's greenlets. One that sends a heartbeat there never returns: libzmq
+    refuses another process' socket with EINTR, and pyzmq tries again for ever. Whoever waits for the child
+    waits, too. Even the end of a child gives them a turn: gevent's `threading._shutdown` sleeps.
+    """
+    if not isinstance(environment.runner, WorkerRunner):
+        return
+    known = weakref.ref(environment.runner)
+
+    def in_child() -> None:
+        threading._shutdown = monkey.get_original("threading", "_shutdown")  # type: ignore[attr-defined]
+        worker: Any = known()
+        if worker is not None:
+            ended = set(worker.greenlet) - {gevent.getcurrent()}
+            # Were none left, the main greenlet would go on to end the test, in the child.
+            worker.greenlet.spawn(gevent.event.Event().wait)
+            for greenlet in ended:
+                greenlet.kill(block=False)
+            worker.client.close()  # in a child: watch it no more
+            worker.client = Silent()
+
+    os.register_at_fork(after_in_child=in_child)
 
 
 def end_without_memory() -> None:

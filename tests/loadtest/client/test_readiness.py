@@ -235,6 +235,29 @@ def test_a_connection_closed_by_an_earlier_event_of_the_batch_is_passed_over(rea
             pair.close()
 
 
+def test_nobody_is_woken_once_it_is_closed_not_even_by_the_events_at_hand() -> None:
+    """As in a child that a task has forked."""
+    readiness = Readiness()
+    closing, other = Pair(readiness).settle(), Pair(readiness).settle()
+    try:
+
+        def close() -> None:
+            readiness.wait(closing.connection, 5.0)
+            readiness.close()
+
+        closes, waits = gevent.spawn(close), gevent.spawn(readiness.wait, other.connection, 5.0)
+        gevent.sleep(0)
+        closing.peer.send(b"x")
+        other.peer.send(b"x")
+        closes.get(timeout=2)
+        gevent.sleep(0.05)
+        assert not waits.ready()
+        waits.kill()
+    finally:
+        closing.close()
+        other.close()
+
+
 def test_more_events_than_a_poll_takes_all_arrive(
     readiness: Readiness, monkeypatch: pytest.MonkeyPatch
 ) -> None:

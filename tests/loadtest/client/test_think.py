@@ -232,3 +232,13 @@ def test_slots_can_be_served_several_at_a_tick(woken: Woken) -> None:
     assert [sleeper.name for sleeper, _, _ in woken.all] == list(range(40))
     assert len(ticks) <= 40 / 8 + 3
     assert all(at >= due for _, due, at in woken.all)
+
+
+def test_nobody_wakes_once_it_is_closed_not_even_who_is_due_with_the_one_that_closes_it(woken: Woken) -> None:
+    """As in a child that a task has forked."""
+    woken.then = lambda sleeper: woken.timer.close()
+    for number in range(3):
+        woken.timer.sleep(Sleeper(number), 0.01)
+    eventually(lambda: woken.all)
+    gevent.sleep(0.1)
+    assert [sleeper.name for sleeper, _, _ in woken.all] == [0]

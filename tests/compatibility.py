@@ -6,7 +6,6 @@ import argparse
 import json
 import os
 import re
-import socket
 import subprocess
 import sys
 import tempfile
@@ -14,6 +13,8 @@ import time
 from collections import Counter
 from pathlib import Path
 from typing import NamedTuple
+
+from tests.commands import free_port
 
 CHECKOUT = Path(__file__).resolve().parents[1]
 OLDEST = (3, 11)
@@ -128,12 +129,6 @@ def run_tests(python: Path, suites: tuple[tuple[str, ...], ...], folder: Path) -
         for number, word in re.findall(r"(\d+) ([a-z]+)", text.splitlines()[-1].partition(" in ")[0]):
             counts[word] += int(number)
     return passed, counts
-
-
-def free_port() -> int:
-    with socket.socket() as sock:
-        sock.bind(("127.0.0.1", 0))
-        return int(sock.getsockname()[1])
 
 
 def load(python: Path, folder: Path) -> str:

@@ -19,6 +19,7 @@ import gevent.socket
 import psutil
 
 from parked.server.server import KeepAliveWSGIServer
+from tests.commands import run
 
 CHECKOUT = Path(__file__).parents[1]
 #: Seconds in which anything that should happen has happened, on a machine that does other things too.
@@ -175,12 +176,9 @@ class ServerProcess:
 
 def run_app(*flags: str, cwd: Path = CHECKOUT, **environment: str) -> subprocess.CompletedProcess[str]:
     """Run `python -m app` to its end, which should be near."""
-    return subprocess.run(
+    return run(
         [sys.executable, "-m", "app", *flags],
         cwd=cwd,
         env={**os.environ, "PYTHONPATH": str(CHECKOUT), **environment},
-        capture_output=True,
-        text=True,
         timeout=PATIENCE_S,
-        check=False,
     )

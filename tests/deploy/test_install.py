@@ -24,6 +24,9 @@ import pytest
 from packaging.requirements import Requirement
 from packaging.version import Version
 
+from tests import commands
+from tests.commands import free_ports
+
 CHECKOUT = Path(__file__).resolve().parents[2]
 PROJECT: dict[str, Any] = tomllib.loads((CHECKOUT / "pyproject.toml").read_text())["project"]
 #: Seconds that one pip call may take on a slow registry.
@@ -39,15 +42,7 @@ def clean_environment() -> dict[str, str]:
 
 def run(*command: str | Path, cwd: Path, timeout: float = 60.0) -> str:
     """Standard output of a command that succeeds."""
-    done = subprocess.run(
-        command,
-        cwd=cwd,
-        env=clean_environment(),
-        capture_output=True,
-        text=True,
-        timeout=timeout,
-        check=False,
-    )
+    done = commands.run(command, cwd=cwd, env=clean_environment(), timeout=timeout)
     assert done.returncode == 0, f"{command}: {done.returncode}\n{done.stdout}\n{done.stderr}"
     return done.stdout
 
@@ -295,9 +290,7 @@ def test_the_server_serves_an_application_of_the_users_directory_and_reloads(
 
 
 def refused(*command: str | Path, cwd: Path) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        command, cwd=cwd, env=clean_environment(), capture_output=True, text=True, timeout=30, check=False
-    )
+    return commands.run(command, cwd=cwd, env=clean_environment(), timeout=60)
 
 
 def test_help_and_messages_name_the_installed_command(complete: Path, tmp_path: Path) -> None:
@@ -312,13 +305,3 @@ def test_the_scripts_for_the_kernel_come_along(bare: Path, tmp_path: Path) -> No
     check = bare.parent / "share/parked/sysconfig/check"
     assert run(check, "--help", cwd=tmp_path).startswith("usage: sysconfig/check ")
     assert (bare.parent / "share/parked/systemd/parked-server.service").is_file()
-
-
-def free_ports(count: int) -> list[int]:
-    sockets = [socket.socket() for _ in range(count)]
-    for sock in sockets:
-        sock.bind(("127.0.0.1", 0))
-    ports = [int(sock.getsockname()[1]) for sock in sockets]
-    for sock in sockets:
-        sock.close()
-    return ports

@@ -9,7 +9,6 @@ import base64
 import contextlib
 import json
 import shutil
-import socket
 import subprocess
 import time
 import urllib.error
@@ -17,6 +16,8 @@ import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+
+from tests.commands import free_port
 
 #: Debian packages that these tests need.
 PACKAGES = "chromium chromium-driver"
@@ -95,8 +96,7 @@ class Browser:
 @contextlib.contextmanager
 def browser(profile: Path) -> Iterator[Browser]:
     """A headless browser with a fresh profile in that folder."""
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
+    port = free_port()
     with (profile / "chromedriver.log").open("wb") as log:
         driver = subprocess.Popen(
             ["chromedriver", f"--port={port}"], stdin=subprocess.DEVNULL, stdout=log, stderr=log

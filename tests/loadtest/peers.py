@@ -10,7 +10,6 @@ What the connections brought is kept in `peer.connections` for assertions.
 from __future__ import annotations
 
 import contextlib
-import random
 import socket
 import ssl
 import struct
@@ -180,15 +179,6 @@ def eventually(condition: Callable[[], Any], what: str = "") -> Any:
         assert time.monotonic() < deadline, f"not within {DEADLINE_S} s: {what or condition}"
         gevent.sleep(0.002)
     return value
-
-
-def free_port() -> int:
-    """One that nobody has now, outside of the range that others' connections are given theirs from."""
-    while True:
-        port = random.randrange(20_000, 32_000)
-        with socket.socket() as probe, contextlib.suppress(OSError):
-            probe.bind(("", port))
-            return port
 
 
 @cache

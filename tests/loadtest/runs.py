@@ -9,7 +9,6 @@ import json
 import os
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import tempfile
@@ -20,6 +19,7 @@ from parked.loadtest.master.rows import COLUMNS
 from parked.loadtest.terms import console
 from parked.loadtest.terms.distribution import Distribution
 from parked.loadtest.terms.histogram import new_histogram
+from tests.commands import free_ports
 
 PROJECT = Path(__file__).resolve().parents[2]
 MIB = 1024 * 1024
@@ -192,10 +192,7 @@ def a_real_run() -> Path:
     """The folder of 1,000 real connections, made once; tests copy it before they change it."""
     folder = Path(tempfile.mkdtemp(prefix="run-of-the-tests-")) / "run"
     atexit.register(shutil.rmtree, folder.parent)
-    sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(2)]
-    server_port, master_port = (sock.getsockname()[1] for sock in sockets)
-    for sock in sockets:
-        sock.close()
+    server_port, master_port = free_ports(2)
     command = [
         *(sys.executable, "-m", "loadtest", "-c", "1000", "--hold", "5s", "--think", "1:3"),
         *("--results", str(folder), "--master-port", str(master_port)),

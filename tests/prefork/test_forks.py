@@ -11,6 +11,7 @@ from pathlib import Path
 import psutil
 import pytest
 
+from tests.commands import free_port
 from tests.support import GET, Client, ServerProcess, eventually
 
 #: /fork leaves a child behind that computes, /gevent one with an event loop, /thread one of a thread of the
@@ -133,8 +134,7 @@ def test_a_child_from_the_import_does_not_keep_workers_of_a_killed_supervisor(fo
 
 def test_a_childs_event_loop_does_not_count_for_its_worker(folder: Path) -> None:
     pytest.importorskip("prometheus_client")
-    with socket.create_server(("127.0.0.1", 0)) as probe:
-        port = probe.getsockname()[1]
+    port = free_port()
 
     def requests() -> int:
         with Client(("127.0.0.1", port)) as client:

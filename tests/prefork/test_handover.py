@@ -3,7 +3,6 @@ from __future__ import annotations
 import json
 import os
 import socket
-import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -13,6 +12,7 @@ import pytest
 from parked.prefork import handover
 from parked.prefork.handover import HandoverError
 from parked.prefork.listening import ListenError, inherited
+from tests.commands import run
 from tests.support import CHECKOUT, PATIENCE_S
 
 
@@ -95,9 +95,7 @@ def test_only_a_socket_that_listens_is_adopted(listener: socket.socket) -> None:
 )
 def test_the_command_says_it_in_a_line(assignment: str) -> None:
     script = f'{assignment} LISTEN_PID=$$ exec "{sys.executable}" -m app --bind 127.0.0.1:0'
-    ended = subprocess.run(
-        ["sh", "-c", script], cwd=CHECKOUT, capture_output=True, text=True, timeout=PATIENCE_S, check=False
-    )
+    ended = run(["sh", "-c", script], cwd=CHECKOUT, timeout=PATIENCE_S)
     assert ended.returncode in (2, 3, 64, 69, 71), ended
     assert ended.stderr.count("\n") == 1
     assert assignment.partition("=")[0] in ended.stderr

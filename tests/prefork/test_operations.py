@@ -19,6 +19,7 @@ from pathlib import Path
 import pytest
 
 from parked.prefork import settings
+from tests.commands import free_port
 from tests.support import CHECKOUT, GET, PATIENCE_S, Client, ServerProcess, eventually, run_app
 
 PID_APP = ("--app", "tests.apps:pid")
@@ -296,8 +297,7 @@ def test_the_access_log_can_be_json(tmp_path: Path) -> None:
 
 def test_pending_responses_are_bounded_and_in_the_metrics() -> None:
     pytest.importorskip("prometheus_client")
-    with socket.create_server(("127.0.0.1", 0)) as probe:
-        port = probe.getsockname()[1]
+    port = free_port()
     poll = b"GET /poll?seconds=100 HTTP/1.1\r\nHost: x\r\n\r\n"
 
     def metrics() -> str:
@@ -327,8 +327,7 @@ def test_pending_responses_are_bounded_and_in_the_metrics() -> None:
 
 def test_metrics_add_up_over_all_workers_and_over_a_replacement() -> None:
     parser = pytest.importorskip("prometheus_client.parser")
-    with socket.create_server(("127.0.0.1", 0)) as probe:
-        port = probe.getsockname()[1]
+    port = free_port()
 
     def metrics() -> dict[str, float]:
         with Client(("127.0.0.1", port)) as client:

@@ -9,6 +9,7 @@ import pytest
 
 from parked.prefork import settings, worker
 from parked.prefork.scoreboard import Scoreboard
+from tests.commands import free_port
 from tests.support import Client, ServerProcess, eventually
 
 
@@ -73,8 +74,7 @@ def test_a_clock_that_is_set_back_in_a_request_freezes_no_figures(tmp_path: Path
         "    start_response('200 OK', [])\n"
         "    return [b'']\n"
     )
-    with socket.create_server(("127.0.0.1", 0)) as probe:
-        port = probe.getsockname()[1]
+    port = free_port()
 
     def figure(name: str) -> float:
         with Client(("127.0.0.1", port)) as client:

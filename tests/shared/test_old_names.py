@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import os
-import subprocess
 import sys
 
 import pytest
 
 from parked.shared.old_names import hints
+from tests.commands import run
 from tests.support import CHECKOUT
 
 OLD = "KEEP" + "ALIVE_"
@@ -31,15 +31,8 @@ def test_each_old_variable_has_a_line_and_no_other_has() -> None:
     ids=("server", "load test", "Locust"),
 )
 def test_it_is_said_once_at_the_start(command: tuple[str, ...]) -> None:
-    done = subprocess.run(
-        [sys.executable, *command],
-        cwd=CHECKOUT,
-        env=os.environ | {f"{OLD}THINK": "1:2"},
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-    )
+    environ = os.environ | {f"{OLD}THINK": "1:2"}
+    done = run([sys.executable, *command], cwd=CHECKOUT, env=environ, timeout=60)
     assert done.returncode == 2
     assert [line for line in done.stderr.splitlines() if line.endswith(SAID)] == [
         line for line in done.stderr.splitlines() if OLD in line

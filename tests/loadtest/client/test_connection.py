@@ -27,6 +27,7 @@ from parked.loadtest.client.errors import (
 )
 from parked.loadtest.client.readiness import Readiness
 from parked.loadtest.client.source_address import SourceAddresses
+from tests.commands import free_port
 from tests.loadtest.peers import Peer, Served, eventually, server_tls
 
 MIB = 1 << 20
@@ -204,12 +205,6 @@ def test_check_quiet_passes_a_quiet_connection_and_finds_unasked_bytes(connect: 
 
 
 # Opening
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 def descriptors() -> int:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from tests import commands
 from tests.loadtest.runs import write_run
 
 #: Runs the command where these packages can't be imported.
@@ -27,14 +28,11 @@ sys.exit(main())
 
 
 def command(without: str, *words: str, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
+    return commands.run(
         [sys.executable, "-c", WITHOUT, without, *words],
-        capture_output=True,
-        text=True,
         cwd=cwd,
         env={"PYTHONPATH": str(Path(__file__).resolve().parents[3])},
         timeout=60,
-        check=False,
     )
 
 

@@ -19,6 +19,9 @@ from typing import TYPE_CHECKING
 import psutil
 import pytest
 
+from tests import commands
+from tests.commands import free_ports
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
@@ -26,14 +29,6 @@ PROJECT = Path(__file__).resolve().parents[3]
 
 #: Seconds that a run of a few thousand connections may take here before a test calls it hung.
 RUN_S = 90
-
-
-def free_ports(count: int) -> list[int]:
-    sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
-    ports = [sock.getsockname()[1] for sock in sockets]
-    for sock in sockets:
-        sock.close()
-    return ports
 
 
 class RunTest:
@@ -337,13 +332,8 @@ def test_an_option_of_locusts_reaches_it(tmp_path: Path) -> None:
 
 
 def test_help_names_units_defaults_and_exit_codes() -> None:
-    done = subprocess.run(
-        [sys.executable, "-m", "loadtest", "--help"],
-        capture_output=True,
-        text=True,
-        env=os.environ | {"PYTHONPATH": str(PROJECT)},
-        timeout=30,
-        check=True,
-    )
+    command = [sys.executable, "-m", "loadtest", "--help"]
+    done = commands.run(command, env=os.environ | {"PYTHONPATH": str(PROJECT)}, timeout=60)
+    assert done.returncode == 0, done.stderr
     for wanted in ("-c", "--hold", "or 10:90)", "exit codes", "PARKED_SOURCE"):
         assert wanted in " ".join(done.stdout.split())

@@ -13,7 +13,7 @@ import pytest
 from rich.console import Console
 
 from parked.loadtest.command import live, screen
-from tests.loadtest.command.test_run import free_ports
+from tests.commands import free_ports
 from tests.loadtest.runs import write_run
 from tests.loadtest.terminal import ENTER, HIDE_CURSOR, LEAVE, SHOW_CURSOR, Terminal
 

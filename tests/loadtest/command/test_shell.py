@@ -15,7 +15,8 @@ from typing import cast
 
 import pytest
 
-from tests.loadtest.command.test_run import PROJECT, RUN_S, free_ports
+from tests.commands import free_ports, run
+from tests.loadtest.command.test_run import PROJECT, RUN_S
 from tests.loadtest.terminal import Terminal
 
 
@@ -56,11 +57,9 @@ def judged(folder: Path) -> int:
 
 def test_a_run_whose_reader_goes_is_finished_and_written(tmp_path: Path) -> None:
     folder = tmp_path / "run"
-    run = shlex.join(command(folder, "--hold", "2s"))
-    line = f"{run} 2>{tmp_path}/errors | head -3; exit ${{PIPESTATUS[0]}}"
-    done = subprocess.run(
-        ["bash", "-c", line], env=environment(tmp_path), capture_output=True, timeout=RUN_S, check=False
-    )
+    words = shlex.join(command(folder, "--hold", "2s"))
+    line = f"{words} 2>{tmp_path}/errors | head -3; exit ${{PIPESTATUS[0]}}"
+    done = run(["bash", "-c", line], env=environment(tmp_path), timeout=RUN_S)
     assert (tmp_path / "errors").read_text() == ""
     assert done.returncode == judged(folder), done
 

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import json
 import os
-import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,6 +15,7 @@ from typing import Any, NamedTuple
 import pytest
 from gevent.pywsgi import WSGIServer
 
+from tests.commands import run
 from tests.loadtest.foreign.app import application
 
 HERE = Path(__file__).parent
@@ -71,14 +71,11 @@ def outcomes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[tuple[st
         "GEVENT_TRACK_GREENLET_TREE": "0",
     }
     try:
-        done = subprocess.run(
+        done = run(
             [sys.executable, "-P", str(HERE / "zygote.py")],
             input="".join(json.dumps(command) + "\n" for command in commands),
             env=environ,
-            capture_output=True,
-            text=True,
             timeout=100,
-            check=False,
         )
         assert done.returncode == 0, done.stderr
         codes = json.loads(done.stdout.splitlines()[-1])

@@ -19,7 +19,8 @@ import pytest
 
 from parked.loadtest.report import verify
 from tests.cluster import Cluster, cluster
-from tests.loadtest.command.test_run import PROJECT, free_ports, run_test
+from tests.commands import free_ports, run
+from tests.loadtest.command.test_run import PROJECT, run_test
 from tests.network import NotPermitted, network
 
 if TYPE_CHECKING:
@@ -183,13 +184,7 @@ def test_a_host_whose_limits_are_too_low_ends_the_run_for_all(tmp_path: Path) ->
     ],
 )
 def test_what_does_not_go_together_is_one_line(options: tuple[str, ...], wanted: str) -> None:
-    done = subprocess.run(
-        [sys.executable, "-P", "-m", "loadtest", *options],
-        capture_output=True,
-        text=True,
-        env=os.environ | {"PYTHONPATH": str(PROJECT)},
-        timeout=30,
-        check=False,
-    )
+    command = [sys.executable, "-P", "-m", "loadtest", *options]
+    done = run(command, env=os.environ | {"PYTHONPATH": str(PROJECT)}, timeout=60)
     assert done.returncode == 2
     assert wanted in done.stderr.splitlines()[-1]

@@ -16,6 +16,7 @@ from parked.loadtest.plan import planning, sizing
 from parked.loadtest.plan.planning import SIZE_MAX, Report, report
 from parked.loadtest.plan.sizing import Plan
 from parked.loadtest.terms.units import GIB, size
+from tests.commands import run
 
 USAGE, TOO_SMALL = 2, 3
 
@@ -170,7 +171,7 @@ def test_the_table_has_a_line_a_resource_and_what_to_change() -> None:
 
 def run_test(*arguments: str) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "loadtest", *arguments]
-    return subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    return run(command, timeout=60)
 
 
 def test_the_command_plans_for_another_machine_and_answers_by_its_exit_code() -> None:

@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 
 from parked.loadtest.plan.probe import probe_host
+from tests.commands import free_port
 
 Serve = Callable[[Callable[[socket.socket], None]], str]
 
@@ -112,7 +113,7 @@ def test_a_peer_that_drips_for_ever_is_cut_off(serve: Serve) -> None:
 
 
 def test_nobody_listening_is_refused() -> None:
-    assert probe_host(f"http://127.0.0.1:{_free_port()}/").kind == "refused"
+    assert probe_host(f"http://127.0.0.1:{free_port()}/").kind == "refused"
 
 
 def test_a_full_backlog_is_a_timeout() -> None:
@@ -183,8 +184,3 @@ def test_a_certificate_has_to_be_valid_unless_any_will_do(serve: Serve, tmp_path
     assert (probe.kind, probe.ok) == ("bad_certificate", False)
     assert "self-signed" in probe.detail.replace("self signed", "self-signed")
     assert "--insecure" in probe.detail
-
-
-def _free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        return int(listener.getsockname()[1])

@@ -24,7 +24,8 @@ from parked.loadtest.client.process import Process
 from parked.loadtest.client.turns import UserHandle
 from parked.loadtest.plugin import adjustments, upstream
 from parked.user import KeepAliveUser
-from tests.loadtest.peers import DEADLINE_S, Peer, answering, eventually, free_port, response
+from tests.commands import free_port
+from tests.loadtest.peers import DEADLINE_S, Peer, answering, eventually, response
 
 CHECKOUT = Path(__file__).parents[3]
 

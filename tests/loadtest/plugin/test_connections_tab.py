@@ -7,7 +7,6 @@ import csv
 import json
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -27,6 +26,7 @@ from parked.loadtest.master import recorder
 from parked.loadtest.master.fleet import Fleet
 from parked.loadtest.plugin import connections_tab
 from parked.loadtest.plugin.connections_tab import COLUMNS, HISTORY_S, TAB, History
+from tests.commands import free_ports
 from tests.loadtest import browser
 from tests.loadtest.scene import sample
 from tests.support import ServerProcess
@@ -198,8 +198,7 @@ def test_the_form_refuses_what_the_command_line_refuses(field: str, value: str) 
 @contextlib.contextmanager
 def locust(folder: Path, *options: str, base: str = "") -> Iterator[str]:
     """The web UI's address of our locustfile against our server."""
-    with contextlib.ExitStack() as free:
-        ports = [free.enter_context(socket.create_server(("127.0.0.1", 0))).getsockname()[1] for _ in "12"]
+    ports = free_ports(2)
     url = f"http://127.0.0.1:{ports[0]}{base}/"
     log = folder / "locust.log"
     with ServerProcess("--workers", "1") as server, log.open("wb") as output:

@@ -21,7 +21,9 @@ from parked.loadtest.plugin import metrics
 from parked.loadtest.terms.histogram import new_histogram
 from parked.loadtest.terms.sample import CUMULATIVE
 from parked.shared import exposition
-from tests.loadtest.command.test_run import free_ports, run_test
+from tests import commands
+from tests.commands import free_port
+from tests.loadtest.command.test_run import run_test
 from tests.loadtest.runs import PROJECT
 
 if TYPE_CHECKING:
@@ -192,7 +194,7 @@ def busy_address() -> Iterator[str]:
 
 def locust(*options: str) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "locust", "-f", "loadtest/keepalive.py", "--headless", *options]
-    return subprocess.run(command, cwd=PROJECT, capture_output=True, text=True, timeout=60, check=False)
+    return commands.run(command, cwd=PROJECT, timeout=60)
 
 
 def test_a_busy_address_is_one_line_and_no_run(busy_address: str) -> None:
@@ -226,7 +228,7 @@ def get(address: str) -> Series:
 
 
 def test_a_run_is_scraped_while_it_goes_on(tmp_path: Path) -> None:
-    (port,) = free_ports(1)
+    port = free_port()
     address = f"127.0.0.1:{port}"
     with run_test(
         tmp_path / "run", "-c", "200", "--hold", "60s", "--think", "1:2", "--metrics", address

@@ -5,12 +5,13 @@ from __future__ import annotations
 import csv
 import json
 import os
-import socket
 import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+
+from tests.commands import free_port, run
 
 PROJECT = Path(__file__).resolve().parents[3]
 #: Users of each of the two classes, and seconds that the run may take.
@@ -88,21 +89,17 @@ def counted(port: int) -> int:
 
 def test_each_class_loads_its_own_server_and_all_counts_agree(tmp_path: Path) -> None:
     results = tmp_path / "run"
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = str(free.getsockname()[1])
+    port = str(free_port())
     with server() as held, server() as stock:
         (tmp_path / "mixed.py").write_text(LOCUSTFILE.format(held=held, stock=stock))
-        done = subprocess.run(
+        done = run(
             [sys.executable, "-m", "locust", "-f", "mixed.py", "--headless", "-u", str(2 * USERS)]
             + ["-r", str(USERS), "--processes", "2", "--hold", "5s", "--stop-timeout", "10"]
             + ["--think", "0.5:1", "--results", str(results), "--csv", str(results / "locust")]
             + ["--master-bind-host", "127.0.0.1", "--master-bind-port", port, "--master-port", port],
             cwd=tmp_path,
             env=os.environ | {"PYTHONPATH": str(PROJECT)},
-            capture_output=True,
-            text=True,
             timeout=RUN_S,
-            check=False,
         )
         at_servers = counted(held), counted(stock)
     assert done.returncode == 0, done.stdout + done.stderr

@@ -34,18 +34,19 @@ encoded_fields: dict[tuple[str, str], tuple[tuple[bytes, bytes], int]] = {}
 #: Their lines on the wire, that of the present Date among them. PERF: 0.1 us less per line than to make it.
 field_lines: dict[tuple[bytes, bytes], bytes] = {}
 encoded_statuses: dict[str, tuple[bytes, int]] = {}
-_date: tuple[int, tuple[bytes, bytes]] = (0, (b"Date", b""))
+_date = (b"Date", b"")
+_date_at = 0
 
 
 def date_field() -> tuple[bytes, bytes]:
     """The Date field, formatted once a second."""
-    global _date
-    now = int(time.time())
-    if now != _date[0]:
-        field_lines.pop(_date[1], None)
-        _date = (now, (b"Date", pywsgi.format_date_time(now)))
-        _remember_line(_date[1])
-    return _date[1]
+    global _date, _date_at
+    if not _date_at <= time.time() < _date_at + 1:
+        field_lines.pop(_date, None)
+        _date_at = int(time.time())
+        _date = (b"Date", pywsgi.format_date_time(_date_at))
+        _remember_line(_date)
+    return _date
 
 
 def _remember_line(field: tuple[bytes, bytes]) -> None:

@@ -30,6 +30,7 @@ from parked.server.fields import (
 from parked.server.files import FileWrapper
 from parked.server.forwarded import Forwarded
 from parked.server.limits import Limits
+from parked.server.request import Fields
 from parked.server.stream import WriteTimeoutError, reset_on_close, send_all, send_file
 from parked.server.turns import Turns
 from parked.shared.log import GuardedLog
@@ -66,7 +67,7 @@ class Server(Protocol):
     timed_out_bodies: int
     timed_out_writes: int
 
-    def get_environ(self) -> dict[str, Any]: ...
+    def begin_environ(self, fields: Fields) -> dict[str, Any]: ...
 
     def tell_of_client(self, kind: str, address: Any, reason: str) -> None: ...
 
@@ -266,9 +267,10 @@ class ResponseWriter(pywsgi.WSGIHandler):  # type: ignore[misc] # gevent has no 
             raise self.ApplicationError("the response is over")
         self.finalize_headers()
         framed = self._frame(data)
-        lines: list[bytes | memoryview] = [b"HTTP/1.1 %b\r\n" % self.status]
+        lines: list[bytes | memoryview] = [b"HTTP/1.1 ", self.status, b"\r\n"]
         known = field_lines
-        lines += [known.get(field) or b"%b: %b\r\n" % field for field in self.response_headers]
+        for field in self.response_headers:
+            lines.append(known.get(field) or b"%b: %b\r\n" % field)  # noqa: PERF401 # a list's own function
         lines.append(b"\r\n")
         if len(framed) <= MAX_JOINED_BYTES:
             lines.append(framed)

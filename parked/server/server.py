@@ -30,6 +30,7 @@ from greenlet import getcurrent
 from parked.server.accepting import ACCEPTS_A_WAKEUP, AcceptingServer
 from parked.server.connection import Connection
 from parked.server.dispatch import RequestGreenlets
+from parked.server.environ import BaseEnviron, begin, fill
 from parked.server.fields import error_response
 from parked.server.files import FileWrapper
 from parked.server.forwarded import Forwarded
@@ -38,7 +39,7 @@ from parked.server.handshakes import Handshakes
 from parked.server.limits import Limits
 from parked.server.parking import Parking
 from parked.server.pending import PendingResponse
-from parked.server.request import BadRequestError, HeadScan, parse_head
+from parked.server.request import BadRequestError, Fields, HeadScan, parse_head
 from parked.server.response import Counts
 from parked.server.stream import send_all
 from parked.server.tls import is_behind
@@ -84,6 +85,7 @@ class KeepAliveWSGIServer(AcceptingServer):
     handler_class = KeepAliveWSGIHandler
     base_env: ClassVar[dict[str, Any]] = {**pywsgi.WSGIServer.base_env, "wsgi.file_wrapper": FileWrapper}
     max_accept = ACCEPTS_A_WAKEUP
+    environ: dict[str, Any]
 
     def __init__(
         self,
@@ -158,6 +160,7 @@ class KeepAliveWSGIServer(AcceptingServer):
         self._tells_pause = False
         self._next_pause_line = 0.0  # on the monotonic clock
         self._dispatch: RequestGreenlets | None = None
+        self._own_environ: BaseEnviron | None = None
         super().__init__(
             listener, application, backlog, spawn, log, error_log, handler_class, environ, **ssl_args
         )
@@ -183,6 +186,10 @@ class KeepAliveWSGIServer(AcceptingServer):
             # Accepted sockets inherit it. A response is one send; what is left of Nagle's algorithm is the 40
             # ms that it waits for a delayed ACK when a streamed response takes two.
             self.socket.setsockopt(_socket.IPPROTO_TCP, _socket.TCP_NODELAY, 1)
+        made_by = getattr(self.get_environ, "__func__", None)
+        self._own_environ = None  # a server that makes environs in its own way is asked for each
+        if self.environ_class is dict and made_by is pywsgi.WSGIServer.get_environ:
+            self.environ = self._own_environ = BaseEnviron(self.environ)
         self.draining = self._evicting = False
         self.drained.clear()
         self.pending.open()
@@ -245,6 +252,13 @@ class KeepAliveWSGIServer(AcceptingServer):
         self.pending.stop()
 
     # -- serving
+
+    def begin_environ(self, fields: Fields) -> dict[str, Any]:
+        """What the environ of a request with these *fields* begins with."""
+        base = self._own_environ
+        if base is not None and base is self.environ:
+            return fields.begun.copy() if fields.begun_for is base.stamp else begin(base, fields)
+        return fill(self.get_environ(), fields)
 
     def figures(self) -> Iterator[tuple[str, int]]:
         """What this server counts: name and value, those of now first, then those since the start."""

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import itertools
 from http import HTTPStatus
 
 import pytest
@@ -172,3 +173,45 @@ def test_the_bounds_are_exact() -> None:
     assert refusal(get(line=line.replace("/x", "/xx"))) == 414
     head(get(*[f"X{number}: y" for number in range(LIMITS.header_count - 1)]))
     assert refusal(get(*[f"X{number}: y" for number in range(LIMITS.header_count)])) == 431
+
+
+def outcome(line: str) -> tuple[object, ...]:
+    try:
+        parsed = parse_head(f"{line}\r\nHost: test\r\n\r\n".encode("latin-1"), LIMITS)
+    except BadRequestError as error:
+        return error.status, error.reason
+    assert parsed is not None
+    return parsed.line, parsed.method, parsed.target, parsed.path, parsed.query, parsed.version
+
+
+def test_a_request_line_read_in_the_short_way_is_read_as_the_grammar_has_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    odd = [
+        "",
+        " ",
+        "\t",
+        "#",
+        "%20",
+        "\x7f",
+        "\x80",
+        "\xa0",
+        "\xad",
+        "\xff",
+        "\0",
+        "\r",
+        "\n",
+        '"',
+        "/",
+        "?",
+        "~",
+        "!",
+    ]
+    methods = ["GET", "POST", "get", "M-SEARCH", "G ET", *odd]
+    targets = ["/", "*", "http://a/", *(f"/{one}x{two}" for one in odd for two in odd), *odd]
+    versions = ["HTTP/1.1", "HTTP/1.0", "HTTP/1.2", "HTTP/2.0", "http/1.1", "HTTP/1.1 ", "HTTP/\xb2.1"]
+    lines = [" ".join(parts) for parts in itertools.product(methods, targets, versions)]
+    short = [outcome(line) for line in lines]
+    monkeypatch.setattr(request, "_METHODS", frozenset())
+    assert short == [outcome(line) for line in lines]
+    assert sum(isinstance(answer[0], str) for answer in short) > 500

@@ -109,11 +109,14 @@ class Connection:
                 sock.setsockopt(IPPROTO_IP, IP_BIND_ADDRESS_NO_PORT, 1)
                 sock.bind((sources.next(), 0))
             error_number = sock.connect_ex(address)
-            if error_number not in (0, errno.EINPROGRESS):
+            if error_number == errno.EINPROGRESS:
+                # On loopback the kernel has shaken hands with itself by now, and says so if asked: no wait.
+                error_number = sock.connect_ex(address)
+            if error_number not in (0, errno.EALREADY):
                 raise _not_connected(error_number)
             connection = cls(sock, readiness, on_lost)
             readiness.register(connection)
-            if error_number == errno.EINPROGRESS:
+            if error_number == errno.EALREADY:
                 readiness.wait(connection, timeout_s)
                 if error_number := sock.getsockopt(SOL_SOCKET, SO_ERROR):
                     raise _not_connected(error_number)

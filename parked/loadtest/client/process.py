@@ -24,7 +24,7 @@ from parked.loadtest.client.errors import RequestFailure
 from parked.loadtest.client.locust_stats import FOLD_S, BatchedStatistics
 from parked.loadtest.client.origin import Origin, Place, Server, TlsSettings, tls_context
 from parked.loadtest.client.readiness import Readiness
-from parked.loadtest.client.think import SLOT_S, Sleeper, ThinkTimer
+from parked.loadtest.client.think import GOLDEN, SLOT_S, Sleeper, ThinkTimer
 from parked.loadtest.client.turns import TurnPool
 from parked.loadtest.terms import values, variables
 from parked.loadtest.terms.distribution import Distribution
@@ -130,7 +130,7 @@ class Process:
         environment.events.spawning_complete.add_listener(freeze_users)
         gc.set_threshold(*GC_THRESHOLDS)
         _let_others_finish()
-        gevent.spawn(self._report)
+        gevent.spawn(self._report, number * GOLDEN % 1 * SAMPLE_S)
 
     @classmethod
     def of(cls, environment: Environment) -> Process:
@@ -255,9 +255,14 @@ class Process:
         ages.add([max(0.0, now - due) for due in self.open_requests.values()])
         return ages.as_list()
 
-    def _report(self) -> None:
-        """Fold the statistics and send samples, each second as near to its end as the loop allows."""
+    def _report(self, phase_s: float) -> None:
+        """Fold the statistics and send samples, each second as near to its end as the loop allows.
+
+        :param phase_s: by which it is behind the first process. All had their first users at once, and
+            22 that count what they did in the same milliseconds keep two cores from all else.
+        """
         loop = self.hub.loop
+        gevent.sleep(phase_s)
         next_sample = loop.now()
         while True:
             gevent.sleep(FOLD_S)

@@ -79,10 +79,13 @@ class ThinkTimer(Generic[S]):
         self._timer.stop()
         self._timer.close()
 
-    def sleep(self, sleeper: S, seconds: float) -> float:
-        """Wake it in `seconds`, rounded to the nearest slot still to come; returns how many that is."""
+    def sleep(self, sleeper: S, seconds: float, roughly: bool = False) -> float:
+        """Wake it in `seconds`, rounded to the nearest slot still to come; returns how many that is.
+
+        :param roughly: the sleep is only there to keep sleepers apart.
+        """
         now = time.perf_counter()
-        stride = self._stride if seconds >= STRIDE_SLEEP_S else 1
+        stride = STRIDE_MOST if roughly else self._stride if seconds >= STRIDE_SLEEP_S else 1
         slot = round((now + seconds - self._origin) / (self._slot_s * stride)) * stride
         slot = max(slot, math.floor((now - self._origin) / self._slot_s) + 1, self._next)
         sleeper.slot = slot

@@ -218,7 +218,7 @@ class KeepAliveUser(FastHttpUser):
         self._greenlet = handle = UserHandle(self)
         group.add(handle)
         self.process.user_started(type(self).__name__)
-        self.process.timer.sleep(self, random.random() * START_SPREAD_S)
+        self.process.timer.sleep(self, random.random() * START_SPREAD_S, roughly=True)
         return handle
 
     def stop(self, force: bool = False) -> bool:

@@ -2,16 +2,19 @@
 
 With `--adaptive` Locust's spawn rate is only where the ramp begins. Every second the pace rises while all
 goes well and falls as soon as something is late, as TCP does with its window: a server whose accept queue
-overflows drops SYNs, and each of these costs its client a second.
+overflows drops SYNs, and each of these costs its client a second. It has no upper bound of its own: where the
+cores are known, what they did for the connections of a second says how many they would have done.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from locust.dispatch import UsersDispatcher
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from locust import User
 
     from parked.loadtest.machine.monitor import MachineSample
@@ -22,30 +25,41 @@ if TYPE_CHECKING:
 #: pace that never rose again would end at its least after a few late seconds.
 ON_TIME_S = 0.2
 LATE_S = 0.5
+#: ... and below which the cores can't be short, however busy others keep them.
+PROMPT_S = 0.05
+#: Seconds of the pace that users may wait for their connections: those of a second begin within the next one,
+#: and are counted in the one after it. More of them, and ever more, is a pace that is not kept.
+BACKLOG_S = 2
 #: Seconds within which each worker is heard when all is well: it tells its counts once a second, the row that
 #: takes them in comes at a moment of its own.
 SAMPLE_S = 1.0
-#: Factors by which the pace changes a second.
+#: Factors by which the pace changes a second: while the cores have room, as long as all is on time, between
+#: on time and late, and when something is late.
+MUCH_FASTER = 1.5
 FASTER = 1.15
 A_LITTLE_FASTER = 1.04
 SLOWER = 0.7
+#: Busy share of all cores that the pace may lead to by itself. What is beyond it is found out in small steps.
+FULL = 0.9
 #: Seconds after slowing down in which the pace is not slowed again: requests that were late already end in
 #: them.
 PATIENCE_S = 3
 #: After dropped SYNs.
 MUCH_SLOWER = 0.5
-#: Bounds, in multiples of the rate to begin with.
-LEAST, MOST = 0.2, 2.0
+#: The least pace, in multiples of the rate to begin with.
+LEAST = 0.2
 
 
 class Pace:
     """Connections to open a second.
 
     :ivar per_s: the rate now.
+    :param cores: of the machine that has both sides; None if there are several, or it is not known.
     """
 
-    def __init__(self, begin_per_s: float) -> None:
-        self._dropped = 0
+    def __init__(self, begin_per_s: float, cores: int | None = None) -> None:
+        self._cores = cores
+        self._dropped = self._waiting = 0
         self._patience_s = 0
         self._begin_per_s = 0.0
         self.begin(begin_per_s)
@@ -53,9 +67,8 @@ class Pace:
     def begin(self, per_s: float) -> None:
         """Go on from another rate: the web UI's form was sent again. The same one changes nothing."""
         if per_s != self._begin_per_s:
-            self._begin_per_s = self.per_s = per_s
+            self._begin_per_s = self.per_s = self._before_per_s = per_s
             self._least = max(1.0, LEAST * per_s)
-            self._most = MOST * per_s
 
     def observe(self, second: Second, machine: MachineSample | None) -> None:
         """Take in what the last second was like."""
@@ -65,21 +78,48 @@ class Pace:
         late_s = max(second.loop_lag_max_s, second.silent_s - SAMPLE_S)
         if second.latencies.get_total_count():
             late_s = max(late_s, second.latencies.get_value_at_percentile(99) / 1e6)
+        backs_up = waiting > max(BACKLOG_S * self.per_s, self._waiting)
         factor = 1.0
         self._patience_s -= 1
         if dropped > self._dropped:
             factor = MUCH_SLOWER
-        elif late_s > LATE_S:
+        elif late_s > LATE_S or backs_up:
             if self._patience_s <= 0:
                 factor = SLOWER
                 self._patience_s = PATIENCE_S
-        elif waiting < 2 * self.per_s:
+        elif second.connections and waiting < BACKLOG_S * self.per_s:
             if late_s < ON_TIME_S:
-                factor = FASTER
+                factor = max(self._room(machine), FASTER if late_s < PROMPT_S else A_LITTLE_FASTER)
             elif self._patience_s <= 0:
                 factor = A_LITTLE_FASTER
-        self._dropped = dropped
-        self.per_s = min(max(self.per_s * factor, self._least), self._most)
+        self._dropped, self._waiting = dropped, waiting
+        self._before_per_s = self.per_s
+        self.per_s = max(self.per_s * factor, self._least)
+
+    def _room(self, machine: MachineSample | None) -> float:
+        """By how much faster it may be, as far as the cores can be seen.
+
+        What they were busy with, the requests too, is taken for the work of connections, of those that were
+        asked for a second ago, since these are the ones that were opened.
+        """
+        if machine is None or self._cores is None or not machine.busy_cores:
+            return FASTER
+        allowed_per_s = self._before_per_s * FULL * self._cores / machine.busy_cores
+        return min(MUCH_FASTER, allowed_per_s / self.per_s)
+
+
+class _Shared(list[Any]):
+    """A list in which equal items are one object: of a million tuples that Locust's dispatcher makes, one a
+    user, there are as many kinds as workers."""
+
+    def __init__(self, items: Iterable[Any]) -> None:
+        super().__init__()
+        self._kinds: dict[Any, Any] = {}
+        for item in items:
+            self.append(item)
+
+    def append(self, item: Any) -> None:
+        super().append(self._kinds.setdefault(item, item))
 
 
 class PacedDispatcher(UsersDispatcher):
@@ -101,4 +141,6 @@ class PacedDispatcher(UsersDispatcher):
         if self.pace is not None:
             self._user_count_per_dispatch_iteration = max(1, round(self.pace.per_s))
             self._wait_between_dispatch = 1.0
+        if not isinstance(self._active_users, _Shared):
+            self._active_users = _Shared(self._active_users)
         return super()._add_users_on_workers()

@@ -85,7 +85,8 @@ class Run:
         self.machine_now: MachineSample | None = None
         self.hold = Hold()
         self._hope = Hope()
-        self.pace = Pace(chosen.spawn_rate) if chosen.adaptive else None
+        cores = os.cpu_count() if hosts is None else None
+        self.pace = Pace(chosen.spawn_rate, cores) if chosen.adaptive else None
         self.ended = False
         self.over = ""
         self._ending = RLock()

@@ -55,8 +55,11 @@ HEARTBEAT_DEAD = -math.inf
 NO_MEMORY = b"loadtest: no memory left in this process: it ends, and its connections with it\n"
 NO_MEMORY_EXIT = 12  # ENOMEM
 
-#: Users stopped between two looks at the event loop: each closes a socket.
+#: Users stopped between two looks at the event loop, each of whom closes a socket, and seconds to the next
+#: batch. Not 0, which comes back before the loop has looked at anything else: answers to requests under way
+#: would wait until the last user is gone, and so would the samples that tell of it.
 STOP_BATCH = 200
+STOP_PAUSE_S = 0.0001
 
 
 class UpstreamChanged(RuntimeError):
@@ -179,7 +182,7 @@ def stop_users_without_greenlets() -> None:
                     last_turns.append(handle)
                 stopped += 1
                 if stopped % STOP_BATCH == 0:
-                    gevent.sleep(0)
+                    gevent.sleep(STOP_PAUSE_S)
         _let_own_turn_end(runner, left)
         usual(runner, {name: count for name, count in left.items() if count > 0})
         for handle in last_turns:

@@ -91,6 +91,19 @@ def test_what_is_sent_comes_back(connect: Opener) -> None:
             assert receive_all(connection, len(text)) == text
 
 
+def test_a_connection_to_this_machine_is_open_without_a_wait(
+    connect: Opener, readiness: Readiness, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    waits: list[Connection] = []
+    with Peer(echo) as peer:
+        monkeypatch.setattr(readiness, "wait", lambda connection, timeout_s: waits.append(connection))
+        connection = connect(peer.port)
+        monkeypatch.undo()
+        connection.send(b"a", 5.0)
+        assert receive_all(connection, 1) == b"a"
+    assert waits == []
+
+
 def test_a_large_body_goes_out_in_parts_and_its_early_answer_is_not_missed(connect: Opener) -> None:
     def serve(served: Served) -> None:
         served.send(b"early")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import itertools
 import os
 import time
 from typing import Any, cast
@@ -14,7 +15,7 @@ from locust.env import Environment
 from locust.stats import sort_stats
 
 from parked.loadtest.client.errors import BadStatus
-from parked.loadtest.client.process import Process, freeze_users
+from parked.loadtest.client.process import SAMPLE_S, Process, freeze_users
 from parked.loadtest.plugin import adjustments
 from parked.loadtest.terms.distribution import Distribution
 from parked.user import KeepAliveUser
@@ -44,6 +45,21 @@ def test_a_sample_is_sent_each_second_and_says_what_the_server_calls_itself(
     assert sent[-1]["server"] == "mine/1"
     assert sent[-1]["source"].startswith("127.1.0.")
     assert (sent[-1]["requests"], sent[-1]["connections"]) == (1, 1)
+
+
+def test_processes_that_begin_together_count_at_different_moments(
+    environment: Environment, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    phases_s: list[float] = []
+    monkeypatch.setattr(gevent, "spawn", lambda _report, phase_s: phases_s.append(phase_s))
+    runner: Any = environment.runner
+    for number in range(4):
+        runner.worker_index = number
+        process = Process(environment)
+        process.timer.close()
+        process.readiness.close()
+    assert all(0 <= phase_s < SAMPLE_S for phase_s in phases_s)
+    assert min(abs(one - other) for one, other in itertools.combinations(phases_s, 2)) > SAMPLE_S / 10
 
 
 def test_the_end_of_a_test_folds_and_reports_what_is_left(

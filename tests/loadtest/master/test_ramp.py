@@ -11,9 +11,11 @@ from locust import User
 from locust.runners import WorkerNode
 
 from parked.loadtest.master.ramp import (
+    BACKLOG_S,
     FASTER,
+    FULL,
     LATE_S,
-    MOST,
+    MUCH_FASTER,
     ON_TIME_S,
     PATIENCE_S,
     SAMPLE_S,
@@ -37,17 +39,53 @@ def second(
     )
 
 
-def machine(dropped: int = 0) -> Any:
-    return SimpleNamespace(listen_overflows=dropped, listen_drops=0)
+def machine(dropped: int = 0, busy_cores: float | None = None) -> Any:
+    return SimpleNamespace(listen_overflows=dropped, listen_drops=0, busy_cores=busy_cores)
 
 
-def test_the_pace_rises_while_all_is_on_time_up_to_its_bound() -> None:
+def test_the_pace_rises_while_all_is_on_time_whatever_it_began_with() -> None:
     pace = Pace(1000)
     pace.observe(second(), machine())
     assert 1000 < pace.per_s < 1200
-    for _ in range(100):
+    for _ in range(30):
         pace.observe(second(), machine())
-    assert pace.per_s == MOST * 1000
+    assert pace.per_s > 50_000
+
+
+def test_idle_cores_let_the_pace_rise_at_once_to_what_they_can_do() -> None:
+    pace = Pace(1000, cores=2)
+    pace.observe(second(), machine(busy_cores=0.1))
+    assert pace.per_s == MUCH_FASTER * 1000
+    # A connection takes 200 us of the cores, of which a second has FULL * 2: not far beyond that, and slowly.
+    asked = before = 1000.0
+    for _ in range(7):
+        asked, before = pace.per_s, asked
+        pace.observe(second(latency_s=0.1), machine(busy_cores=min(2.0, before * 200e-6)))
+    assert FULL * 2 / 200e-6 * 0.9 < pace.per_s < FULL * 2 / 200e-6 * 1.2
+
+
+def test_cores_that_others_keep_busy_do_not_hold_up_a_ramp_in_which_all_is_prompt() -> None:
+    pace = Pace(1000, cores=2)
+    pace.observe(second(), machine(busy_cores=2.0))
+    assert pace.per_s == FASTER * 1000
+
+
+def test_the_pace_waits_for_a_first_connection() -> None:
+    pace = Pace(1000, cores=2)
+    pace.observe(second(users=0, connections=0), machine(busy_cores=0.1))
+    assert pace.per_s == 1000
+
+
+def test_the_pace_falls_while_ever_more_users_wait_for_their_connections() -> None:
+    pace = Pace(1000)
+    waiting = round(BACKLOG_S * 1000) + 1000
+    pace.observe(second(users=waiting, connections=0), machine())
+    slowed = pace.per_s
+    assert slowed < 1000
+    for _ in range(PATIENCE_S + 1):  # fewer than before: they are on their way
+        waiting -= 100
+        pace.observe(second(users=waiting, connections=0), machine())
+    assert pace.per_s == slowed
 
 
 @pytest.mark.parametrize(
@@ -90,12 +128,6 @@ def test_the_pace_falls_once_for_requests_that_were_late_together() -> None:
     assert seen[PATIENCE_S] < seen[0] < 1000
 
 
-def test_the_pace_stays_while_connections_wait_to_be_accepted() -> None:
-    pace = Pace(1000)
-    pace.observe(second(users=10_000, connections=1000), machine())
-    assert pace.per_s == 1000
-
-
 def test_a_dropped_syn_halves_the_pace_once() -> None:
     pace = Pace(1000)
     pace.observe(second(), machine(dropped=3))
@@ -107,7 +139,7 @@ def test_a_dropped_syn_halves_the_pace_once() -> None:
 def test_the_pace_needs_no_monitor_and_no_requests() -> None:
     pace = Pace(1000)
     quiet = SimpleNamespace(
-        latencies=new_histogram(), loop_lag_max_s=0.0, users=0, connections=0, silent_s=0.0
+        latencies=new_histogram(), loop_lag_max_s=0.0, users=9, connections=9, silent_s=0.0
     )
     pace.observe(quiet, None)  # type: ignore[arg-type]
     assert pace.per_s > 1000
@@ -133,6 +165,19 @@ def test_locusts_dispatcher_spawns_what_the_pace_says(monkeypatch: pytest.Monkey
 def test_a_rate_that_is_edited_in_the_run_is_where_the_pace_goes_on() -> None:
     pace = Pace(1000)
     pace.begin(50)
-    for _ in range(100):
-        pace.observe(second(), machine())
-    assert pace.per_s == MOST * 50
+    pace.observe(second(), machine())
+    assert pace.per_s == FASTER * 50
+
+
+def test_the_dispatcher_keeps_one_object_for_all_users_of_a_worker(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Visitor(User):
+        pass
+
+    monkeypatch.setattr("gevent.sleep", lambda seconds: None)
+    dispatcher = PacedDispatcher([WorkerNode("a_1"), WorkerNode("a_2")], [Visitor])
+    dispatcher.new_dispatch(target_user_count=1000, spawn_rate=1000)
+    list(dispatcher)
+    assert len(dispatcher._active_users) == 1000
+    assert len({id(item) for item in dispatcher._active_users}) == 2
+    dispatcher.new_dispatch(target_user_count=300, spawn_rate=1000)
+    assert sum(users["Visitor"] for users in list(dispatcher)[-1].values()) == 300

@@ -161,6 +161,30 @@ def test_users_are_counted_without_a_walk_and_rightly(environment: Environment) 
         assert runner.user_classes_count == {"A": 0, "B": 0}
 
 
+def test_all_else_goes_on_while_users_are_stopped(
+    environment: Environment, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(adjustments, "STOP_BATCH", 1)
+    runner: Any = environment.runner
+    left: list[int] = []
+
+    def look() -> None:
+        while True:
+            gevent.sleep(0.0005)
+            left.append(runner.user_count)
+
+    with Peer(answering(response())) as peer:
+        environment.user_classes = [named("A", Kept, host=peer.url)]
+        runner.spawn_users({"A": 40})
+        eventually(lambda: len(peer.requests) == 40)
+        looking = gevent.spawn(look)
+        try:
+            runner.stop_users({"A": 40})
+        finally:
+            looking.kill()
+    assert [count for count in left if 0 < count < 40]
+
+
 def test_other_users_beside_ours_are_counted_and_stopped_as_before(environment: Environment) -> None:
     runner: Any = environment.runner
     with Peer(answering(response())) as peer:

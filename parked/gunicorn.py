@@ -10,7 +10,6 @@ import os
 
 os.environ.setdefault("GEVENT_TRACK_GREENLET_TREE", "0")  # read once, when gevent is imported
 
-import sys
 from datetime import timedelta
 from time import monotonic
 from typing import Any, Final, NamedTuple
@@ -19,7 +18,6 @@ import gevent
 from gevent.event import Event
 from gevent.pool import Pool
 from gunicorn import glogging
-from gunicorn.arbiter import Arbiter
 from gunicorn.http.wsgi import base_environ
 from gunicorn.sock import ssl_context
 from gunicorn.workers.ggevent import GeventResponse, GeventWorker
@@ -165,13 +163,9 @@ class KeepAliveWorker(GeventWorker):  # type: ignore[misc] # gunicorn has no typ
             for name, value in cfg.secure_scheme_headers.items()
         }
         allowed = cfg.forwarded_allow_ips
-        names = allowed if isinstance(allowed, str) else ",".join(allowed)
-        self._peers = TrustedPeers(f"{names},{LOCAL}")
+        self._peers = TrustedPeers(f"{_listed(allowed)},{LOCAL}")
 
     def init_process(self) -> None:
-        if self.cfg.proxy_protocol not in (False, None, "off"):
-            self.log.error("KeepAliveWorker does not speak the PROXY protocol; leave out proxy_protocol")
-            sys.exit(Arbiter.WORKER_BOOT_ERROR)
         self._ending = Event()
         raise_nofile()
         super().init_process()
@@ -224,6 +218,8 @@ class KeepAliveWorker(GeventWorker):  # type: ignore[misc] # gunicorn has no typ
                 header_bytes=max(cfg.limit_request_field_size or UNLIMITED, LEAST_HEADER_BYTES),
                 header_count=cfg.limit_request_fields,
             ),
+            proxy_protocol=_proxy_protocol(cfg.proxy_protocol),
+            proxy_allow_from=_listed(cfg.proxy_allow_ips),
             **tls,
         )
         server.worker = self
@@ -263,6 +259,16 @@ class KeepAliveWorker(GeventWorker):  # type: ignore[misc] # gunicorn has no typ
                 return True
             if left <= 0:
                 return False
+
+
+def _listed(peers: Any) -> str:
+    """A setting of addresses, which is a list in one version of gunicorn and its text in another."""
+    return peers if isinstance(peers, str) else ",".join(peers)
+
+
+def _proxy_protocol(value: Any) -> str:
+    """Off or a version; it was a switch, for version 1."""
+    return {"False": "", "None": "", "off": "", "True": "v1"}.get(str(value), str(value))
 
 
 def _is_set(cfg: Any, name: str) -> bool:

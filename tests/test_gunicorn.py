@@ -250,14 +250,14 @@ def test_what_is_no_request_is_refused_and_logged(python: Path, tmp_path: Path) 
     assert '"GET /a HTTP/1.1" 400 ' in line
 
 
-def test_the_proxy_protocol_is_refused_in_one_line(python: Path, tmp_path: Path) -> None:
+def test_connections_of_a_balancer_are_their_clients(python: Path, tmp_path: Path) -> None:
     value = "'auto'" if python == Path(sys.executable) else "True"  # as gunicorn has it now, and had it
-    (tmp_path / "proxied.py").write_text(f"proxy_protocol = {value}\n")
+    (tmp_path / "proxied.py").write_text(f"proxy_protocol = {value}\nproxy_allow_ips = '127.0.0.0/8,::1'\n")
     with gunicorn(python, tmp_path, "-c", "proxied.py") as running:
-        assert running.process.wait(PATIENCE_S) != 0
-    text = running.log.read_text()
-    assert "KeepAliveWorker does not speak the PROXY protocol" in text
-    assert "Traceback" not in text
+        connection = running.connect()
+        connection.connect()
+        connection.sock.sendall(b"PROXY TCP4 192.0.2.7 192.0.2.1 4711 443\r\n")
+        assert "'192.0.2.7'" in ask(connection, "/environ")[1]
 
 
 def rows() -> dict[str, str]:

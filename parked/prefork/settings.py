@@ -17,6 +17,7 @@ from typing import Any, Final
 
 from parked.server import server
 from parked.server.limits import Limits
+from parked.server.proxy_protocol import DEFAULT_PEERS, ProxyProtocol
 from parked.server.trust import TrustedPeers
 from parked.shared import addresses
 from parked.shared.addresses import Address
@@ -99,6 +100,12 @@ def socket_mode(text: str) -> int | None:
 
 def peers(text: str) -> str:
     TrustedPeers(text)
+    return text
+
+
+def proxy_protocol(text: str) -> str:
+    if text:
+        ProxyProtocol(text)
     return text
 
 
@@ -226,6 +233,15 @@ class Settings:
         peers,
         "Believe X-Forwarded-* and Forwarded of these peers (addresses, networks, unix:, *); empty: of none.",
         "FORWARDED_ALLOW_IPS",
+    )
+    proxy_protocol: str = _setting(
+        "", "v1|v2|auto", proxy_protocol, "Connections of balancers begin with a PROXY header; off if empty."
+    )
+    proxy_allow_from: str = _setting(
+        DEFAULT_PEERS,
+        "PEERS",
+        peers,
+        "Peers that send PROXY headers and have to; all others must not send them.",
     )
     access_log: str = _setting(
         "", "FILE", file_name, "Append a line per request to FILE, - for standard output; off if empty."

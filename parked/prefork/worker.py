@@ -209,6 +209,8 @@ def _make_server(duty: Duty, log: GuardedLog | None) -> KeepAliveWSGIServer:
             settings.limit_body,
         ),
         forwarded_allow_ips=settings.forwarded_allow_ips,
+        proxy_protocol=settings.proxy_protocol,
+        proxy_allow_from=settings.proxy_allow_from,
         logs_json=settings.access_log_format == "json",
     )
     if not duty.shares_listener:

@@ -25,6 +25,7 @@ from parked.server.fields import error_response
 from parked.server.handler import KeepAliveWSGIHandler
 from parked.server.handshakes import Handshakes
 from parked.server.parking import Parking
+from parked.server.proxy_protocol import ProxyProtocol
 from parked.server.reports import Reports
 from parked.server.response import Counts
 from parked.server.tls import TLSSocket
@@ -62,6 +63,7 @@ class AcceptingServer(pywsgi.WSGIServer):  # type: ignore[misc] # gevent has no 
     accepted: int
     rejected: int
     failed_handshakes: int
+    proxy_protocol: ProxyProtocol | None
     faults: int
     _dispatch: RequestGreenlets | None
     _evicting: bool  # no connection is parked any more
@@ -98,7 +100,7 @@ class AcceptingServer(pywsgi.WSGIServer):  # type: ignore[misc] # gevent has no 
             if self.full():
                 self.stop_accepting()
                 return
-            if self.ssl_enabled and not self._handshakes.have_room():
+            if self._shakes_hands and not self._handshakes.have_room():
                 self._pause()
                 return
             try:
@@ -164,7 +166,7 @@ class AcceptingServer(pywsgi.WSGIServer):  # type: ignore[misc] # gevent has no 
         """A new connection; if that fails, its descriptor is closed."""
         listener = self.socket
         full = self.max_connections and self.parking.count + self._outside >= self.max_connections
-        kind = gevent_socket if self.ssl_enabled and not full else _socket.socket
+        kind = gevent_socket if self._shakes_hands and not full else _socket.socket
         try:
             sock = kind(listener.family, listener.type, listener.proto, fileno=fd)
         except BaseException:
@@ -173,7 +175,7 @@ class AcceptingServer(pywsgi.WSGIServer):  # type: ignore[misc] # gevent has no 
         try:
             if full:
                 self._refuse(sock, address)
-            elif self.ssl_enabled:
+            elif self._shakes_hands:
                 self._handshakes.begin(sock, address)
                 self._outside += 1
             else:
@@ -203,25 +205,33 @@ class AcceptingServer(pywsgi.WSGIServer):  # type: ignore[misc] # gevent has no 
         else:
             self.parking.close(connection)
 
+    @property
+    def _shakes_hands(self) -> bool:
+        """Whether something comes before the first request: a PROXY header, or TLS."""
+        return self.ssl_enabled or self.proxy_protocol is not None
+
     def _shake_hands(self, client: Any, address: Any) -> None:
         process = os.getpid()
+        kind = "no PROXY header"
+        peer = address
         try:
             with gevent.Timeout(self.parking.header_timeout or None):
-                wait_read(client.fileno())
-                self.turns.share()  # an answer takes a millisecond, and many may be asked for at once
-                secured = self.wrap_socket(client, **self.ssl_args)
-        except (Exception, gevent.Timeout, gevent.GreenletExit) as error:  # not TLS, or nothing
+                if self.proxy_protocol is not None:
+                    address = self.proxy_protocol.receive(client, peer)
+                kind = "no TLS"
+                sock = self._secure(client)
+        except (Exception, gevent.Timeout, gevent.GreenletExit) as error:  # something else, or nothing
             self.failed_handshakes += 1
-            self._refusals.say("no TLS", f"{shown(address)}: {described(error)}")
+            self._refusals.say(kind, f"{shown(peer)}: {described(error)}")
             client.close()
             return
         finally:
             self._outside -= 1
             self._check_drained()
         if self._evicting or process != os.getpid():  # in a child of a fork it is not ours
-            secured.close()
+            sock.close()
             return
-        connection = Connection(TLSSocket(secured), shared_address(address))
+        connection = Connection(sock, shared_address(address))
         try:
             self.parking.add(connection)
         except Exception as error:
@@ -232,6 +242,16 @@ class AcceptingServer(pywsgi.WSGIServer):  # type: ignore[misc] # gevent has no 
         # The first request may have come with the end of the handshake, into OpenSSL where no edge is seen.
         connection.busy = connection.pending = True
         self._serve_soon(connection)
+
+    def _secure(self, client: Any) -> TLSSocket | _socket.socket:
+        """Shake hands in TLS, or go on with the bare socket."""
+        if self.ssl_enabled:
+            wait_read(client.fileno())
+            self.turns.share()  # an answer takes a millisecond, and many may be asked for at once
+            return TLSSocket(self.wrap_socket(client, **self.ssl_args))
+        bare = _socket.socket(client.family, client.type, client.proto, fileno=client.detach())
+        bare.setblocking(False)
+        return bare
 
     def _reader(self) -> str | None:
         """Whose class reads connections itself, by overriding what we rely on; None if neither does."""

@@ -1,4 +1,4 @@
-"""TLS handshakes under way: bounded by themselves, whatever the connection cap.
+"""TLS handshakes under way, and PROXY headers awaited: bounded by themselves, whatever the connection cap.
 
 Each holds a greenlet and what OpenSSL allocates, 57 KB, for a client that may never say a word.
 """

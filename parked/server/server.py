@@ -27,6 +27,7 @@ from gevent import pywsgi
 from gevent.event import Event
 from greenlet import getcurrent
 
+from parked.server import unix
 from parked.server.accepting import ACCEPTS_A_WAKEUP, AcceptingServer
 from parked.server.connection import Connection
 from parked.server.dispatch import RequestGreenlets
@@ -39,6 +40,7 @@ from parked.server.handshakes import Handshakes
 from parked.server.limits import Limits
 from parked.server.parking import Parking
 from parked.server.pending import PendingResponse
+from parked.server.proxy_protocol import DEFAULT_PEERS, ProxyProtocol
 from parked.server.request import BadRequestError, Fields, HeadScan, parse_head
 from parked.server.response import Counts
 from parked.server.stream import send_all
@@ -79,6 +81,9 @@ class KeepAliveWSGIServer(AcceptingServer):
     :param limits: sizes that a request may have.
     :param forwarded_allow_ips: peers whose X-Forwarded-* and Forwarded fields say who the client is, see
         `parked.server.forwarded`; empty for nobody's, which leaves the fields as they are.
+    :param proxy_protocol: v1, v2 or auto: which PROXY headers connections of balancers begin with; empty for
+        none.
+    :param proxy_allow_from: the peers that send these, see `parked.server.proxy_protocol`.
     :param logs_json: write the access log as JSON, an object a line, instead of in pywsgi's form.
     """
 
@@ -107,6 +112,8 @@ class KeepAliveWSGIServer(AcceptingServer):
         limits: Limits | None = None,
         logs_json: bool = False,
         forwarded_allow_ips: str = "",
+        proxy_protocol: str = "",
+        proxy_allow_from: str = DEFAULT_PEERS,
         **ssl_args: Any,
     ) -> None:
         self.body_timeout = body_timeout
@@ -115,6 +122,7 @@ class KeepAliveWSGIServer(AcceptingServer):
         self.limits = limits if limits is not None else Limits()
         #: Who is behind a proxy, if any is trusted.
         self.forwarded = Forwarded(forwarded_allow_ips) if forwarded_allow_ips else None
+        self.proxy_protocol = ProxyProtocol(proxy_protocol, proxy_allow_from) if proxy_protocol else None
         self.turns = of_hub()
         #: No new connections; responses end theirs.
         self.draining = False
@@ -194,6 +202,13 @@ class KeepAliveWSGIServer(AcceptingServer):
         self.drained.clear()
         self.pending.open()
         self._dispatch = RequestGreenlets(self._serve, self._spawn, self.pool, self._on_fault)
+
+    def update_environ(self) -> None:
+        super().update_environ()
+        if self.proxy_protocol is not None and not self.environ["SERVER_NAME"]:
+            # A unix socket whose clients have addresses all the same.
+            ours = unix.ends("", self.environ["wsgi.url_scheme"])
+            self.environ.update(SERVER_NAME=ours["SERVER_NAME"], SERVER_PORT=ours["SERVER_PORT"])
 
     def serve_forever(self, stop_timeout: float | None = None) -> None:
         """As in pywsgi; in a child that was forked from a started server, serve there too."""

@@ -24,7 +24,9 @@ def error(runs: list[MeasuredRun]) -> float:
     total = 0.0
     for run in runs:
         predicted = run.predicted()
-        total += sum((predicted[name] / run.figures[name] - 1) ** 2 for name in FITTED if run.figures[name])
+        total += sum(
+            (predicted[name] / run.figures[name] - 1) ** 2 for name in FITTED if run.figures.get(name)
+        )
     return total
 
 
@@ -67,7 +69,7 @@ def main() -> int:
     for run in runs:
         print(f"{run.name}: {run.plan.connections:,} connections")
         predicted = run.predicted()
-        for name in FIGURES:
+        for name in filter(run.figures.__contains__, FIGURES):
             is_cpu = name.endswith("CPU")
             measured, model = (
                 f"{value:.3f} cores" if is_cpu else f"{value / coefficients.MIB:,.0f} MiB"

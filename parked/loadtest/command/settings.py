@@ -170,6 +170,7 @@ class Settings:
             port=self.port,
             client_workers=self.processes,
             master_port=self.master_port,
+            master_host=sizing.Plan.master_host if self.lead is None else self.lead.address.removeprefix("*"),
             web_port=self.web_port,
             metrics=values.listen_address(self.metrics) if self.metrics else None,
             workload="" if self.locustfile == checkout.locustfile().resolve() else self.locustfile.name,

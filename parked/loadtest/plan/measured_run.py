@@ -1,7 +1,8 @@
 """A run's folder as the sizing model sees it: what was asked for, on what machine, and what it took.
 
-The kernel's memory is how far what sockets pin (in runs from before that was counted: the slab) grew beyond
-the first sample: what the machine had before is not the run's.
+The kernel's memory is how far what sockets pin grew beyond the first sample: what the machine had before is
+not the run's. Runs from before that was counted have the slab, with whatever else was cached meanwhile:
+their kernel's memory, and so the sum, is not known.
 """
 
 from __future__ import annotations
@@ -35,7 +36,7 @@ class MeasuredRun:
     client_workers: int  #: without the master
     server_workers: int  #: without the supervisor, with a process that tells the metrics
     offered_per_s: float
-    figures: dict[str, float]
+    figures: dict[str, float]  #: those of `FIGURES` that are known
 
     @classmethod
     def read(cls, folder: Path) -> MeasuredRun:
@@ -44,15 +45,15 @@ class MeasuredRun:
         with (folder / "samples.csv").open(newline="") as file:
             samples = list(csv.DictReader(file))
         hold = [sample for sample in samples if sample["phase"] == "hold"]
-        # Runs from before sockets were counted by themselves have the whole slab.
-        column = "socket_bytes" if samples[0].get("socket_bytes") else "slab_bytes"
-        kernel = [int(sample[column]) for sample in samples]
+        kernel = [int(sample["socket_bytes"]) for sample in samples if sample.get("socket_bytes")]
         hold_s = run["hold_seconds"]
         memory = {
-            "kernel memory": max(kernel) - kernel[0],
             "server memory": run["server"]["pss_peak_bytes"] or 0,
             "client memory": run["client"]["pss_peak_bytes"],
         }
+        if kernel:
+            memory["kernel memory"] = max(kernel) - kernel[0]
+            memory["memory"] = sum(memory.values())
         cpu = {
             "kernel CPU": fmean(float(sample["kernel_cores"]) for sample in hold if sample["kernel_cores"]),
             "server CPU": (run["server"]["cpu_seconds_in_hold"] or 0.0) / hold_s,
@@ -73,7 +74,7 @@ class MeasuredRun:
             run["client"]["processes"] - 1,
             max(0, (run["server"]["processes"] or 0) - 1),
             run["offered_rps"],
-            {**memory, "memory": sum(memory.values()), **cpu, "CPU": sum(cpu.values())},
+            {**memory, **cpu, "CPU": sum(cpu.values())},
         )
 
     def predicted(self) -> dict[str, float]:

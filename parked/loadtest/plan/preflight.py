@@ -200,9 +200,9 @@ def _listening(plan: Plan) -> list[tuple[str, str, int]]:
     if plan.local_server and plan.start_server:
         ports.append(("--host", plan.host, plan.port))
     if plan.master_port:
-        ports.append(("--master-port", "", plan.master_port))
+        ports.append(("--master-port", plan.master_host, plan.master_port))
     if plan.web_port:
-        ports.append(("--web-port", "", plan.web_port))
+        ports.append(("--web-port", "127.0.0.1", plan.web_port))
     if plan.metrics:
         ports.append(("--metrics", *plan.metrics))
     return ports

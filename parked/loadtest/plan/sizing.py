@@ -73,6 +73,7 @@ class Plan:
     client_workers: int = 0
     server_workers: int = 0
     master_port: int | None = 5557  #: Locust's master; None: it chooses a free one
+    master_host: str = "127.0.0.1"  #: where it listens; "": at all addresses, for workers of other hosts
     web_port: int | None = None  #: Locust's web UI; None: there is none
     metrics: tuple[str, int] | None = None  #: address and port of the load test's own metrics
     source_addresses: int = LOOPBACK_ADDRESSES  #: local addresses that clients may bind

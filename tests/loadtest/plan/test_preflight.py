@@ -44,11 +44,11 @@ def plan(tmp_path: Path) -> Plan:
     return Plan(100_000, port=_free_port(), master_port=None, results=tmp_path / "results")
 
 
-def _listener() -> socket.socket:
+def _listener(host: str = "127.0.0.1") -> socket.socket:
     """Above the kernel's default range, where no connection of another program takes the port meanwhile."""
     for port in random.sample(range(61_000, 65_536), 100):
         with contextlib.suppress(OSError):
-            return socket.create_server(("127.0.0.1", port))
+            return socket.create_server((host, port))
     raise AssertionError("a hundred ports above 61000 are in use")
 
 
@@ -161,6 +161,15 @@ def test_a_busy_port_blocks_and_a_free_one_does_not(plan: Plan, which: str) -> N
         found = _only(check(machine(), _at(plan, which, port)))
         assert (found.severity, found.setting, found.found) == ("blocks", f"port {port}", "in use")
     assert check(machine(), _at(plan, which, port)) == []
+
+
+@pytest.mark.parametrize("which", ["master_port", "web_port"])
+def test_a_port_is_busy_only_where_the_run_listens(plan: Plan, which: str) -> None:
+    with _listener("127.0.0.2") as listener:
+        port = listener.getsockname()[1]
+        assert check(machine(), _at(plan, which, port)) == []
+        everywhere = _at(replace(plan, master_host=""), "master_port", port)
+        assert _only(check(machine(), everywhere)).found == "in use"
 
 
 def _at(plan: Plan, which: str, port: int) -> Plan:

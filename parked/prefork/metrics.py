@@ -64,6 +64,11 @@ class WorkersCollector:
         yield gauge
         yield counter("parked_accepted", "Connections accepted.", self._sum("accepted"))
         yield counter("parked_rejected", "Connections refused: 503.", self._sum("rejected"))
+        yield counter("parked_refused", "Answers to what was no request.", self._sum("refused"))
+        yield counter(
+            "parked_failed_handshakes", "TLS handshakes that failed.", self._sum("failed_handshakes")
+        )
+        yield counter("parked_faults", "Errors of the server itself.", self._sum("faults"))
         timeouts = counter("parked_timeouts", "Connections timed out.", labels=["kind"])
         for kind in ("idle", "header", "body", "write"):
             timeouts.add_metric([kind], self._sum(f"{kind}_timeouts"))

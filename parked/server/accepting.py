@@ -26,7 +26,7 @@ from parked.server.handler import KeepAliveWSGIHandler
 from parked.server.handshakes import Handshakes
 from parked.server.parking import Parking
 from parked.server.proxy_protocol import ProxyProtocol
-from parked.server.reports import Reports
+from parked.server.reports import Reports, described
 from parked.server.response import Counts
 from parked.server.tls import TLSSocket
 from parked.server.turns import Turns
@@ -62,6 +62,7 @@ class AcceptingServer(pywsgi.WSGIServer):  # type: ignore[misc] # gevent has no 
     logs_requests: bool
     accepted: int
     rejected: int
+    refused: int
     failed_handshakes: int
     proxy_protocol: ProxyProtocol | None
     faults: int
@@ -231,13 +232,13 @@ class AcceptingServer(pywsgi.WSGIServer):  # type: ignore[misc] # gevent has no 
         if self._evicting or process != os.getpid():  # in a child of a fork it is not ours
             sock.close()
             return
-        connection = Connection(sock, shared_address(address))
         try:
+            connection = Connection(sock, shared_address(address))
             self.parking.add(connection)
         except Exception as error:
             self.rejected += 1
             self._tell_pause(error)
-            connection.sock.close()
+            sock.close()
             return
         # The first request may have come with the end of the handshake, into OpenSSL where no edge is seen.
         connection.busy = connection.pending = True
@@ -293,6 +294,7 @@ class AcceptingServer(pywsgi.WSGIServer):  # type: ignore[misc] # gevent has no 
 
     def _note_refusal(self, connection: Connection, status: HTTPStatus, reason: str, size: int) -> None:
         """Count and log what is answered without a handler: its line in the access log, and why."""
+        self.refused += 1
         if self.statistics is not None:
             self.statistics.note_refusal(status)
         self.tell_of_client(f"refused with {status.value}", connection.address, reason)
@@ -332,10 +334,6 @@ class AcceptingServer(pywsgi.WSGIServer):  # type: ignore[misc] # gevent has no 
                 self._failures.say(f"fault in {what}", described(error))
         except Exception:
             self.error_log.note_lost()
-
-
-def described(error: BaseException) -> str:
-    return f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
 
 
 def shown(address: Any) -> str:

@@ -33,12 +33,19 @@ class Deadlines(Generic[T]):
     """One deadline per object.
 
     :param on_due: called in the hub with each object whose deadline has passed; it may set another.
+    :param on_fault: told of what that raised; raises nothing itself. The other deadlines go on.
     :param clock: seconds that never go back.
     """
 
-    def __init__(self, on_due: Callable[[T], None], clock: Callable[[], float] = monotonic) -> None:
+    def __init__(
+        self,
+        on_due: Callable[[T], None],
+        on_fault: Callable[[T, BaseException], None],
+        clock: Callable[[], float] = monotonic,
+    ) -> None:
         self.grain_s = GRAIN_S
         self._on_due = on_due
+        self._on_fault = on_fault
         self._clock = clock
         self._slots: dict[int, set[T]] = {}
         self._next = self._slot_now()  # the first slot that has not been worked off
@@ -95,17 +102,14 @@ class Deadlines(Generic[T]):
                 budget -= 1
                 item = slot.pop()
                 item.due = 0
-                self._call(item)
+                try:
+                    self._on_due(item)
+                except BaseException as error:
+                    self._on_fault(item, error)
             self._slots.pop(self._next, None)
             self._next += 1
         if not self._slots:
             self.stop()
-
-    def _call(self, item: T) -> None:
-        try:
-            self._on_due(item)
-        except Exception as error:  # gevent would stop the timer, and with it all deadlines
-            get_hub().loop.handle_error(item, type(error), error, error.__traceback__)
 
     def stop(self) -> None:
         """Until the next deadline is set, no timer is needed."""

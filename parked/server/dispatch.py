@@ -147,7 +147,10 @@ class RequestGreenlets:
     def _end_waiting(self) -> None:
         """In the hub, where the greenlets that end come back to."""
         while self._waiting:
-            self._waiting.pop().greenlet.switch(False)
+            try:
+                self._waiting.pop().greenlet.switch(False)
+            except BaseException as error:
+                self._fault("ending a request greenlet", error)
 
     def _schedule(self) -> None:
         if not self._scheduled:

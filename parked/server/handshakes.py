@@ -24,24 +24,27 @@ class Handshakes:
 
     :param shake: shakes hands with a client of the address given; it handles its own errors and survives a
         `GreenletExit`, which means that its time is up.
+    :param on_fault: told of what it raises all the same.
     """
 
     def __init__(
         self,
         shake: Callable[[Any, Any], None],
+        on_fault: Callable[[str, BaseException], None],
         limit: int = MAX_HANDSHAKES,
         clock: Callable[[], float] = monotonic,
     ) -> None:
         self.count = 0
         self.given_up = 0
         self._shake = shake
+        self._on_fault = on_fault
         self._limit = limit
         self._clock = clock
         self._began: dict[Any, float] = {}  # those that have started, the oldest first
 
     def begin(self, client: Any, address: Any) -> None:
-        self.count += 1
         gevent.spawn(self._run, client, address)
+        self.count += 1
 
     def have_room(self) -> bool:
         """Whether one more may begin; for that the oldest is given up if it has had its time."""
@@ -61,6 +64,9 @@ class Handshakes:
         self._began[me] = self._clock()
         try:
             self._shake(client, address)
+        except BaseException as error:
+            client.close()
+            self._on_fault("shaking hands", error)
         finally:
             if self._began.pop(me, None) is not None:
                 self.count -= 1

@@ -38,18 +38,21 @@ class Lingering:
 
     :param close: closes a connection for good.
     :param guarded: makes a callback for the hub that cannot raise.
+    :param give_up: tells of an error and closes its connection.
     """
 
     def __init__(
         self,
         close: Callable[[Connection], None],
         guarded: Callable[[str, Callable[[], None]], Callable[[], None]],
+        give_up: Callable[[Connection, BaseException], None],
         clock: Callable[[], float],
     ) -> None:
         #: When each has been slow for too long; in this order, since each waits equally long.
         self.deadlines: dict[Connection, float] = {}
         self._close = close
         self._go_on = guarded("lingering", self._go)
+        self._give_up = give_up
         self._clock = clock
         self._left = BYTES_A_GO
         self._behind: dict[Connection, None] = {}  # they have sent more, which is not read yet
@@ -128,4 +131,7 @@ class Lingering:
         self._left = BYTES_A_GO
         behind, self._behind = self._behind, {}
         for connection in behind:
-            self.discard(connection)
+            try:
+                self.discard(connection)
+            except Exception as error:
+                self._give_up(connection, error)

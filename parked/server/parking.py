@@ -100,7 +100,7 @@ class Parking:
         #: Where the reading of half a request head goes on.
         self.scans: dict[Connection, HeadScan] = {}
         self._on_fault = on_fault
-        self._lingering = Lingering(self.close, self.guarded, clock)
+        self._lingering = Lingering(self.close, self.guarded, self._give_up, clock)
         self._epoll: Any = None
         self._watcher: Any = None
         self._moderation = Moderation()
@@ -214,7 +214,7 @@ class Parking:
         self._by_fd.clear()
         self._half_requests.clear()
         self.scans.clear()
-        self._lingering = Lingering(self.close, self.guarded, self._clock)
+        self._lingering = Lingering(self.close, self.guarded, self._give_up, self._clock)
         self.count = 0
         self._draining = False
 

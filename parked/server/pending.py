@@ -79,6 +79,9 @@ class Host(Roads, Protocol):
     def retry_after(self) -> str:
         """Seconds, for the clients of a server that stops or is full."""
 
+    def give_up(self, pending: PendingResponse, error: BaseException) -> None:
+        """Tell of an error of the server's own, and abandon the response."""
+
     def ended(self, pending: PendingResponse, connection: Connection, keep: bool, lost: bool) -> None:
         """Count and log the response, and take the connection."""
 
@@ -273,8 +276,19 @@ class PendingResponse(Outgoing):
         """There are too many of its kind."""
         self._give("limit", None)
 
+    def abandon(self) -> None:
+        """Something of the server's has failed: the client sees the end of its connection."""
+        if self._connection is not None:
+            self._lose("error")
+
     def on_events(self, events: int) -> None:
         """In the hub: what epoll reports of the connection."""
+        try:
+            self._on_events(events)
+        except Exception as error:
+            self._host.give_up(self, error)
+
+    def _on_events(self, events: int) -> None:
         if events & BROKEN or (events & EPOLLRDHUP and self._state != FINISHING):
             if self._flags & RETURNED:
                 self._lose("client")

@@ -43,6 +43,15 @@ class Reports:
         self._write(f"{kind}: {text}{more}\n")
 
 
+def described(error: BaseException) -> str:
+    """*error* in one line, whatever an application's own makes of it."""
+    try:
+        text = " ".join(str(error).split())
+    except Exception:
+        text = "it cannot say what"
+    return f"{type(error).__name__}: {text}" if text else type(error).__name__
+
+
 class _Kind:
     __slots__ = ("since", "untold", "written")
 

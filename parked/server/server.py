@@ -140,6 +140,8 @@ class KeepAliveWSGIServer(AcceptingServer):
         self.timed_out_bodies = 0
         self.timed_out_writes = 0
         self.failed_handshakes = 0
+        #: Answers of the server's own to what was no request, or one connection too many.
+        self.refused = 0
         #: Exceptions in the server itself, each of which has cost a connection at most.
         self.faults = 0
         self.parking = Parking(
@@ -156,10 +158,11 @@ class KeepAliveWSGIServer(AcceptingServer):
             self._finish,
             self._on_pending_end,
             lambda line: self.error_log.write(line),
+            self._on_fault,
             write_timeout,
             max_pending,
         )
-        self._handshakes = Handshakes(self._shake_hands)
+        self._handshakes = Handshakes(self._shake_hands, self._on_fault)
         self._parks = False  # decided when all is there to decide by
         self._evicting = False  # no connection is parked any more
         # Connections that `parking` does not know: in their handshake, or with a handler that reads itself.
@@ -281,6 +284,9 @@ class KeepAliveWSGIServer(AcceptingServer):
         yield "active", self.active
         yield "accepted", self.accepted
         yield "rejected", self.rejected
+        yield "refused", self.refused
+        yield "failed_handshakes", self.failed_handshakes
+        yield "faults", self.faults
         yield "idle_timeouts", self.parking.idle_timed_out
         yield "header_timeouts", self.timed_out_heads
         yield "body_timeouts", self.timed_out_bodies

@@ -16,6 +16,7 @@ from parked.server.connection import Connection
 from parked.server.deadlines import Deadlines
 from parked.server.parking import Parking
 from parked.server.pending import REASONS, Callback, PendingResponse, Reason
+from parked.server.reports import described
 
 #: Bytes that may wait for a client that does not read; a single body or chunk may be longer. Too few cut off
 #: slow links in a burst of events, too many are memory for clients that nobody sits behind.
@@ -36,6 +37,7 @@ class PendingResponses:
     :param take_back: takes a connection whose next request may be there already, or that is to be closed.
     :param on_end: told of each response that has ended, with its connection, for log and statistics.
     :param log: writes a line for the operator.
+    :param on_fault: told of exceptions that have nowhere else to go; raises none itself.
     :param limit: pending responses at once; more get a 503. 0 for no bound.
     """
 
@@ -46,13 +48,14 @@ class PendingResponses:
         finish: Callable[[Connection], None],
         on_end: Callable[[PendingResponse, Connection], None],
         log: Callable[[str], Any],
+        on_fault: Callable[[str, BaseException], None],
         write_timeout: float = 0,
         limit: int = 0,
     ) -> None:
         self.write_timeout = write_timeout
         self.limit = limit
         self.max_outgoing_bytes = MAX_OUTGOING_BYTES
-        self.deadlines: Deadlines[PendingResponse] = Deadlines(PendingResponse.on_due)
+        self.deadlines: Deadlines[PendingResponse] = Deadlines(PendingResponse.on_due, self.give_up)
         self.thread = 0
         self.stopping = False
         # Counters, since the start; `count` is of now.
@@ -66,6 +69,7 @@ class PendingResponses:
         self._finish = finish
         self._on_end = on_end
         self._log = log
+        self._on_fault = on_fault
         self._calls: deque[tuple[Callback, PendingResponse]] = deque()
         self._callers = 0
         self._scheduled = False
@@ -111,7 +115,10 @@ class PendingResponses:
         for _ in range(min(STOPS_A_TURN, len(holders))):
             pending = holders.popleft()
             if isinstance(pending, PendingResponse):
-                pending.stop()
+                try:
+                    pending.stop()
+                except Exception as error:
+                    self.give_up(pending, error)
         if holders:
             self._loop.run_callback(self._stop_some, holders)
 
@@ -139,8 +146,12 @@ class PendingResponses:
         """In the hub: calls that are left here wait for a caller that blocks, or for the first one."""
         self._scheduled = False
         if self._calls and self._callers < MAX_CALLERS:
-            self._callers += 1
-            gevent.spawn(self._make_calls)
+            try:
+                gevent.spawn(self._make_calls)
+            except BaseException as error:  # no memory; those that are there, or the next, will see to it
+                self._on_fault("making a greenlet for callbacks", error)
+            else:
+                self._callers += 1
 
     def _make_calls(self) -> None:
         try:
@@ -148,21 +159,23 @@ class PendingResponses:
                 function, pending = self._calls.popleft()
                 if self._calls:
                     self._schedule()
-                function(pending)
+                try:
+                    function(pending)
+                except Exception as error:
+                    self.give_up(pending, error)
         finally:
             self._callers -= 1
 
     def complain(self, callback: Any, error: BaseException) -> None:
         """One line about a callback of the application that failed, with the place."""
-        name = getattr(callback, "__qualname__", None) or repr(callback)
+        name = getattr(callback, "__qualname__", None) or f"a {type(callback).__name__}"
         place = ""
         if error.__traceback__ is not None:
             trace = error.__traceback__
             while trace.tb_next is not None:
                 trace = trace.tb_next
             place = f" ({trace.tb_frame.f_code.co_filename}:{trace.tb_lineno})"
-        text = " ".join(f"{type(error).__name__}: {error}".split())
-        self._log(f"pending response: {name} failed: {text}{place}\n")
+        self._log(f"pending response: {name} failed: {described(error)}{place}\n")
 
     def retry_after(self) -> str:
         return str(random.randint(1, RETRY_SPREAD_S))
@@ -175,7 +188,10 @@ class PendingResponses:
     def ended(self, pending: PendingResponse, connection: Connection, keep: bool, lost: bool) -> None:
         self._count_end(pending)
         connection.busy = True
-        self._on_end(pending, connection)
+        try:
+            self._on_end(pending, connection)
+        except Exception as error:
+            self._on_fault("logging a pending response", error)
         if lost:
             self._parking.close(connection)
         elif not keep or self.stopping:
@@ -184,6 +200,14 @@ class PendingResponses:
             self._serve(connection)
         else:
             self._parking.park(connection)
+
+    def give_up(self, pending: PendingResponse, error: BaseException) -> None:
+        """Something of ours has failed: it costs this response, and no other."""
+        self._on_fault("a pending response", error)
+        try:
+            pending.abandon()
+        except Exception as another:
+            self._on_fault("giving up a pending response", another)
 
     def withdrawn(self, pending: PendingResponse) -> None:
         self._count_end(pending)

@@ -229,3 +229,21 @@ def test_nothing_that_a_request_leaves_on_its_greenlet_meets_the_next_one(pooled
     assert seen == [None] * 6
     greenlets.stop()
     gevent.sleep(0)
+
+
+def test_a_greenlet_that_ends_in_an_error_does_not_keep_the_others_from_ending(recorder: Recorder) -> None:
+    faults: list[tuple[str, BaseException]] = []
+    greenlets = RequestGreenlets(recorder, gevent.spawn, on_fault=lambda *fault: faults.append(fault))
+
+    class Broken:
+        ended = False
+
+        def switch(self, _: bool) -> None:
+            self.ended = True
+            raise RuntimeError("on purpose")
+
+    both = [Broken(), Broken()]
+    greenlets._waiting += [dispatch._Waiting(greenlet) for greenlet in both]
+    greenlets.stop()
+    eventually(lambda: all(greenlet.ended for greenlet in both))
+    eventually(lambda: [what for what, _ in faults] == ["ending a request greenlet"] * 2)

@@ -22,7 +22,10 @@ class Shaking:
         self.now = 0.0
         self.open: list[str] = []
         self.go_on = Event()
-        self.handshakes = Handshakes(self.shake, limit, lambda: self.now)
+        self.faults: list[tuple[str, BaseException]] = []
+        self.handshakes = Handshakes(
+            self.shake, lambda *fault: self.faults.append(fault), limit, lambda: self.now
+        )
 
     def shake(self, client: str, address: str) -> None:
         self.open.append(client)
@@ -77,7 +80,7 @@ def test_who_keeps_all_places_for_handshakes_keeps_nobody_out(
     context = gevent.ssl.SSLContext(gevent.ssl.PROTOCOL_TLS_SERVER)
     context.load_cert_chain(*certificate)
     with serving(ssl_context=context, header_timeout=60) as server:
-        server._handshakes = Handshakes(server._shake_hands, limit=3)
+        server._handshakes = Handshakes(server._shake_hands, server._on_fault, limit=3)
         silent = [Client(server) for _ in range(5)]
         eventually(lambda: server.accepted >= 3)
         client = gevent.ssl.SSLContext(gevent.ssl.PROTOCOL_TLS_CLIENT)
@@ -112,3 +115,21 @@ def test_handshakes_that_are_asked_for_at_once_are_done_in_turns(
             client.send(b"hello")
         eventually(lambda: begun.total() == 20)
     assert max(begun.values()) <= 2
+
+
+def test_a_handshake_that_fails_in_our_own_code_leaves_its_place_and_its_client() -> None:
+    error, faults, closed = RuntimeError("on purpose"), [], []
+
+    class Silent:
+        def close(self) -> None:
+            closed.append(self)
+
+    def fail(client: Silent, address: str) -> None:
+        raise error
+
+    handshakes = Handshakes(fail, lambda *fault: faults.append(fault), 1)
+    handshakes.begin(client := Silent(), "")
+    eventually(lambda: faults == [("shaking hands", error)])
+    assert closed == [client]
+    assert handshakes.count == 0
+    assert handshakes.have_room()

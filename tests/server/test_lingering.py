@@ -122,3 +122,27 @@ def test_a_stopping_server_waits_less(bench: Bench) -> None:
     gevent.sleep(0.01)
     bench.pass_time(lingering.HASTY_LINGER_S + 0.1)
     assert bench.emptied == 1
+
+
+def test_one_that_cannot_be_emptied_costs_itself_only(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(lingering, "BYTES_A_GO", 1)
+    pairs = [bench.park() for _ in range(3)]
+    for connection, peer in pairs:
+        peer.sendall(b"x" * 100)
+        bench.parking.linger(connection)
+    broken = pairs[1][0]
+    emptied = bench.parking._lingering
+    discard = emptied.discard
+
+    def fail(connection: Connection) -> None:
+        if connection is broken:
+            raise RuntimeError("on purpose")
+        discard(connection)
+
+    monkeypatch.setattr(emptied, "discard", fail)
+    emptied._behind = {connection: None for connection, _ in pairs}
+    emptied._schedule()
+    eventually(lambda: broken.sock.fileno() < 0)
+    for _, peer in (pairs[0], pairs[2]):
+        peer.shutdown(socket.SHUT_WR)
+    eventually(lambda: bench.parking.count == 0)

@@ -148,3 +148,15 @@ def test_a_timeout_reaches_who_waits_for_a_turn(monkeypatch: pytest.MonkeyPatch)
         share_for_ever()
     gevent.sleep(0.001)
     assert not shared._queue
+
+
+def test_one_whose_turn_ends_in_an_error_takes_nobody_elses(capsys: pytest.CaptureFixture[str]) -> None:
+    shared, served = of_hub(), []
+
+    def fail() -> None:
+        raise RuntimeError("on purpose")
+
+    for callback in (fail, lambda: served.append(1), fail, lambda: served.append(2)):
+        shared.after_poll(callback)
+    eventually(lambda: served == [1, 2])
+    assert capsys.readouterr().err.count("RuntimeError: on purpose") == 2

@@ -166,3 +166,79 @@ def test_figures_add_up() -> None:
         pending = desk.server.pending
         assert (pending.count, pending.deferred, pending.messages) == (0, 2, 4)
         assert ended(pending) == {"answered": 1, "closed": 1}
+
+
+def failing_once(function: Any) -> Any:
+    """*function*, whose first call is a fault of ours."""
+    calls: list[Any] = []
+
+    def call(*arguments: Any) -> Any:
+        calls.append(arguments)
+        if len(calls) == 1:
+            raise RuntimeError("on purpose")
+        return function(*arguments)
+
+    return call
+
+
+@pytest.mark.parametrize("where", ["deadline", "callback", "stop"])
+def test_a_fault_in_ending_one_costs_its_client_only_and_is_counted(
+    where: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(PendingResponse, "_give", failing_once(PendingResponse._give))
+    options: dict[str, Any] = {
+        "deadline": {"timeout": 0.05},
+        "callback": {"timeout": 0.05, "on_timeout": lambda pending: None},
+        "stop": {},
+    }[where]
+    desk = Desk(**options)
+    with attended(desk) as desk, Client(desk.server) as one, Client(desk.server) as other:
+        one.send(POLL)
+        other.send(POLL)
+        if where == "stop":
+            desk.wait_for(2)
+            desk.server.stop()
+        # What each gets: nothing if it is closed.
+        beginnings = sorted(client.sock.recv(12) for client in (one, other))
+        assert beginnings == [b"", b"HTTP/1.1 503" if where == "stop" else b"HTTP/1.1 504"]
+        reasons = ["error", "shutdown" if where == "stop" else "timeout"]
+        eventually(lambda: sorted(map(str, desk.ended)) == reasons)
+        assert desk.server.faults == 1
+        assert desk.server.pending.count == 0
+
+
+def test_a_fault_in_telling_of_events_costs_one_connection(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(PendingResponse, "_on_events", failing_once(PendingResponse._on_events))
+    with attended(Desk()) as desk, Client(desk.server) as one, Client(desk.server) as other:
+        one.send(POLL)
+        desk.wait_for(1)
+        other.send(POLL)
+        pending = desk.wait_for(2)
+        one.sock.shutdown(gevent.socket.SHUT_WR)
+        assert one.closed()
+        desk.wait_for_end("error")
+        assert (desk.server.faults, desk.server.pending.count) == (1, 1)
+        pending.send("200 OK", [], b"all right")
+        assert other.answer().body == b"all right"
+
+
+def test_a_pending_response_that_cannot_be_logged_ends_all_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    with pending_at(Desk(), log=None) as (client, pending):
+        desk: Any = pending._host
+        monkeypatch.setattr(desk, "_on_end", failing_once(desk._on_end))
+        pending.send("200 OK", [], b"all right")
+        assert client.answer().body == b"all right"
+        assert client.ask(NOW).body == b"now"
+        assert desk.count == 0
+
+
+def test_an_error_that_cannot_say_what_it_is_costs_its_line_only() -> None:
+    class Odd(Exception):
+        def __str__(self) -> str:
+            raise ValueError("not even that")
+
+    def fails(pending: PendingResponse) -> None:
+        raise Odd
+
+    with pending_at(Desk(timeout=0.05, on_timeout=fails)) as (client, _):
+        assert client.answer().status == 504

@@ -12,7 +12,7 @@ from typing import Any, Final
 
 from gevent import pywsgi
 
-from parked.server.private import is_private
+from parked.shared.private import is_private
 
 #: Response header fields remembered in encoded form: how many, and the longest value worth it, in characters.
 #: Beyond the count all are forgotten at once.

@@ -20,7 +20,7 @@ from typing import Any, Final
 from urllib.parse import unquote
 
 from parked.server.limits import Limits
-from parked.server.private import is_private
+from parked.shared.private import is_private
 
 #: How many distinct field blocks are remembered, and the longest one worth it, in bytes. At most 1 MB a
 #: process. Beyond the count all are forgotten at once, which costs one miss for each client.

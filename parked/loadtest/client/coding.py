@@ -12,10 +12,18 @@ from typing import Any, Protocol
 
 from parked.loadtest.client.errors import BadResponse, TooLarge
 
-#: Most that a decoder is asked for at a time, in bytes, and what one that can't be asked for less is fed: a
-#: block of 128 KB takes 4 bytes at least (RFC 8878, 3.1.1.2).
+#: Most that a decoder is asked for at a time, in bytes, and what one is fed at a time: zlib copies what it
+#: leaves.
 STEP_BYTES = 1 << 20
+FEED_BYTES = 1 << 16
+#: What one that can't be asked for less is fed: a block of 128 KB takes 4 bytes at least (RFC 8878, 3.1.1.2).
 ZSTANDARD_FEED_BYTES = 1 << 6
+#: Memory that a frame may ask for (RFC 9659, 3).
+ZSTANDARD_WINDOW_BYTES = 1 << 23
+#: Codings of one body. Servers use one; each takes memory of its own.
+MOST_CODINGS = 5
+#: Those in use (IANA has a list) that a failure may name: others are the server's to invent, one each time.
+KNOWN = ("compress", "x-compress", "br", "zstd", "dcb", "dcz", "aes128gcm", "exi", "pack200-gzip")
 
 
 def _optional(package: str) -> Any:
@@ -40,9 +48,11 @@ def decoder(codings: str, most_bytes: int) -> Decoder:
     """For the value of a Content-Encoding field; raises :class:`BadResponse` for one that can't be undone."""
     names = [name.strip().lower() for name in codings.split(",")]
     names = [name for name in names if name not in ("", "identity")]
-    unknown = [name for name in names if name not in _KINDS]
-    if unknown:
-        raise BadResponse(f"content coding {unknown[0]!r}, which was not asked for")
+    if len(names) > MOST_CODINGS:
+        raise BadResponse(f"more than {MOST_CODINGS} content codings")
+    if unknown := [name for name in names if name not in _KINDS]:
+        named = f" {unknown[0]!r}" if unknown[0] in KNOWN else ""
+        raise BadResponse(f"a content coding{named} that was not asked for")
     return _Chain([_KINDS[name](name, most_bytes) for name in reversed(names)])
 
 
@@ -59,6 +69,12 @@ class _Chain:
         self._decoders = decoders
 
     def feed(self, data: bytes) -> bytes:
+        if len(data) <= FEED_BYTES:
+            return self._feed(data)
+        pieces = (data[at : at + FEED_BYTES] for at in range(0, len(data), FEED_BYTES))
+        return b"".join([self._feed(piece) for piece in pieces])
+
+    def _feed(self, data: bytes) -> bytes:
         for one in self._decoders:
             data = one.feed(data)
         return data
@@ -156,7 +172,7 @@ class _Brotli(_Bounded):
 class _Zstandard(_Bounded):
     def __init__(self, name: str, most_bytes: int) -> None:
         super().__init__(name, most_bytes)
-        self._object = zstandard.ZstdDecompressor().decompressobj()
+        self._object = zstandard.ZstdDecompressor(max_window_size=ZSTANDARD_WINDOW_BYTES).decompressobj()
 
     def feed(self, data: bytes) -> bytes:
         for start in range(0, len(data), ZSTANDARD_FEED_BYTES):

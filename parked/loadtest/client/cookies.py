@@ -11,6 +11,11 @@ if TYPE_CHECKING:
     from http.cookiejar import CookieJar
 
 
+#: Cookies of a user, and characters of one, as browsers have it for a site: what a server sets goes back to
+#: it with each request. Beyond the number, those go that came first.
+MOST_COOKIES, LARGEST = 180, 4096
+
+
 def fields(jar: CookieJar, url: str) -> dict[str, Any]:
     """The header fields with which the jar's cookies go to a URL."""
     request = Request(url)
@@ -24,6 +29,10 @@ def take(jar: CookieJar, url: str, head: bytes) -> None:
     :param url: with its path: a cookie without one is for the request's folder (RFC 6265, 5.1.4).
     """
     jar.extract_cookies(_Headers(head), Request(url))  # type: ignore[arg-type]
+    kept = list(jar)
+    for number, cookie in enumerate(reversed(kept)):
+        if number >= MOST_COOKIES or len(cookie.name) + len(cookie.value or "") > LARGEST:
+            jar.clear(cookie.domain, cookie.path, cookie.name)
 
 
 class _Headers:

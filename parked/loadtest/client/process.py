@@ -66,6 +66,19 @@ class Member(Sleeper, TlsSettings, Protocol):
     def context(self) -> dict[str, Any]: ...
 
 
+class Owner(Member, Protocol):
+    """A user, as its session knows it."""
+
+    host: str | None
+    process: Process
+    connection_timeout: float
+    network_timeout: float
+    total_timeout: float
+    max_redirects: int
+    max_body_bytes: int
+    allow_redirects: bool
+
+
 def _let_others_finish() -> None:
     """Batch processes do not preempt each other on waking (sched(7)).
 
@@ -119,7 +132,7 @@ class Process:
         self._frozen = 0
         #: The Server field of the first response; None before one came.
         self.server_software: str | None = None
-        self._servers: dict[tuple[str, int], Server] = {}
+        self._servers: weakref.WeakValueDictionary[tuple[str, int], Server] = weakref.WeakValueDictionary()
         self._origins: weakref.WeakValueDictionary[tuple[Any, ...], Origin] = weakref.WeakValueDictionary()
         self._tls_contexts: dict[tuple[Any, ...], ssl.SSLContext] = {}
         self._targets: dict[str, Iterator[str]] = {}
@@ -159,10 +172,11 @@ class Process:
 
     def server(self, place: Place) -> Server:
         address = place.hostname, place.port
-        if address not in self._servers:
+        server = self._servers.get(address)
+        if server is None:
             worker_index = getattr(self._environment.runner, "worker_index", 0)
-            self._servers[address] = Server(*address, worker_index)
-        return self._servers[address]
+            server = self._servers[address] = Server(*address, worker_index)
+        return server
 
     def _tls_context(self, user: Member, shared: bool) -> ssl.SSLContext:
         key = user.insecure, user.ssl_context_factory
@@ -236,7 +250,7 @@ class Process:
             self._frozen = self.users.total()
             freeze_users()
         if runner is not None:
-            source = next((server.sources for server in self._servers.values() if server.sources), "")
+            source = next((server.sources for server in list(self._servers.values()) if server.sources), "")
             sample: Sample = {
                 **self.counters.sample(self.timer, source, self.users.total()),
                 "elsewhere": self.elsewhere.requests_sent_now,

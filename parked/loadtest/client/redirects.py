@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import re
 from typing import TYPE_CHECKING, Any, Protocol
 from urllib.parse import quote, urljoin, urlsplit
 
-from parked.loadtest.client.errors import BadResponse
+from parked.loadtest.client.errors import BadResponse, ConnectFailed
 from parked.loadtest.client.message import NONE, Body
 from parked.loadtest.client.origin import Place
 from parked.loadtest.client.response import Reporter
+from parked.shared.private import is_private
 
 if TYPE_CHECKING:
     from parked.loadtest.client.origin import Origin
@@ -22,10 +22,6 @@ BECOMES_GET = frozenset((301, 302, 303))
 
 #: What is left alone when the rest is percent-encoded: delimiters, and escapes that are there already.
 SAFE = "%/?:@!$&'()*+,;=[]~"
-#: Finds names of header fields that are for one server only, and so don't follow a redirection to another.
-find_confidential = re.compile(
-    "auth|cookie|key|token|secret|session|password|credential", re.IGNORECASE
-).search
 
 
 class Session(Reporter, Protocol):
@@ -86,7 +82,13 @@ class Trail:
             self.message = self.session._message(
                 self._method, self.path, self._body, self._headers, self._auth, self._bare
             )
-            raw = self.session._exchange(self._method, self.path, self.message, deadline, timeout, stream)
+            try:
+                raw = self.session._exchange(self._method, self.path, self.message, deadline, timeout, stream)
+            except ConnectFailed:
+                if not self._bare:
+                    raise
+                # As above: no name of a host that the server has chosen.
+                raise ConnectFailed("the server that a redirection leads to can't be reached") from None
             if raw.status not in REDIRECTS:
                 return raw
         raise BadResponse("too many redirections")
@@ -95,8 +97,8 @@ class Trail:
         try:
             parts = urlsplit(urljoin(self.session.absolute(self.path), location))
             place = Place.of(parts)
-        except ValueError as error:
-            raise BadResponse(f"redirection to no http:// or https:// URL: {error}") from None
+        except ValueError:  # its words are the server's, and may be others each time
+            raise BadResponse("redirection to no http:// or https:// URL") from None
         self.path = quote((parts.path or "/") + (f"?{parts.query}" if parts.query else ""), SAFE)
         if status in BECOMES_GET and self._method.upper() != "HEAD":
             self._method, self._body = "GET", NONE
@@ -104,5 +106,5 @@ class Trail:
             # Who sends a client elsewhere is not to hand its secrets on (CWE-522).
             self._bare, self._auth = True, None
             fields = dict(self._headers).items() if self._headers else ()
-            self._headers = {name: value for name, value in fields if not find_confidential(name)}
+            self._headers = {name: value for name, value in fields if not is_private(name)}
         self.session = self._home._session_at(place, parts.netloc)

@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 
 #: Bytes of a body that are handed out at a time where a task does not say how many.
 PIECE_BYTES = 1024
+#: Python's codecs for names of hosts, which take a time that grows with the square of the length.
+SLOW_CODECS = ("punycode", "idna")
 
 
 class Reporter(Protocol):
@@ -226,9 +228,11 @@ class KeepAliveResponse:
             declared = get_encoding_from_headers(cast(Any, self.headers))  # any case-blind mapping
             self.encoding = declared or str(detect(content)["encoding"] or "utf-8")
         try:
-            return content.decode(self.encoding, errors="replace")
-        except LookupError:  # the server names a charset that is none
-            return content.decode(errors="replace")
+            if self.encoding.lower() not in SLOW_CODECS:
+                return content.decode(self.encoding, errors="replace")
+        except (LookupError, UnicodeError):  # the server names a charset that is none
+            pass
+        return content.decode(errors="replace")
 
     def json(self) -> Any:
         """The body parsed as JSON; raises :class:`json.JSONDecodeError`."""

@@ -10,7 +10,7 @@ import re
 import time
 from contextlib import contextmanager
 from http.cookiejar import CookieJar
-from typing import TYPE_CHECKING, Any, Protocol, cast
+from typing import TYPE_CHECKING, Any, cast
 from urllib.parse import quote, urlsplit
 
 from gevent import Timeout
@@ -28,7 +28,7 @@ from parked.loadtest.client.errors import (
 )
 from parked.loadtest.client.message import NONE, Body, encoded, merged, message, query
 from parked.loadtest.client.origin import Origin, Place, basic_authorization, credentials_of
-from parked.loadtest.client.process import Member
+from parked.loadtest.client.process import Owner
 from parked.loadtest.client.redirects import REDIRECTS, SAFE, Trail
 from parked.loadtest.client.response import KeepAliveResponse, StatusFailure, failure_of
 from parked.loadtest.client.streaming import Stream
@@ -47,19 +47,8 @@ if TYPE_CHECKING:
 is_absolute = re.compile(r"https?://", re.IGNORECASE).match
 #: Finds what must not stand in a request line as it is (RFC 3986, 2), and the fragment, which is not sent.
 find_unsafe = re.compile(r"[^!$-~]").search
-
-
-class Owner(Member, Protocol):
-    """What a session reads of its user."""
-
-    host: str | None
-    process: Process
-    connection_timeout: float
-    network_timeout: float
-    total_timeout: float
-    max_redirects: int
-    max_body_bytes: int
-    allow_redirects: bool
+#: Connections of a user to other servers: redirections may lead to a new one each time.
+MOST_OTHERS = 32
 
 
 class KeepAliveSession(Verbs):
@@ -381,6 +370,8 @@ class KeepAliveSession(Verbs):
             self._others = {}
         session = self._others.get(place)
         if session is None:
+            if len(self._others) >= MOST_OTHERS:
+                self._others.pop(next(iter(self._others))).close()
             url = f"{place.scheme}://{authority.rpartition('@')[2]}"
             session = self._others[place] = OtherSession(self, url)
         return session

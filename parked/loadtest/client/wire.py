@@ -203,6 +203,8 @@ class Incoming:
         self._timeout_s = timeout_s
         self._deadline = deadline
         self._left = most_bytes
+        #: Bytes since those of the body.
+        self._barren = 0
         self.complete = False
         received = len(data)
         for _ in range(MAX_INTERIM + 1):
@@ -261,6 +263,9 @@ class Incoming:
                 break
             self.raw.received_bytes += len(data)
             _feed(self._parser, collector, data)
+            self._barren = 0 if collector.body or collector.complete else self._barren + len(data)
+            if self._barren > MAX_HEAD_BYTES:
+                raise BadResponse("chunk extensions or trailers too large")
         return b""
 
     def _receive(self) -> bytes:

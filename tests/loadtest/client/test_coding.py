@@ -6,11 +6,14 @@ import gzip
 import tracemalloc
 import zlib
 from collections.abc import Callable
+from types import SimpleNamespace
+from typing import Any
 
 import brotli
 import pytest
 import zstandard
 
+from parked.loadtest.client import coding as codings
 from parked.loadtest.client.coding import ACCEPTED, decoded, decoder
 from parked.loadtest.client.errors import BadResponse, TooLarge
 
@@ -50,9 +53,53 @@ def test_a_body_that_is_not_of_its_coding_is_a_failure(coding: str, change: Call
 
 
 def test_a_coding_that_nobody_asked_for_is_a_failure() -> None:
-    with pytest.raises(BadResponse, match="'compress', which was not asked for"):
+    with pytest.raises(BadResponse, match="'compress' that was not asked for"):
         decoded(b"x", "compress", MUCH)
     assert ACCEPTED == "gzip, deflate, br, zstd", "what is asked for, with both packages there"
+
+
+def test_a_name_that_a_server_has_made_up_is_not_told() -> None:
+    with pytest.raises(BadResponse, match="a content coding that was not"):
+        decoded(b"x", "x-1234", MUCH)
+
+
+def test_codings_are_bounded_in_number() -> None:
+    with pytest.raises(BadResponse, match="more than 5"):
+        decoded(b"x", "gzip, " * 1000, MUCH)
+
+
+def test_layers_of_codings_are_bounded_each() -> None:
+    with pytest.raises(TooLarge):
+        decoded(gzip.compress(gzip.compress(bytes(10_000_000))), "gzip, gzip", 1_000_000)
+
+
+def test_very_many_members_take_a_time_in_proportion_to_their_bytes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What zlib leaves is copied for each of them, so that it must not be all of the body."""
+    left: list[int] = []
+    begin = zlib.decompressobj
+
+    class Watched:
+        def __init__(self, wbits: int) -> None:
+            self._object = begin(wbits)
+
+        def decompress(self, data: bytes, most: int) -> bytes:
+            left.append(len(data))
+            return self._object.decompress(data, most)
+
+        def __getattr__(self, name: str) -> Any:
+            return getattr(self._object, name)
+
+    monkeypatch.setattr(codings, "zlib", SimpleNamespace(**vars(zlib) | {"decompressobj": Watched}))
+    assert decoded(gzip.compress(b"") * 10_000, "gzip", MUCH) == b""
+    assert max(left) <= codings.FEED_BYTES
+
+
+def test_a_frame_that_asks_for_more_memory_than_it_may_is_a_failure() -> None:
+    parameters = zstandard.ZstdCompressionParameters(window_log=27)
+    compressor = zstandard.ZstdCompressor(compression_params=parameters).compressobj()
+    body = compressor.compress(bytes(100)) + compressor.flush()
+    with pytest.raises(BadResponse, match="not zstd"):
+        decoded(body, "zstd", MUCH)
 
 
 @pytest.mark.parametrize("coding", ["gzip", "deflate", "br", "zstd"])

@@ -8,6 +8,8 @@ from typing import Any
 
 import pytest
 
+from parked.loadtest.client import cookies, session
+from parked.loadtest.client.errors import BadResponse, ConnectFailed
 from tests.loadtest.conftest import NewSession
 from tests.loadtest.peers import Peer, answering, by_path, response
 
@@ -71,3 +73,50 @@ def test_a_body_that_can_be_read_once_is_sent_twice(
         first, second = (request.partition(b"\r\n\r\n")[2] for request in peer.requests)
         assert b"the body" in first
         assert second == first
+
+
+@pytest.mark.parametrize(
+    ("to", "kind", "text"),
+    [
+        ("ftp://mine-1/", BadResponse, "redirection to no http:// or https:// URL"),
+        ("http://x:mine-1/", BadResponse, "redirection to no http:// or https:// URL"),
+        ("http://mine-1.invalid/", ConnectFailed, "the server that a redirection leads to can't be reached"),
+    ],
+)
+def test_a_redirection_that_leads_nowhere_is_told_in_our_own_words(
+    new_session: NewSession, to: str, kind: type[Exception], text: str
+) -> None:
+    """Failures are grouped by their texts: a server must not make a new one each time."""
+    with Peer(answering(moved(to))) as peer:
+        error = new_session(peer.url).get("/").error
+        assert type(error) is kind
+        assert str(error) == text
+
+
+def test_connections_to_other_servers_are_bounded(
+    new_session: NewSession, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(session, "MOST_OTHERS", 2)
+    with Peer(answering(OK)) as first, Peer(answering(OK)) as second, Peer(answering(OK)) as third:
+        others = [first, second, third]
+        with Peer(by_path({f"/{n}": moved(other.url) for n, other in enumerate(others)})) as peer:
+            client = new_session(peer.url)
+            for path in ("/0", "/1", "/2", "/0", "/1"):
+                assert client.get(path).ok
+            assert client._others is not None
+            assert [other._origin.place.port for other in client._others.values()] == [
+                first.port,
+                second.port,
+            ]
+            assert [len(other.connections) for other in others] == [2, 2, 1]
+
+
+def test_cookies_are_bounded_in_number_and_size(new_session: NewSession) -> None:
+    many = [f"Set-Cookie: c{number}=x" for number in range(cookies.MOST_COOKIES + 20)]
+    with Peer(answering(response(b"ok", *many, "Set-Cookie: long=" + "x" * 5000))) as peer:
+        client = new_session(peer.url)
+        assert client.get("/").ok
+        kept = {cookie.name for cookie in client.cookiejar}
+        assert len(kept) == cookies.MOST_COOKIES - 1
+        assert {"long", "c0"}.isdisjoint(kept)
+        assert f"c{cookies.MOST_COOKIES + 19}" in kept

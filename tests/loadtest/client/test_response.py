@@ -85,6 +85,8 @@ def test_no_response_shows_as_status_0() -> None:
         ("text/plain; charset=utf-8", "grün".encode(), "grün"),
         ("text/plain; charset=iso-8859-1", "grün".encode("latin-1"), "grün"),
         ("text/plain; charset=no-such-thing", "grün".encode(), "grün"),
+        ("text/plain; charset=punycode", b"abc-\xff", "abc-\ufffd"),
+        ("text/plain; charset=idna", b"abc\xff", "abc\ufffd"),
         ("text/plain; charset=utf-8", b"gr\xffn", "gr\ufffdn"),
         ("application/octet-stream", b"plain ascii", "plain ascii"),
         ("text/html", b"", ""),

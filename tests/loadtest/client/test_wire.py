@@ -219,3 +219,12 @@ def test_chunks_that_add_up_to_too_much_are_refused() -> None:
 def test_a_response_that_drips_past_its_deadline_is_given_up(head: bytes) -> None:
     with pytest.raises(TimedOut, match="whole response"):
         read_response(Wire(head, b"1", b"2"), 1.0, deadline=0.0)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    "flood", [b"0\r\nX: " + b"x" * 1000, b"1;a=" + b"x" * 1000], ids=["trailers", "chunk extensions"]
+)
+def test_framing_without_an_end_is_given_up(flood: bytes) -> None:
+    pieces = [CHUNKED + b"2\r\nok\r\n" + flood, *[b"x" * 65536] * (MAX_HEAD_BYTES // 65536 + 1)]
+    with pytest.raises(BadResponse, match="too large"):
+        read(*pieces)

@@ -1,7 +1,8 @@
 """Which header fields may hold what is nobody else's, by their names alone.
 
-Blocks and fields that were seen are remembered for speed, and a secret should not stay in memory longer than
-the request that it came with. The rule: a name that has one of these words in it, wherever. It covers
+The server remembers blocks and fields that it has seen, for speed, and a secret should not stay in memory
+longer than the request that it came with; the load test's client follows redirections to other servers, and a
+secret is for one alone (CWE-522). The rule: a name that has one of these words in it, wherever. It covers
 Authorization and Proxy-Authorization, Cookie and Set-Cookie, X-Api-Key, X-Auth-Token, X-Amz-Security-Token,
 X-CSRF-Token, X-Client-Cert and what services make up in the same words. A name of other words is not covered.
 """
@@ -21,5 +22,5 @@ _WORDS: Final = re.compile(
 
 @lru_cache(1024)  # clients say the same names again and again
 def is_private(name: str) -> bool:
-    """Whether the value of a field of this name is not to be remembered."""
+    """Whether the value of a field of this name is not to be remembered, or handed on."""
     return _WORDS.search(name) is not None

@@ -2,14 +2,19 @@
 
 Targets: request bytes against the server's parser, beside h11 and llhttp; responses against the load test's
 client, beside h11; results folders against report, verify and compare; messages against the master of a run.
-Findings are printed as Python literals, and the exit code is 1. Needs what the tests need.
+Several run side by side, each in a process of its own that lets others go first. Findings are printed as
+Python literals, and the exit code is 1. Needs what the tests need.
 """
 
 from __future__ import annotations
 
 import argparse
 import copy
+import functools
+import os
 import random
+import signal
+import subprocess
 import sys
 import time
 from collections import Counter
@@ -18,8 +23,12 @@ from importlib import import_module
 from itertools import pairwise
 from typing import Any, Final, Protocol
 
+from parked.shared.children import end_with_parent
+
 TARGETS: Final = ("requests", "responses", "folders", "messages")
 MOST_FINDINGS: Final = 10
+#: By how much they let others go first (nice(2)).
+NICE: Final = 5
 
 
 class Target(Protocol):
@@ -97,20 +106,30 @@ def run(target: Target, seconds: float, seed: int, say: Callable[[str], None]) -
     return findings
 
 
+def run_side_by_side(targets: Sequence[str], options: Sequence[str]) -> int:
+    """Returns the number of those with findings."""
+    command = [sys.executable, "-P", "-m", "tests.drills.fuzzing", *options, "--target"]
+    ends_with_us = functools.partial(end_with_parent, signal.SIGTERM, os.getpid())
+    running = [subprocess.Popen([*command, target], preexec_fn=ends_with_us) for target in targets]
+    return sum(process.wait() != 0 for process in running)
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(
         prog="tests/drills/fuzz", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--target", choices=TARGETS, action="append", help="what to fuzz [all in turn]")
+    parser.add_argument("--target", choices=TARGETS, action="append", help="what to fuzz [all]")
     parser.add_argument("--seconds", type=float, default=60, help="length of each [%(default)s]")
     parser.add_argument("--seed", type=int, default=1, help="of the random numbers [%(default)s]")
     options = parser.parse_args()
-    findings = 0
-    for name in options.target or TARGETS:
-        target = import_module(f"tests.drills.fuzz_{name}").TARGET
-        findings += run(
-            target, options.seconds, options.seed, lambda text, name=name: print(name, text, flush=True)
-        )
+    targets = options.target or TARGETS
+    if len(targets) > 1:
+        chosen = ["--seconds", str(options.seconds), "--seed", str(options.seed)]
+        return 1 if run_side_by_side(targets, chosen) else 0
+    (name,) = targets
+    os.nice(NICE)
+    target = import_module(f"tests.drills.fuzz_{name}").TARGET
+    findings = run(target, options.seconds, options.seed, lambda text: print(name, text, flush=True))
     return 1 if findings else 0
 
 

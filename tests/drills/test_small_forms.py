@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 HERE = Path(__file__).parent
-PATIENCE_S = 100
+PATIENCE_S = 300
 #: They mostly wait, but what they wait for has to come in time.
 AT_ONCE = 3
 
@@ -20,7 +20,7 @@ SMALL = {
     "worker-killed": "--connections 100 --rate 300 --seconds 4",
     "descriptors": "--connections 300 --descriptors 150 --seconds 1",
     "tls": "--connections 100 --seconds 1",
-    "fuzz": "--seconds 5",
+    "fuzz": "--seconds 20",
     "server-faults": "--connections 50 --rate 50 --seconds 2 pool fork output",
     "waiting-clients": "--clients 40 --at-once 20 --seconds 30",
     "own-locustfile": "--users 600 --rate 600 --seconds 8 --processes 2",
@@ -53,7 +53,8 @@ def running() -> Iterator[dict[str, Future[Ended]]]:
 def test_a_small_drill_passes(running: dict[str, Future[Ended]], name: str) -> None:
     ended = running[name].result()
     assert ended.returncode == 0, ended.stdout
-    assert name == "fuzz" or "ok  " in ended.stdout
+    said = "0 findings" if name == "fuzz" else "ok  "
+    assert said in ended.stdout
 
 
 @pytest.mark.parametrize("name", SMALL)

@@ -86,9 +86,12 @@ class Record:
         """The hold's latencies, and the ages of what was not answered by its end: they are lower bounds."""
         histogram = new_histogram()
         histogram.add(self.latencies)
-        for bucket, number_ in self.open_s.buckets.items():
-            age_us = round(min(max(bound(bucket), self.open_s.least) * 1e6, RANGE_US[1]))
-            histogram.record_value(max(RANGE_US[0], age_us), number_)
+        ages = self.open_s
+        oldest = max(ages.buckets, default=None)
+        for bucket, number_ in ages.buckets.items():
+            known = 1 if bucket == oldest else 0  # of the oldest, the age itself
+            _record(histogram, max(bound(bucket), ages.least), number_ - known)
+            _record(histogram, ages.most, known)
         return histogram
 
     def hold(self) -> list[dict[str, str]]:
@@ -100,6 +103,11 @@ class Record:
     def before_hold(self) -> dict[str, str] | None:
         """The row with which the hold begins: the first in which all connections were established."""
         return next((row for row in reversed(self.stated) if row["phase"] == "ramp"), None)
+
+
+def _record(histogram: Any, age_s: float, number_: int) -> None:
+    if number_:
+        histogram.record_value(max(RANGE_US[0], round(min(age_s * 1e6, RANGE_US[1]))), number_)
 
 
 _NONSENSE = (

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import itertools
 import json
 import os
 import resource
@@ -13,12 +14,14 @@ import sys
 import threading
 import time
 from contextlib import contextmanager, suppress
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import psutil
 import pytest
 
+from parked.loadtest.report import verify
 from tests import commands
 from tests.commands import free_ports
 
@@ -148,6 +151,51 @@ def test_one_request_of_any_kind_is_judged_by_conditions_and_told_to_programs(tm
     assert printed["workload"]["length_characters"] is None
     assert "latency_ms.max" in (tmp_path / "junit.xml").read_text()
     assert "GET,/?length=7," in (run.folder / "locust_stats.csv").read_text()
+
+
+class Mute(BaseHTTPRequestHandler):
+    """Never answers on the connections from number 50 to 53."""
+
+    protocol_version = "HTTP/1.1"
+    numbers = itertools.count()
+
+    def setup(self) -> None:
+        super().setup()
+        self.number = next(self.numbers)
+
+    def do_GET(self) -> None:
+        if 50 <= self.number < 54:
+            self.rfile.read(1)  # until the client gives up
+            return
+        self.send_response_only(200)
+        self.send_header("Content-Length", "2")
+        self.end_headers()
+        self.wfile.write(b"ok")
+
+
+class Many(ThreadingHTTPServer):
+    request_queue_size = 200
+    daemon_threads = True
+
+
+def test_a_server_that_never_answers_some_clients_fails_the_run(tmp_path: Path) -> None:
+    with Many(("127.0.0.1", 0), Mute) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        host = f"http://127.0.0.1:{server.server_port}"
+        options = ("--host", host, "-c", "100", "--think", "2:3", "--hold", "8s", "--path", "/")
+        with run_test(tmp_path / "run", *options) as run:
+            assert run.end() == 1
+        server.shutdown()
+    summary = run.summary()
+    reasons = str(summary["reasons"])
+    assert "4 requests were unanswered at the end of the hold for longer than" in reasons
+    assert summary["failures"] == 0
+    assert summary["latency_ms"]["max"] > 5_000  # type: ignore[index]
+    with (run.folder / "samples.csv").open(newline="") as file:
+        last = [row for row in csv.DictReader(file) if row["phase"] == "hold"][-1]
+    assert int(last["requests_open"]) >= 4
+    assert float(last["open_oldest_ms"]) > 5_000
+    assert verify.main([str(run.folder)]) == 0
 
 
 def test_a_run_that_has_failed_is_ended_early_if_asked_for(tmp_path: Path) -> None:

@@ -69,8 +69,12 @@ COLUMNS = FLEET_COLUMNS + SERVER_COLUMNS + MACHINE_COLUMNS
 _PERCENTILES = (("p50", 50), ("p90", 90), ("p99", 99), ("max", 100))
 
 
-def counted(second: Second, before: dict[str, float]) -> dict[str, Any]:
-    """The cells that come from the workers' counts; `before`: their totals in the row before."""
+def counted(second: Second, before: dict[str, float], phase: str) -> dict[str, Any]:
+    """The cells that come from the workers' counts; `before`: their totals in the row before.
+
+    Latencies of a stop are left out: what is still answered meanwhile waits for all that is being closed, and
+    a run's last line and the ends of its charts would show that as if it were the server's.
+    """
     totals = second.totals
     since = {name: totals[name] - before.get(name, 0) for name in totals}
     cells: dict[str, Any] = {
@@ -94,7 +98,7 @@ def counted(second: Second, before: dict[str, float]) -> dict[str, Any]:
         "loop_lag_max_ms": round(second.loop_lag_max_s * 1000, 1),
         "gc_pause_max_ms": round(second.gc_pause_max_s * 1000, 1),
     }
-    if second.latencies.get_total_count():
+    if phase != "stop" and second.latencies.get_total_count():
         for name, percentile in _PERCENTILES:
             cells[f"latency_{name}_ms"] = round(
                 second.latencies.get_value_at_percentile(percentile) / 1000, 3

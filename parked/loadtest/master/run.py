@@ -282,7 +282,7 @@ class Run:
             "counted_unix_s": round(self.fleet.counted_unix_s, 3),
             "phase": phase,
             "connections_wanted": self._wanted,
-            **rows.counted(second, self._totals),
+            **rows.counted(second, self._totals, phase),
         }
         if self._server is not None and (told := self._server.since_begin):
             self.row |= told.columns

@@ -46,6 +46,9 @@ def test_the_hold_begins_when_all_are_established_and_ends_after_its_time(scene:
     scene.second(connections=0, requests=42)
     scene.run.end()
     assert [row["phase"] for row in scene.rows()] == ["ramp"] * 3 + ["hold"] * 3 + ["stop"]
+    stop = scene.rows()[-1]
+    assert (stop["requests"], stop["latency_p99_ms"]) == ("1", "")  # amid all that is being closed
+    assert "p50" not in (scene.folder / "logfile").read_text().splitlines()[-1]
     facts = scene.facts()
     assert (facts["hold_s"], facts["hold"]["requests"]) == (3, 21)
     assert facts["min_connections_in_hold"] == 10

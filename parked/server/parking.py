@@ -25,6 +25,7 @@ import _socket
 import os
 from collections.abc import Callable
 from itertools import islice
+from random import uniform
 from time import monotonic
 from typing import Any, Final
 
@@ -257,7 +258,9 @@ class Parking:
         self._epoll = _select_epoll()
         self._watch(0.0)
         # ref=False: that time passes is no reason for a program to stay.
-        self._timer = loop.timer(TICK_S, TICK_S, ref=False)
+        # Workers have their first connections at once, yet are not to look at things at once ever after, nor
+        # to fetch events in the same moments.
+        self._timer = loop.timer(TICK_S * uniform(0.5, 1.0), TICK_S, ref=False)
         self._timer.start(self.guarded("looking at timeouts", self.tick))
         self._expiry = loop.timer(EXPIRY_PAUSE_S, ref=False)
 

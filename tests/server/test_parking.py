@@ -3,6 +3,8 @@ from __future__ import annotations
 import _socket
 import socket
 from collections.abc import Iterator
+from types import SimpleNamespace
+from typing import Any
 
 import gevent
 import pytest
@@ -228,3 +230,32 @@ def test_fetches_events_at_intervals_when_told_to_and_as_they_come_again_after(
     bench.parking.tick()
     peers[0].send(b"y")
     eventually(lambda: bench.ready == [connections[0]])
+
+
+class RecordingLoop:
+    """The event loop, noting when its timers are to go off first."""
+
+    def __init__(self) -> None:
+        self._loop = gevent.get_hub().loop
+        self.first_s: list[float] = []
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._loop, name)
+
+    def timer(self, after: float, *arguments: Any, **options: Any) -> Any:
+        if arguments:  # one that repeats
+            self.first_s.append(after)
+        return self._loop.timer(after, *arguments, **options)
+
+
+def test_workers_that_begin_together_look_at_timeouts_at_different_moments(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    loop = RecordingLoop()
+    monkeypatch.setattr(parking, "get_hub", lambda: SimpleNamespace(loop=loop))
+    for _ in range(10):
+        bench = Bench()
+        bench.park()
+        bench.close()
+    assert len(set(loop.first_s)) == 10
+    assert all(0 < first_s <= parking.TICK_S for first_s in loop.first_s)

@@ -55,6 +55,9 @@ GC_THRESHOLDS = (100_000, 50, 1_000)
 #: What a time (ms) or a length (bytes) can be.
 _NUMBERS, _MOST = (int, float), 1e15
 
+#: Characters of the Server field that are told; it goes to the master each second.
+LONGEST_NAME = 100
+
 
 class Member(Sleeper, TlsSettings, Protocol):
     """A user, as its process knows it."""
@@ -229,7 +232,7 @@ class Process:
             method, name = str(method), str(name)  # Locust sorts its rows by them
         self.counters.request_done(time_ms, length_bytes, received_bytes, failure)
         if self.server_software is None and response is not None:
-            self.server_software = str(response.headers.get("server", ""))
+            self.server_software = str(response.headers.get("server", ""))[:LONGEST_NAME]
         if self.statistics.only_locust_listens:
             self.statistics.log(method, name, time_ms, length_bytes, failure)
         else:

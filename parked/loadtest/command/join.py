@@ -40,7 +40,8 @@ from parked.loadtest.command.processes import (
     tail,
 )
 from parked.loadtest.machine.monitor import Monitor
-from parked.loadtest.master.hosts import ANSWER, PROTOCOL, REPORT
+from parked.loadtest.master.host_report import PROTOCOL
+from parked.loadtest.master.hosts import ANSWER, REPORT
 from parked.loadtest.plan import preflight, sizing
 from parked.loadtest.plan.probe import probe_host
 from parked.loadtest.terms import checkout, values, variables

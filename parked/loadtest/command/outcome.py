@@ -10,6 +10,7 @@ from xml.etree import ElementTree
 
 from parked.loadtest.report.goals import Goal
 from parked.loadtest.terms import checkout, files
+from parked.loadtest.terms.harmless import for_terminal
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -27,7 +28,8 @@ def junit(summary: dict[str, Any], goals: tuple[str, ...]) -> str:
         failures=str(sum(map(bool, cases.values()))),
         time=f"{summary['ramp_seconds'] + summary['hold_seconds']:.1f}",
     )
-    for name, why in cases.items():
+    for name, text in cases.items():
+        why = for_terminal(text)  # XML 1.0 has no place for control characters either
         case = ElementTree.SubElement(suite, "testcase", classname="parked", name=name)
         if why:
             ElementTree.SubElement(case, "failure", message=why.partition("\n")[0]).text = why

@@ -21,15 +21,15 @@ import dataclasses
 import os
 import time
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any, TypedDict
+from typing import IO, TYPE_CHECKING, Any
 
 import gevent
 
 from parked.loadtest.machine.monitor import MachineSample
+from parked.loadtest.master.host_report import PROTOCOL, made_harmless, objection
 from parked.loadtest.plan import sizing
 from parked.loadtest.terms import checkout, console, variables
 from parked.loadtest.terms.clock import unix_time_s
-from parked.loadtest.terms.shape import wrong
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -38,8 +38,6 @@ if TYPE_CHECKING:
 
     from parked.loadtest.master.fleet import Second, Worker
 
-#: Version of what agent and master say to each other; both come from the same release.
-PROTOCOL = 1
 #: Names of Locust's custom messages: from an agent, and to it.
 REPORT, ANSWER = "parked_host", "parked_host_answer"
 
@@ -76,40 +74,6 @@ COLUMNS = (
 
 #: Messages without sense that are told of; all are counted.
 MOST_NAMED = 10
-
-
-class HostMachine(TypedDict):
-    """What a host is, in its agent's reports."""
-
-    cpu_count: int
-    kernel: str
-    kernel_id: str
-    namespace_id: int
-    memory_total_bytes: int
-    nofile_hard: int
-    addresses: int
-    workers: int
-
-
-class HostClock(TypedDict):
-    """Distance of the host's clock from the master's (`terms.clock.Offset`)."""
-
-    offset_s: float
-    error_s: float
-
-
-class HostReport(TypedDict):
-    """An agent's message."""
-
-    protocol: int
-    name: str
-    facts: HostMachine
-    clock: HostClock | None
-    sample: dict[str, float | str | list[Any] | tuple[Any, ...] | None] | None
-    pids: list[int]
-    problem: str
-    left: bool
-    sent_unix_s: float
 
 
 @dataclasses.dataclass
@@ -203,11 +167,12 @@ class Hosts:
         if not isinstance(report, dict):
             report = {}
         same = report.get("protocol") == PROTOCOL
-        if same and (why := wrong(report, HostReport, "a host's report")):
+        if same and (why := objection(report)):
             self.refused += 1
             if self.refused <= MOST_NAMED:
                 console.say(f"a message of {msg.node_id[:100]} makes no sense: {why}")
             return
+        report = made_harmless(report) if same else report
         refusal = "" if same and msg.node_id in self._hosts else self._refusal(report)
         if not refusal:
             self._heard(msg.node_id, report)

@@ -30,6 +30,8 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
+#: Kinds of failures; ours are ten, and a locustfile may have its own. Each is a series of the metrics.
+MOST_KINDS = 100
 #: Senders of messages that make no sense who are named; all of them are counted.
 MOST_NAMED = 10
 
@@ -76,6 +78,8 @@ class Recorder:
         why = wrong(sample, Sample, "a sample")
         if not why and len(sample["sends"]) != PARTS_A_SECOND:
             why = "sends has not a part of each hundredth"
+        if not why and len(sample["failures_by_kind"]) > MOST_KINDS:
+            why = "it has failures of too many kinds"
         if not why:
             if self._hosts is not None:
                 sample["unix_time_s"] += self._hosts.offset_s(sample["host"])

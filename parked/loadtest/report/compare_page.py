@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import html
 from typing import TYPE_CHECKING
 
 from parked.loadtest.report import charts, comparison, page
 from parked.loadtest.report.charts import Chart, Line
 from parked.loadtest.report.record import number, per_second
 from parked.loadtest.report.tables import Table
+from parked.loadtest.terms.harmless import for_page
 from parked.loadtest.terms.units import MIB
 
 if TYPE_CHECKING:
@@ -53,7 +53,7 @@ def of_runs(runs: Sequence[Run], warnings: Sequence[str], crossed: Sequence[str]
     body = [
         "<header>",
         page.verdict(not crossed) if crossed else "",
-        f"<h1>{html.escape(_sentence(runs))}</h1>",
+        f"<h1>{for_page(_sentence(runs))}</h1>",
         _list(crossed, " class='reasons'"),
         "</header>",
         f"<h2>What differs besides</h2>{_list(warnings)}" if warnings else "",
@@ -83,7 +83,7 @@ def _sentence(runs: Sequence[Run]) -> str:
 
 
 def _list(texts: Sequence[str], attributes: str = "") -> str:
-    items = "".join(f"<li>{html.escape(text)}</li>" for text in texts)
+    items = "".join(f"<li>{for_page(text)}</li>" for text in texts)
     return f"<ul{attributes}>{items}</ul>" if items else ""
 
 

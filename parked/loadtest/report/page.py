@@ -7,7 +7,6 @@ its head forbids the browser to load anything.
 
 from __future__ import annotations
 
-import html
 import json
 import re
 import time
@@ -17,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from parked.loadtest.report import charts, limits, tables
 from parked.loadtest.terms import checkout
+from parked.loadtest.terms.harmless import for_page
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -33,19 +33,19 @@ _NUMBER = re.compile(r"[+-]?[\d.,]+( [A-Za-z%]+)?( PSS| heap)?")
 def of_run(record: Record, summary: dict[str, Any], sentence: str) -> str:
     """The page of a run. `sentence`: what a person wants to know first."""
     passed = summary["verdict"] == "pass"
-    reasons = "".join(f"<li>{html.escape(reason)}</li>" for reason in summary["reasons"])
+    reasons = "".join(f"<li>{for_page(reason)}</li>" for reason in summary["reasons"])
     shown = charts.of_run(record, summary)
     body = [
         "<header>",
         verdict(passed),
-        f"<h1>{_unbroken(html.escape(sentence))}</h1>",
+        f"<h1>{_unbroken(for_page(sentence))}</h1>",
         f"<ul class='reasons'>{reasons}</ul>" if reasons else "",
         _about(record, summary),
         "</header>",
         _tiles(summary),
         places(shown),
         "<h2>What limits these figures</h2><ul>",
-        *(f"<li>{html.escape(text)}</li>" for text in limits.sentences(record, summary)),
+        *(f"<li>{for_page(text)}</li>" for text in limits.sentences(record, summary)),
         "</ul>",
         *map(table, tables.of_run(record, summary)),
         f"<footer><code>{checkout.COMMAND} verify</code> recomputes every figure."
@@ -69,14 +69,14 @@ def _about(record: Record, summary: dict[str, Any]) -> str:
     """Target, server, date, command and the other files: for a reader who did not make the run."""
     began = time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime(summary["started_unix_s"]))
     software = summary["server"]["software"]
-    target = html.escape(summary["workload"]["host"]) + (f" ({html.escape(software)})" if software else "")
+    target = for_page(summary["workload"]["host"]) + (f" ({for_page(software)})" if software else "")
     beside = ", ".join(
         f"<a href='{name}'>{name}</a> ({what})"
         for name, what in _BESIDE.items()
         if name == "summary.json" or (record.folder / name).is_file()
     )
     return (
-        f"<p class='about'>Target {target}, {began}, by <code>{html.escape(summary['command'])}</code><br>"
+        f"<p class='about'>Target {target}, {began}, by <code>{for_page(summary['command'])}</code><br>"
         f"Beside this page: {beside}</p>"
     )
 
@@ -114,8 +114,7 @@ def _tiles(summary: dict[str, Any]) -> str:
     if used:
         tiles[f"cores: {', '.join(used)}"] = ", ".join(f"{value:.2f}" for value in used.values())
     rows = "".join(
-        f"<div><dt>{html.escape(name)}</dt><dd>{html.escape(value)}</dd></div>"
-        for name, value in tiles.items()
+        f"<div><dt>{for_page(name)}</dt><dd>{for_page(value)}</dd></div>" for name, value in tiles.items()
     )
     return f"<dl class='tiles'>{rows}</dl>"
 
@@ -123,8 +122,8 @@ def _tiles(summary: dict[str, Any]) -> str:
 def places(shown: Sequence[Chart]) -> str:
     """A figure for each chart, in order; the script fills them."""
     figures = "".join(
-        f"<figure><figcaption>{html.escape(chart.title)} <small>{html.escape(chart.unit)}</small>"
-        f"</figcaption><div class='chart' role='img' aria-label='{html.escape(_told(chart), quote=True)}'>"
+        f"<figure><figcaption>{for_page(chart.title)} <small>{for_page(chart.unit)}</small>"
+        f"</figcaption><div class='chart' role='img' aria-label='{for_page(_told(chart))}'>"
         "</div></figure>"
         for chart in shown
     )
@@ -155,15 +154,15 @@ def table(shown: Table) -> str:
         made = []
         for column, value in enumerate(values):
             right = " class='number'" if column in numeric else ""
-            made.append(f"<{tag}{right}>{html.escape(value)}</{tag}>")
+            made.append(f"<{tag}{right}>{for_page(value)}</{tag}>")
         return f"<tr>{''.join(made)}</tr>"
 
     head = f"<thead>{cells(shown.columns, 'th')}</thead>" if shown.columns else ""
     rows = "".join(cells(row) for row in shown.rows)
-    remark = f"<p class='remark'>{html.escape(shown.remark)}</p>" if shown.remark else ""
+    remark = f"<p class='remark'>{for_page(shown.remark)}</p>" if shown.remark else ""
     kind = "" if shown.columns else " class='pairs'"
     return (
-        f"<h2>{html.escape(shown.title)}</h2><div class='wide'><table{kind}>{head}<tbody>{rows}</tbody>"
+        f"<h2>{for_page(shown.title)}</h2><div class='wide'><table{kind}>{head}<tbody>{rows}</tbody>"
         f"</table></div>{remark}"
     )
 
@@ -178,7 +177,7 @@ def assemble(title: str, body: str, shown: Sequence[Chart]) -> str:
     # 13.2.5.15): so no "<" at all, which stands in JSON's texts only and may be escaped there.
     data = json.dumps([chart.as_dict() for chart in shown], separators=(",", ":")).replace("<", "\\u003c")
     return Template((_HERE / "assets" / "page.html").read_text()).substitute(
-        title=html.escape(title),
+        title=for_page(title),
         style=_read("vendor/uplot/uPlot.min.css") + _read("assets/page.css"),
         body=body,
         data=data,

@@ -1,6 +1,13 @@
-"""Text of strangers (a server, a folder, a locustfile) made harmless for a terminal."""
+"""Text of strangers (a server, a folder, a locustfile) made harmless for where it is shown."""
 
 from __future__ import annotations
+
+import html
+
+
+def for_page(text: str) -> str:
+    """For HTML, between tags and in attributes; nothing in it turns the direction of what is around it."""
+    return html.escape(for_terminal(text))
 
 
 def for_terminal(text: str) -> str:

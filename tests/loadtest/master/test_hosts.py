@@ -15,7 +15,8 @@ import pytest
 from parked.loadtest.machine.monitor import Monitor
 from parked.loadtest.master import hosts as hosts_module
 from parked.loadtest.master.fleet import Fleet
-from parked.loadtest.master.hosts import PROTOCOL, SILENT_S, Hosts, shares
+from parked.loadtest.master.host_report import PROTOCOL
+from parked.loadtest.master.hosts import SILENT_S, Hosts, shares
 from parked.loadtest.terms.sample import CUMULATIVE
 
 
@@ -265,3 +266,49 @@ def test_a_hosts_clock_is_added(master: Master) -> None:
     master.say("a", clock={"offset_s": -0.25, "error_s": 0.001})
     assert master.hosts.offset_s("a") == -0.25
     assert master.hosts.offset_s("unknown") == 0.0
+
+
+@pytest.mark.parametrize(
+    "facts",
+    [
+        {"cpu_count": 0},
+        {"cpu_count": -1},
+        {"nofile_hard": 0},
+        {"workers": 10**15},
+        {"workers": -1},
+        {"kernel": 7},
+    ],
+)
+def test_a_host_that_can_not_be_is_named_and_takes_no_place(
+    master: Master, capsys: pytest.CaptureFixture[str], facts: dict[str, Any]
+) -> None:
+    master.runner.sent["liar"] = {}
+    assert master.say("liar", facts=facts) == {}, "no answer"
+    assert master.hosts.refused == 1
+    assert "a message of liar makes no sense" in capsys.readouterr().out
+    assert master.hosts.table() == []
+
+
+def test_what_a_lying_host_says_of_its_machine_ends_nothing(
+    master: Master, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    name = "=cmd|' /C calc'!A0\n\x1b[2J\u202e"
+    sample = {
+        "client_cpu_seconds": "many",
+        "busy_cores": [],
+        "requests": "=1+1",
+        "kernel_cores": 0.5,
+    }
+    for id_ in ("a", "b"):
+        master.say(id_, name=name, sample=sample)
+    master.hosts._share_out()
+    master.hosts.begin(tmp_path)
+    fleet = Fleet()
+    fleet.take("a_1", worker_sample("a", 300))
+    master.hosts.second(1.0, "ramp", fleet.second())
+    machine = master.hosts.machine(Monitor(1, ()).sample())
+    assert machine.busy_cores is None, "not known, instead of an error"
+    master.hosts.end()
+    written = (tmp_path / "hosts.csv").read_text()
+    shown = written + capsys.readouterr().out + str(master.hosts.table())
+    assert not {"=", "\x1b", "\u202e", "|", "!"} & set(shown)

@@ -79,6 +79,7 @@ def test_seconds_that_a_busy_machine_missed_have_one_row_together(
         sample() | {"latencies": b"none"},
         sample() | {"thinks_s": [1, 2]},
         sample() | {"failures_by_kind": {"a": "b"}},
+        sample() | {"failures_by_kind": {str(number): 1 for number in range(recorder.MOST_KINDS + 1)}},
     ],
 )
 def test_a_message_of_the_wrong_shape_is_counted_and_named_and_the_run_goes_on(

@@ -1,0 +1,82 @@
+"""What the agent of a host tells the master, and how it is looked at where it enters.
+
+Anybody who reaches the master may send one, so that nothing of it may end whoever works with it, or do
+something to who reads it: numbers are within what a host can have, a name is one, and of the sample remain
+the numbers that a machine has.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from typing import Any, TypedDict
+
+from parked.loadtest.machine.monitor import MachineSample
+from parked.loadtest.terms.shape import wrong
+
+#: Version of what agent and master say to each other; both come from the same release.
+PROTOCOL = 1
+#: Characters of a name (RFC 1035, 2.3.4), and of a text that is shown.
+LONGEST_NAME, LONGEST_TEXT = 255, 300
+#: Least and most of what a host may have; more workers than that are no plan of anybody's.
+_RANGES = {"cpu_count": (1, 1 << 16), "nofile_hard": (1, 1 << 31), "workers": (0, 10_000)}
+_NUMBERS = frozenset(field.name for field in dataclasses.fields(MachineSample))
+_without_odd = re.compile(r"[^0-9A-Za-z._:-]").sub
+
+
+class HostMachine(TypedDict):
+    """What a host is."""
+
+    cpu_count: int
+    kernel: str
+    kernel_id: str
+    namespace_id: int
+    memory_total_bytes: int
+    nofile_hard: int
+    addresses: int
+    workers: int
+
+
+class HostClock(TypedDict):
+    """Distance of the host's clock from the master's (`terms.clock.Offset`)."""
+
+    offset_s: float
+    error_s: float
+
+
+class HostReport(TypedDict):
+    """An agent's message."""
+
+    protocol: int
+    name: str
+    facts: HostMachine
+    clock: HostClock | None
+    sample: dict[str, float | str | list[Any] | tuple[Any, ...] | None] | None
+    pids: list[int]
+    problem: str
+    left: bool
+    sent_unix_s: float
+
+
+def objection(report: Any) -> str:
+    """Why a message is no agent's; "" if it is."""
+    if why := wrong(report, HostReport, "a host's report"):
+        return why
+    for name, (least, most) in _RANGES.items():
+        if not least <= report["facts"][name] <= most:
+            return f"{name} is not between {least:,} and {most:,}"
+    return ""
+
+
+def made_harmless(report: dict[str, Any]) -> dict[str, Any]:
+    """A report without objections, as it is kept and shown."""
+    sample = report["sample"] or {}
+    return report | {
+        "name": _without_odd("?", report["name"][:LONGEST_NAME]).lstrip("-") or "unnamed",
+        "problem": report["problem"][:LONGEST_TEXT],
+        "sample": {
+            name: value
+            for name, value in sample.items()
+            if name in _NUMBERS and isinstance(value, int | float) and not isinstance(value, bool)
+        },
+    }

@@ -1,7 +1,8 @@
 """One TCP (or TLS) connection of a user.
 
-A raw non-blocking `_socket.socket`: gevent's socket object with its two watchers costs several times the
-memory, and its waiting starts and stops a watcher a request. Waiting is
+A raw non-blocking descriptor: gevent's socket object with its two watchers costs several times the memory,
+and its waiting starts and stops a watcher per request. Even `_socket.socket` would be 48 bytes for each, so
+there is one only where more than reading and writing is asked for. Waiting is
 :mod:`parked.loadtest.client.readiness`'s.
 """
 
@@ -24,7 +25,9 @@ from _socket import (
     TCP_NODELAY,
     socket,
 )
-from typing import TYPE_CHECKING, Any
+from contextlib import contextmanager
+from posix import close, read, write  # not those of `os`: gevent's close asks the loop for watchers first
+from typing import TYPE_CHECKING, Any, Protocol
 
 from parked.loadtest.client.errors import (
     BadResponse,
@@ -38,7 +41,7 @@ from parked.loadtest.client.errors import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Iterator
 
     from parked.loadtest.client.readiness import Readiness
     from parked.loadtest.client.source_address import SourceAddresses
@@ -61,24 +64,32 @@ class AnsweredEarly(Exception):
     """The response began before the request was sent to its end."""
 
 
+class Owner(Protocol):
+    """Whose connection it is."""
+
+    def lost(self, connection: Connection) -> None:
+        """The peer has closed it while nobody waited on it. Called in the hub."""
+
+
 class Connection:
     """An open connection. Create with :meth:`open`.
 
     :ivar hung_up: the peer has closed its sending side; what is buffered can still be read, nothing more will
-    come.
+        come.
+    :cvar chats: something may come that is no part of an answer, so that an event says nothing about one.
     """
 
-    __slots__ = ("_on_lost", "_readiness", "_sock", "fd", "hung_up", "ready", "tls", "waiter")
+    __slots__ = ("_owner", "_readiness", "fd", "hung_up", "ready", "waiter")
 
-    def __init__(self, sock: socket, readiness: Readiness, on_lost: Callable[[Connection], None]) -> None:
-        self._sock = sock
+    chats = False
+
+    def __init__(self, fd: int, readiness: Readiness, owner: Owner) -> None:
         self._readiness = readiness
-        self._on_lost = on_lost
-        self.fd = sock.fileno()
+        self._owner = owner
+        self.fd = fd
         self.waiter: Any = None
         self.ready = False
         self.hung_up = False
-        self.tls: TlsLayer | None = None
 
     @classmethod
     def open(
@@ -89,13 +100,12 @@ class Connection:
         readiness: Readiness,
         sources: SourceAddresses | None,
         timeout_s: float,
-        on_lost: Callable[[Connection], None],
+        owner: Owner,
         tls_context: ssl.SSLContext | None = None,
         server_hostname: str | None = None,
     ) -> Connection:
         """Connect, and shake hands if a TLS context is given.
 
-        `on_lost` is called, in the hub, when the peer closes the connection while nobody waits on it.
         Raises :class:`ConnectFailed` or :class:`TimedOut`.
         """
         try:
@@ -114,21 +124,23 @@ class Connection:
                 error_number = sock.connect_ex(address)
             if error_number not in (0, errno.EALREADY):
                 raise _not_connected(error_number)
-            connection = cls(sock, readiness, on_lost)
+            if tls_context is None:
+                connection = Connection(sock.fileno(), readiness, owner)
+            else:
+                connection = TlsConnection(sock.fileno(), readiness, owner, tls_context, server_hostname)
             readiness.register(connection)
             if error_number == errno.EALREADY:
                 readiness.wait(connection, timeout_s)
                 if error_number := sock.getsockopt(SOL_SOCKET, SO_ERROR):
                     raise _not_connected(error_number)
                 connection.ready = True  # the event may have told of a first byte too
-            if tls_context is not None:
-                connection.tls = TlsLayer(tls_context, server_hostname)
-                connection.tls.handshake(connection, timeout_s)
+            if isinstance(connection, TlsConnection):
+                connection.shake_hands(timeout_s)
         except BaseException as error:
-            if connection is None:
-                sock.close()
-            else:
+            if connection is not None:
                 connection.close()
+            else:
+                sock.close()
             if isinstance(error, ssl.SSLError):
                 raise ConnectFailed(f"TLS: {error.reason or error}") from None
             if isinstance(error, TimedOut):
@@ -136,30 +148,38 @@ class Connection:
             if isinstance(error, OSError) and not isinstance(error, ConnectFailed):
                 raise ConnectFailed(str(error.strerror or error)) from None
             raise
+        finally:
+            if connection is not None:
+                sock.detach()
         return connection
+
+    @contextmanager
+    def as_socket(self) -> Iterator[socket]:
+        """It as a socket object, for what a descriptor can't do."""
+        sock = socket(fileno=self.fd)
+        try:
+            yield sock
+        finally:
+            sock.detach()
 
     @property
     def source(self) -> str:
         """The local address, for reports."""
-        host = self._sock.getsockname()[0]
-        return f"[{host}]" if self._sock.family == AF_INET6 else str(host)
+        with self.as_socket() as sock:
+            host = sock.getsockname()[0]
+            return f"[{host}]" if sock.family == AF_INET6 else str(host)
 
     def close(self) -> None:
         """Close; the peer sees an orderly end. Idempotent."""
         if self.fd >= 0:
             self._readiness.unregister(self)
+            close(self.fd)
             self.fd = -1
-            if self.tls is not None:
-                try:
-                    self._sock.send(self.tls.farewell())
-                except OSError:
-                    pass  # it has left, or does not read
-            self._sock.close()
 
     def close_lost(self) -> None:
         """The peer closed while nobody waited: free the descriptor now, tell the owner."""
         self.close()
-        self._on_lost(self)
+        self._owner.lost(self)
 
     @property
     def closed(self) -> bool:
@@ -173,29 +193,19 @@ class Connection:
         :raises RequestFailure: :class:`SendFailed`, :class:`CutOff` or :class:`TimedOut`.
         :raises AnsweredEarly: a response came before the end was sent, and the server reads no further.
         """
-        if self.tls is not None:
-            data = self.tls.encrypt(data)
-        self.send_raw(data, timeout_s, deadline)
-
-    def receive(self, timeout_s: float) -> bytes:
-        """Some bytes, at least one. Raises :class:`ClosedByPeer`, :class:`ReceiveFailed` or
-        :class:`TimedOut`."""
-        if self.tls is not None:
-            return self.tls.receive(self, timeout_s)
-        return self.receive_raw(timeout_s)
-
-    def send_raw(self, data: bytes, timeout_s: float, deadline: float = FAR) -> None:
         try:
-            sent = self._sock.send(data)
+            sent = write(self.fd, data)
             if sent == len(data):
                 return
         except BlockingIOError:
             sent = 0
         except OSError as error:
             raise _broken(error, SendFailed) from None
-        view = memoryview(data)
+        self._send_rest(memoryview(data)[sent:], timeout_s, deadline)
+
+    def _send_rest(self, view: memoryview, timeout_s: float, deadline: float) -> None:
         answered = False
-        while sent < len(data):
+        while view:
             try:
                 self._readiness.wait(self, min(timeout_s, READS_ON_S) if answered else timeout_s)
             except TimedOut:
@@ -206,7 +216,7 @@ class Connection:
             if time.perf_counter() > deadline:
                 raise TimedOut("sending the request took too long")
             try:
-                sent += self._sock.send(view[sent:])
+                view = view[write(self.fd, view) :]
             except BlockingIOError:
                 pass
             except OSError as error:
@@ -223,9 +233,7 @@ class Connection:
         reads on.
         """
         try:
-            came = (
-                self._sock.recv(PEEK_BYTES, MSG_PEEK) if self.tls is None else self.tls.look_ahead(self._sock)
-            )
+            came = self._look_ahead()
         except OSError:  # nothing there, or an end of which the next send tells
             return False
         while came.startswith(b"HTTP/1.1 1"):  # interim: the request goes on (RFC 9110, 15.2)
@@ -235,37 +243,42 @@ class Connection:
             raise AnsweredEarly
         return bool(came)
 
+    def _look_ahead(self) -> bytes:
+        """What has come, without taking it. Raises OSError."""
+        with self.as_socket() as sock:
+            return sock.recv(PEEK_BYTES, MSG_PEEK)
+
     def check_quiet(self) -> None:
         """Between two requests: see whether bytes have come that none has asked for.
 
         They would pass for the next response. Raises :class:`BadResponse` for such bytes,
         :class:`ClosedByPeer` or :class:`ReceiveFailed`.
         """
-        data = b""
-        if self.ready:
-            self.ready = False
-            try:
-                data = self._sock.recv(RECEIVE_BYTES)
-            except BlockingIOError:  # an event whose bytes the last receive had taken, or room for sending
-                pass
-            except OSError as error:
-                raise _broken(error, ReceiveFailed) from None
-            else:
-                if not data:
-                    raise ClosedByPeer("closed by the server")
-        if self.tls is not None:
-            data = self.tls.unasked(self, data)
-        if data:
+        if self.ready and self._unasked():
             raise BadResponse("bytes that no request has asked for")
 
-    def receive_raw(self, timeout_s: float) -> bytes:
+    def _unasked(self) -> bytes:
+        self.ready = False
+        try:
+            data = read(self.fd, RECEIVE_BYTES)
+        except BlockingIOError:  # an event whose bytes the last receive had taken, or room for sending
+            return b""
+        except OSError as error:
+            raise _broken(error, ReceiveFailed) from None
+        if not data:
+            raise ClosedByPeer("closed by the server")
+        return data
+
+    def receive(self, timeout_s: float) -> bytes:
+        """Some bytes, at least one. Raises :class:`ClosedByPeer`, :class:`ReceiveFailed` or
+        :class:`TimedOut`."""
         # The answer to a request that was just sent is never there yet: wait first, and save the receive that
         # would say so. Nothing is missed, since an event that came before is kept in `ready`.
         while True:
             if not self.hung_up:
                 self._readiness.wait(self, timeout_s)
             try:
-                data = self._sock.recv(RECEIVE_BYTES)
+                data = read(self.fd, RECEIVE_BYTES)
             except BlockingIOError:
                 if self.hung_up:
                     raise ClosedByPeer("closed by the server") from None
@@ -279,88 +292,86 @@ class Connection:
             return data
 
 
-def in_use() -> RuntimeError:
-    return RuntimeError(
-        "another greenlet is in the middle of a request of this user: a KeepAliveUser is one connection, "
-        "and HTTP/1.1 answers one request at a time"
-    )
-
-
-def _not_connected(number: int) -> ConnectFailed:
-    return (Refused if number == errno.ECONNREFUSED else ConnectFailed)(os.strerror(number))
-
-
-def _broken(error: OSError, failure: type[ReceiveFailed | SendFailed]) -> Exception:
-    if error.errno in (errno.ECONNRESET, errno.EPIPE):
-        return CutOff("reset by the server")
-    return failure(os.strerror(error.errno or 0))
-
-
-class TlsLayer:
-    """TLS over memory buffers, so that the socket beneath stays the same raw one.
+class TlsConnection(Connection):
+    """TLS over memory buffers, so that the descriptor beneath stays the same raw one.
 
     A TLS record may hold more than was asked for: what is left stays in `_incoming` and is handed out first.
     """
 
     __slots__ = ("_ahead", "_incoming", "_object", "_outgoing")
 
-    def __init__(self, context: ssl.SSLContext, server_hostname: str | None) -> None:
+    #: Session tickets come after the handshake, unasked.
+    chats = True
+
+    def __init__(
+        self,
+        fd: int,
+        readiness: Readiness,
+        owner: Owner,
+        context: ssl.SSLContext,
+        server_hostname: str | None,
+    ) -> None:
+        super().__init__(fd, readiness, owner)
         self._incoming = ssl.MemoryBIO()
         self._outgoing = ssl.MemoryBIO()
         #: Read, but not handed out.
         self._ahead = b""
         self._object = context.wrap_bio(self._incoming, self._outgoing, server_hostname=server_hostname)
 
-    def handshake(self, connection: Connection, timeout_s: float) -> None:
+    def shake_hands(self, timeout_s: float) -> None:
         while True:
             try:
                 self._object.do_handshake()
             except ssl.SSLWantReadError:
-                self._flush(connection, timeout_s)
-                self._incoming.write(connection.receive_raw(timeout_s))
+                self._flush(timeout_s)
+                self._incoming.write(super().receive(timeout_s))
             else:
-                self._flush(connection, timeout_s)
+                self._flush(timeout_s)
                 return
 
-    def _flush(self, connection: Connection, timeout_s: float) -> None:
+    def _flush(self, timeout_s: float) -> None:
         if self._outgoing.pending:
-            connection.send_raw(self._outgoing.read(), timeout_s)
+            super().send(self._outgoing.read(), timeout_s)
 
-    def encrypt(self, data: bytes) -> bytes:
+    def close(self) -> None:
+        """With the record that says our end (close_notify; RFC 8446, 6.1). The peer's is not waited for."""
+        if self.fd >= 0:
+            try:
+                self._object.unwrap()
+            except (ssl.SSLError, ValueError):
+                pass  # ours is written, the peer's still to come; or there was no handshake
+            try:
+                write(self.fd, self._outgoing.read())
+            except OSError:
+                pass  # it has left, or does not read
+        super().close()
+
+    def send(self, data: bytes, timeout_s: float, deadline: float = FAR) -> None:
         try:
             self._object.write(data)
         except ssl.SSLError as error:
             raise SendFailed(f"TLS: {error.reason or error}") from None
-        return self._outgoing.read()
+        super().send(self._outgoing.read(), timeout_s, deadline)
 
-    def farewell(self) -> bytes:
-        """The record that says our end (close_notify; RFC 8446, 6.1). The peer's own is not waited for."""
-        try:
-            self._object.unwrap()
-        except (ssl.SSLError, ValueError):
-            pass  # ours is written, the peer's still to come; or there was no handshake
-        return self._outgoing.read()
-
-    def look_ahead(self, sock: socket) -> bytes:
-        """What has come and is not handed out; takes in what is there, without waiting."""
-        self._incoming.write(sock.recv(RECEIVE_BYTES))
+    def _look_ahead(self) -> bytes:
+        self._incoming.write(read(self.fd, RECEIVE_BYTES))
         self._ahead = self._read() or b""
         return self._ahead
 
-    def unasked(self, connection: Connection, data: bytes) -> bytes:
-        """What is in the records of `data` and in those that were left, without waiting."""
-        self._incoming.write(data)
-        data = self._read() or b""
-        if self._outgoing.pending:
-            connection.send_raw(self._outgoing.read(), 0.0)
-        return data
+    def check_quiet(self) -> None:
+        if self.ready:
+            self._incoming.write(self._unasked())
+        data = self._read()
+        self._flush(0.0)
+        if data:
+            raise BadResponse("bytes that no request has asked for")
 
-    def receive(self, connection: Connection, timeout_s: float) -> bytes:
+    def receive(self, timeout_s: float) -> bytes:
         while (data := self._read()) is None:
             # A key update or session ticket may ask for an answer; it leaves before the wait.
-            self._flush(connection, timeout_s)
+            self._flush(timeout_s)
             try:
-                self._incoming.write(connection.receive_raw(timeout_s))
+                self._incoming.write(super().receive(timeout_s))
             except ClosedByPeer as end:
                 # Without a close_notify anybody may have ended it (RFC 9112, 9.8).
                 raise CutOff(str(end)) from None
@@ -382,3 +393,20 @@ class TlsLayer:
         if not data:
             raise ClosedByPeer("closed by the server")
         return data
+
+
+def in_use() -> RuntimeError:
+    return RuntimeError(
+        "another greenlet is in the middle of a request of this user: a KeepAliveUser is one connection, "
+        "and HTTP/1.1 answers one request at a time"
+    )
+
+
+def _not_connected(number: int) -> ConnectFailed:
+    return (Refused if number == errno.ECONNREFUSED else ConnectFailed)(os.strerror(number))
+
+
+def _broken(error: OSError, failure: type[ReceiveFailed | SendFailed]) -> Exception:
+    if error.errno in (errno.ECONNRESET, errno.EPIPE):
+        return CutOff("reset by the server")
+    return failure(os.strerror(error.errno or 0))

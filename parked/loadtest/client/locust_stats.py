@@ -39,6 +39,7 @@ class BatchedStatistics:
         self._tellers: set[Any] = set()
         self._own = self._note_other
         environment.events.request.add_listener(self._own)
+        self._alone = [self._locusts, self._own]
         self._folded = time.time()
         #: (response time in ms, content length in bytes) of the requests of each (name, method).
         self._done: dict[tuple[str, str], list[tuple[float, int]]] = defaultdict(list)
@@ -48,13 +49,7 @@ class BatchedStatistics:
     @property
     def only_locust_listens(self) -> bool:
         """Whether nobody but the runner is told of each request."""
-        listeners = self._listeners
-        return (
-            len(listeners) == 2
-            and listeners[0] is self._locusts
-            and listeners[1] is self._own
-            and self.may_fold
-        )
+        return self._listeners == self._alone and self.may_fold
 
     def tell(self, **request: Any) -> None:
         """Fire the request event, since somebody else listens."""

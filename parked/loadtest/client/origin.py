@@ -125,6 +125,7 @@ class Origin:
         "_bare",
         "_fields",
         "_tails",
+        "_to_length",
         "named",
         "place",
         "server",
@@ -152,6 +153,7 @@ class Origin:
         self._fields = fields | {name: str(value) for name, value in default_headers.items()}
         self._bare = bare
         self._tails: dict[tuple[tuple[str, ...], bool], bytes] = {}
+        self._to_length: dict[tuple[tuple[str, str], ...], bytes] = {}
         self.tail = self.tail_beside(())
 
     @property
@@ -172,6 +174,18 @@ class Origin:
             tail = b" HTTP/1.1\r\n" + fields.encode("latin-1")
             if len(self._tails) < MAX_TAILS:
                 self._tails[names, bare] = tail
+        return tail
+
+    def tail_to_length(self, fields: tuple[tuple[str, str], ...]) -> bytes:
+        """Version, shared fields, and those of a body up to the number of its bytes."""
+        tail = self._to_length.get(fields)
+        if tail is None:
+            beside = {name: value for name, value in fields if name.lower() not in self.named}
+            tail = self.tail_beside((*beside, "Content-Length"))
+            tail += "".join(f"{name}: {value}\r\n" for name, value in beside.items()).encode("latin-1")
+            tail += b"Content-Length: "
+            if len(self._to_length) < MAX_TAILS:
+                self._to_length[fields] = tail
         return tail
 
 

@@ -50,13 +50,16 @@ SAMPLE_S = 1.0
 #: free; Python's defaults (700, 10, 10) would walk them all again and again in a ramp. Requests make no
 #: cycles, so little waits to be collected.
 GC_THRESHOLDS = (100_000, 50, 1_000)
-
-
-#: What a time (ms) or a length (bytes) can be.
-_NUMBERS, _MOST = (int, float), 1e15
-
 #: Characters of the Server field that are told; it goes to the master each second.
 LONGEST_NAME = 100
+
+#: What a request event is given, as long as no task has looked at it (`KeepAliveResponse.request_meta`).
+UNSEEN = 6
+
+
+def _is_quantity(value: object) -> bool:
+    """Whether it can be a time (ms) or a length (bytes)."""
+    return isinstance(value, int | float) and 0 <= value < 1e15
 
 
 class Member(Sleeper, TlsSettings, Protocol):
@@ -220,12 +223,7 @@ class Process:
         """
         time_ms, length_bytes = meta["response_time"], meta["response_length"]
         name, method = meta["name"], meta["request_type"]
-        if not (
-            isinstance(time_ms, _NUMBERS)
-            and isinstance(length_bytes, _NUMBERS)
-            and 0 <= time_ms < _MOST
-            and 0 <= length_bytes < _MOST
-        ):
+        if len(meta) > UNSEEN and not (_is_quantity(time_ms) and _is_quantity(length_bytes)):
             failure = failure or RequestFailure("the task has set a time or length that is no number")
             time_ms, length_bytes = 0.0, 0
         if type(name) is not str or type(method) is not str:

@@ -17,6 +17,7 @@ from typing import Any, Protocol
 
 import gevent
 from gevent import monkey
+from greenlet import getcurrent
 
 from parked.loadtest.client.errors import TimedOut
 
@@ -104,7 +105,7 @@ class Readiness:
         if deadlines is None:
             deadlines = self._deadlines[timeout_s] = {}
         deadlines[connection] = time.perf_counter() + timeout_s
-        connection.waiter = gevent.getcurrent()
+        connection.waiter = getcurrent()
         try:
             self._hub.switch()
         finally:

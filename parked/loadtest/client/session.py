@@ -17,29 +17,24 @@ from gevent import Timeout
 from requests.structures import CaseInsensitiveDict
 
 from parked.loadtest.client import cookies
-from parked.loadtest.client.connection import AnsweredEarly, Connection, in_use
 from parked.loadtest.client.errors import (
-    ClosedByPeer,
-    ConnectFailed,
-    CutOff,
     RequestFailure,
     TimedOut,
     TooLarge,
 )
+from parked.loadtest.client.line import Line
 from parked.loadtest.client.message import NONE, Body, encoded, merged, message, query
-from parked.loadtest.client.origin import Origin, Place, basic_authorization, credentials_of
+from parked.loadtest.client.origin import Place, basic_authorization, credentials_of
 from parked.loadtest.client.process import Owner
 from parked.loadtest.client.redirects import REDIRECTS, SAFE, Trail
 from parked.loadtest.client.response import KeepAliveResponse, StatusFailure, failure_of
-from parked.loadtest.client.streaming import Stream
 from parked.loadtest.client.verbs import Verbs
-from parked.loadtest.client.wire import Incoming, RawResponse, read_response, too_late
+from parked.loadtest.client.wire import RawResponse
 
 if TYPE_CHECKING:
     from collections.abc import Generator, Iterable, Mapping
 
     from parked.loadtest.client.counters import Counters
-    from parked.loadtest.client.process import Process
 
     Fields = Mapping[str, Any] | Iterable[tuple[str, Any]]
     Auth = tuple[str | bytes, str | bytes]
@@ -51,7 +46,7 @@ find_unsafe = re.compile(r"[^!$-~]").search
 MOST_OTHERS = 32
 
 
-class KeepAliveSession(Verbs):
+class KeepAliveSession(Verbs, Line):
     """Requests over one connection.
 
     A test may give it attributes of its own; they cost memory in each user.
@@ -62,15 +57,7 @@ class KeepAliveSession(Verbs):
     :ivar request_name: name under which all requests are counted (see :meth:`rename_request`).
     """
 
-    __slots__ = (
-        "__dict__",
-        "_connection",
-        "_opened",
-        "_origin",
-        "_process",
-        "_user",
-        "due",
-    )
+    __slots__ = ("due",)
 
     # What few users have: in `__dict__` where they do, which is made then.
     request_name: str | None = None
@@ -79,13 +66,9 @@ class KeepAliveSession(Verbs):
     _others: dict[Place, OtherSession] | None = None
     _cookies: CookieJar | None = None
     _headers: CaseInsensitiveDict[Any] | None = None
-    _stream: Stream | None = None
 
     def __init__(self, user: Owner) -> None:
-        self._user = user
-        self._process: Process = user.process
-        self._connection: Connection | None = None
-        self._opened = False
+        super().__init__(user)
         self.due: float | None = None
         self._talk_to(str(user.host))
 
@@ -93,7 +76,7 @@ class KeepAliveSession(Verbs):
         base = urlsplit(url)
         if (prefix := base.path.rstrip("/")) != self._prefix:
             self._prefix = prefix
-        self._origin: Origin = self._process.origin(f"{base.scheme}://{base.netloc}", self._user)
+        self._origin = self._process.origin(f"{base.scheme}://{base.netloc}", self._user)
 
     @property
     def user(self) -> Owner:
@@ -144,66 +127,11 @@ class KeepAliveSession(Verbs):
 
     clientpool = client
 
-    # The connection
-
-    @property
-    def _tally(self) -> Counters:
-        """Where its connections count: only those to the user's own host are what a run holds."""
-        return self._process.counters
-
-    def connect(self) -> None:
-        """Open the connection if it is not open, to be held. Raises a :class:`RequestFailure`."""
-        if self._connection is None and self._connect(self._user.connection_timeout).hung_up:
-            self._drop(by_peer=True)  # no further event would say so
-            raise ConnectFailed("closed by the server at once")
-
-    def _connect(self, timeout_s: float) -> Connection:
-        origin = self._origin
-        addresses = origin.server.addresses()
-        for number, address in enumerate(addresses, 1):
-            try:
-                connection = Connection.open(
-                    address.family,
-                    address.socket_address,
-                    readiness=self._process.readiness,
-                    sources=address.sources,
-                    timeout_s=timeout_s,
-                    on_lost=self._lost,
-                    tls_context=origin.tls_context,
-                    server_hostname=origin.server.hostname,
-                )
-                break
-            except ConnectFailed:
-                origin.server.refused(address)
-                if number == len(addresses):
-                    raise
-        if self._connection is not None:
-            connection.close()
-            raise in_use()
-        self._connection = connection
-        self._tally.connection_opened(again=self._opened)
-        self._opened = True
-        return connection
-
-    @property
-    def connected(self) -> bool:
-        return self._connection is not None
-
     def close(self) -> None:
-        """Close the connection. The next request opens one again."""
-        self._drop()
+        """Close the connection, and those to other servers. The next request opens one again."""
+        super().close()
         for other in (self._others or {}).values():
             other.close()
-
-    def _lost(self, _connection: Connection) -> None:
-        self._connection = None
-        self._tally.connection_closed(by_peer=True)
-
-    def _drop(self, by_peer: bool = False) -> None:
-        if self._connection is not None:
-            self._connection.close()
-            self._connection = None
-            self._tally.connection_closed(by_peer)
 
     # Requests
 
@@ -243,10 +171,10 @@ class KeepAliveSession(Verbs):
         :param max_redirects: in place of the class'.
         :raises RuntimeError: if another greenlet is in the middle of a request of this user.
         """
-        user = self._user
+        user, process = self._user, self._process
         start = began = time.perf_counter()
         if self.due is not None:
-            self._process.counters.sent_late(start - self.due)
+            process.counters.sent_late(start - self.due)
             start, self.due = self.due, None
         wall_start = time.time()
         session, path, whole_url = self, self._prefix + url, None
@@ -255,7 +183,7 @@ class KeepAliveSession(Verbs):
         interrupt: Timeout | None = None
         sent, history = b"", None
         deadline = began + (user.total_timeout if timeout is None else timeout)
-        under_way = self._process.open_requests
+        under_way = process.open_requests
         under_way[self] = start
         try:
             if url[:1] != "/":
@@ -268,17 +196,18 @@ class KeepAliveSession(Verbs):
             body = NONE if data is json is files is None else encoded(data, json, files)
             sent = session._message(method, path, body, headers, auth)
             raw = session._exchange(method, path, sent, deadline, timeout, stream)
-            if raw.status in REDIRECTS and (
-                user.allow_redirects if allow_redirects is None else allow_redirects
-            ):
-                trail = Trail(self, session, path, method, body, headers, auth)
-                most = user.max_redirects if max_redirects is None else max_redirects
-                try:
-                    raw = trail.follow(raw, most, deadline, timeout, stream)
-                finally:
-                    session = cast(KeepAliveSession, trail.session)
-                    path, sent, history = trail.path, trail.message, trail.passed
-            failure = failure_of(raw)
+            if raw.status >= 300:
+                if raw.status in REDIRECTS and (
+                    user.allow_redirects if allow_redirects is None else allow_redirects
+                ):
+                    trail = Trail(self, session, path, method, body, headers, auth)
+                    most = user.max_redirects if max_redirects is None else max_redirects
+                    try:
+                        raw = trail.follow(raw, most, deadline, timeout, stream)
+                    finally:
+                        session = cast(KeepAliveSession, trail.session)
+                        path, sent, history = trail.path, trail.message, trail.passed
+                failure = failure_of(raw)
         except RequestFailure as error:
             failure = error
         except MemoryError:
@@ -389,83 +318,11 @@ class KeepAliveSession(Verbs):
         if auth:
             given = merged(given, {"Authorization": basic_authorization(*auth)})
         if headers:
-            given = merged(given, dict(headers))
+            given = merged(given, dict(headers)) if given else dict(headers)
         return message(origin, method, path, body, given, bare)
 
-    def _exchange(
-        self, method: str, path: str, message: bytes, deadline: float, timeout: float | None, stream: bool
-    ) -> RawResponse:
-        """Send a request, read its response; open the connection before and drop it after where need be."""
-        user = self._user
-        timeout_s = user.network_timeout
-        if timeout is not None:
-            timeout_s = min(timeout_s, timeout)
-            if time.perf_counter() >= deadline:
-                raise too_late()
-        connection = self._connection
-        if connection is not None:
-            if connection.waiter is not None:
-                raise in_use()
-            if self._stream is not None:  # the rest of it would come before the next response
-                self._stream.close()
-                connection = None
-            elif connection.ready or connection.tls is not None:
-                connection = self._checked(connection)
-        if connection is None:
-            connect_s = user.connection_timeout
-            connection = self._connect(connect_s if timeout is None else min(connect_s, timeout))
-        self._tally.request_sent(len(message))
-        to_head = method in ("HEAD", "head")
-        early = False
-        try:
-            try:
-                connection.send(message, timeout_s, deadline)
-            except (AnsweredEarly, CutOff):
-                # The server has answered without reading on, and perhaps reset the rest: its answer is there.
-                early = True
-            if stream and not early:
-                return self._begin_stream(
-                    Incoming(connection, timeout_s, to_head, deadline, user.max_body_bytes), path
-                )
-            raw = read_response(connection, timeout_s, to_head, deadline, user.max_body_bytes)
-        except BaseException as error:
-            # Whatever it was, the next response here could not be told from the rest of this one.
-            self._drop(by_peer=isinstance(error, ClosedByPeer))
-            raise
-        if early or not raw.keep_alive or connection.hung_up:
-            self._drop(by_peer=True)
-        if b"\r\ncontent-encoding:" in raw.lower_head:
-            raw.decode(user.max_body_bytes)
-        self._take_cookies(raw, path)
-        return raw
-
-    def _begin_stream(self, incoming: Incoming, path: str) -> RawResponse:
-        """Leave the body on the connection, for the response to read."""
-
-        def over(keep: bool) -> None:
-            self._stream = None
-            if not keep or (self._connection is not None and self._connection.hung_up):
-                self._drop(by_peer=keep)
-
-        self._stream = Stream(incoming, self._user.max_body_bytes, over)
-        self._take_cookies(incoming.raw, path)
-        return incoming.raw
-
     def _take_cookies(self, raw: RawResponse, path: str) -> None:
-        if b"\r\nset-cookie:" in raw.lower_head:
-            cookies.take(self.cookiejar, self._origin.url + path, raw.head)
-
-    def _checked(self, connection: Connection) -> Connection | None:
-        """A connection on which nothing came since the last response; None if it ended."""
-        try:
-            connection.check_quiet()
-        except ClosedByPeer:
-            self._drop(by_peer=True)
-            return None
-        except BaseException:
-            self._drop()
-            raise
-        return connection
+        cookies.take(self.cookiejar, self._origin.url + path, raw.head)
 
 
 class OtherSession(KeepAliveSession):

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import math
 import time
-from typing import TYPE_CHECKING, Generic, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
 
 import gevent
 
@@ -39,7 +39,17 @@ GOLDEN = (5**0.5 - 1) / 2
 class Sleeper(Protocol):
     """What can be put to sleep. `slot` is set while it sleeps, None while it does not."""
 
-    slot: int | None
+    slot: Slot | None
+
+
+class Slot(list[Any]):
+    """Who wakes at its end. Itself what a sleeper keeps of it: a number would be 32 bytes for each."""
+
+    __slots__ = ("number",)
+
+    def __init__(self, number: int, first: Sleeper) -> None:
+        super().__init__((first,))
+        self.number = number
 
 
 S = TypeVar("S", bound=Sleeper)
@@ -57,7 +67,7 @@ class ThinkTimer(Generic[S]):
         now = time.perf_counter()  # the same for all processes (CLOCK_MONOTONIC)
         stride_s = STRIDE_MOST * slot_s
         self._origin = (now // stride_s - 1 + number * GOLDEN % 1) * stride_s
-        self._slots: dict[int, list[S]] = {}
+        self._slots: dict[int, Slot] = {}
         self._next = 0
         self._stride = STRIDE_MOST
         self._woken, self._stride_chosen = 0, now
@@ -86,16 +96,17 @@ class ThinkTimer(Generic[S]):
         """
         now = time.perf_counter()
         stride = STRIDE_MOST if roughly else self._stride if seconds >= STRIDE_SLEEP_S else 1
-        slot = round((now + seconds - self._origin) / (self._slot_s * stride)) * stride
-        slot = max(slot, math.floor((now - self._origin) / self._slot_s) + 1, self._next)
+        number = round((now + seconds - self._origin) / (self._slot_s * stride)) * stride
+        number = max(number, math.floor((now - self._origin) / self._slot_s) + 1, self._next)
+        slot = self._slots.get(number)
+        if slot is not None:
+            slot.append(sleeper)
+        else:
+            slot = self._slots[number] = Slot(number, sleeper)
+            if number < self._tick_slot and self.slots_a_tick == 1:
+                self._tick_at(number)
         sleeper.slot = slot
-        try:
-            self._slots[slot].append(sleeper)
-        except KeyError:
-            self._slots[slot] = [sleeper]
-            if slot < self._tick_slot and self.slots_a_tick == 1:
-                self._tick_at(slot)
-        return self._origin + slot * self._slot_s - now
+        return self._origin + number * self._slot_s - now
 
     def forget(self, sleeper: S) -> None:
         """Let it sleep for ever: its place is skipped when its time comes."""
@@ -106,15 +117,15 @@ class ThinkTimer(Generic[S]):
         current = math.floor((now - self._origin) / self._slot_s)
         if self.before_tick is not None:
             self.before_tick()
-        for slot in range(self._next, current + 1) if not self.paused else ():
-            self._next = slot + 1
-            sleepers = self._slots.pop(slot, None)
-            if sleepers is None:
+        for number in range(self._next, current + 1) if not self.paused else ():
+            self._next = number + 1
+            slot = self._slots.pop(number, None)
+            if slot is None:
                 continue
-            due = self._origin + slot * self._slot_s
+            due = self._origin + number * self._slot_s
             late_s = time.perf_counter() - due
-            for sleeper in sleepers:
-                if sleeper.slot == slot and not self._closed:
+            for sleeper in slot:
+                if sleeper.slot is slot and not self._closed:
                     sleeper.slot = None
                     self._woken += 1
                     self.lag_max_s = max(self.lag_max_s, late_s)

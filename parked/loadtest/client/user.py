@@ -32,7 +32,7 @@ from locust.user.task import (
 from parked.loadtest.client.errors import RequestFailure
 from parked.loadtest.client.process import Process
 from parked.loadtest.client.session import KeepAliveSession
-from parked.loadtest.client.think import SLOT_S
+from parked.loadtest.client.think import SLOT_S, Slot
 from parked.loadtest.client.turns import UserHandle
 
 if TYPE_CHECKING:
@@ -166,7 +166,7 @@ class KeepAliveUser(FastHttpUser):
     _greenlet: UserHandle
     _taskset_instance: RestingTaskSet
     #: Where the user waits among the think timer's slots; None while its turn runs.
-    slot: int | None = None
+    slot: Slot | None = None
     _retry_connect_s = RETRY_CONNECT_FIRST_S
 
     def __init__(self, environment: Environment) -> None:

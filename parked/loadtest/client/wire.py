@@ -8,6 +8,7 @@ Whatever is not plainly of that kind goes to llhttp (httptools) from its first b
 from __future__ import annotations
 
 import time
+from http import HTTPStatus
 from typing import TYPE_CHECKING, Any
 
 import httptools
@@ -25,8 +26,14 @@ FAR = float("inf")
 MAX_HEAD_BYTES = 262_144
 #: Interim (1xx) responses before a final one. Servers send one or two (100, 103).
 MAX_INTERIM = 20
-#: Statuses of responses without a body, whatever their header fields say (RFC 9112, 6.3).
-BODILESS = (b"204", b"304")
+#: Beginnings of responses whose status says nothing of their length. Not 204 and 304, which have no body,
+#: whatever their header fields say (RFC 9112, 6.3).
+PLAIN = {
+    b"HTTP/1.1 %d%b" % (status, after): int(status)
+    for status in HTTPStatus
+    if status >= 200 and status not in (204, 304)
+    for after in (b" ", b"\r")
+}
 #: Digits of the largest Content-Length that is taken for one; llhttp refuses what 64 bits can't hold.
 MAX_LENGTH_DIGITS = 18
 KEEP_ALIVE = b"\r\nconnection: keep-alive\r\n"
@@ -89,13 +96,13 @@ def read_response(
     """
     data = connection.receive(timeout_s)
     head_end = data.find(b"\r\n\r\n")
-    if head_end < 0 or to_head or data[:9] != b"HTTP/1.1 ":
+    status = PLAIN.get(data[:13])
+    if status is None or head_end < 0 or to_head:
         return _read_any(connection, timeout_s, data, to_head, deadline, most_bytes)
     head = data[: head_end + 2]
     lower_head = head.lower()
     start = lower_head.find(b"\r\ncontent-length:") + 17
     digits = head[start : head.find(b"\r\n", start)].strip()
-    status = head[9:12]
     persistence = lower_head.find(b"\r\nconnection:")
     # Names are searched for without what surrounds them: an odd spelling is for llhttp to judge.
     if (
@@ -104,10 +111,6 @@ def read_response(
         or len(digits) > MAX_LENGTH_DIGITS
         or lower_head.find(b"content-length", start) >= 0
         or b"transfer-encoding" in lower_head
-        or not status.isdigit()
-        or status < b"200"
-        or status in BODILESS
-        or head[12] not in b" \r"
         or (
             persistence >= 0
             and (
@@ -133,7 +136,7 @@ def read_response(
         data = b"".join(parts)
     if len(data) > total:
         raise BadResponse("more bytes than the response's Content-Length")
-    return RawResponse(int(status), head, lower_head, data[head_end + 4 :], True, total)
+    return RawResponse(status, head, lower_head, data[head_end + 4 :], True, total)
 
 
 class _Collector:

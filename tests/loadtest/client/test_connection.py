@@ -16,7 +16,12 @@ import gevent
 import gevent.socket
 import pytest
 
-from parked.loadtest.client.connection import IP_BIND_ADDRESS_NO_PORT, RECEIVE_BYTES, Connection
+from parked.loadtest.client.connection import (
+    IP_BIND_ADDRESS_NO_PORT,
+    RECEIVE_BYTES,
+    Connection,
+    TlsConnection,
+)
 from parked.loadtest.client.errors import (
     BadResponse,
     ClosedByPeer,
@@ -46,16 +51,19 @@ def trusting() -> ssl.SSLContext:
 
 
 class Opener:
-    """Opens connections and closes them after the test; `lost` are those that the peer closed at rest."""
+    """Opens connections and closes them after the test; `ended` are those that the peer closed at rest."""
 
     def __init__(self, readiness: Readiness) -> None:
         self._readiness = readiness
         self.opened: list[Connection] = []
-        self.lost: list[Connection] = []
+        self.ended: list[Connection] = []
+
+    def lost(self, connection: Connection) -> None:
+        self.ended.append(connection)
 
     def __call__(self, port: int, host: str = "127.0.0.1", **options: Any) -> Connection:
         family = socket.AF_INET6 if ":" in host else socket.AF_INET
-        settings: dict[str, Any] = {"sources": None, "timeout_s": 5.0, "on_lost": self.lost.append, **options}
+        settings: dict[str, Any] = {"sources": None, "timeout_s": 5.0, "owner": self, **options}
         connection = Connection.open(family, (host, port), readiness=self._readiness, **settings)
         self.opened.append(connection)
         return connection
@@ -172,12 +180,12 @@ def test_a_connection_that_the_peer_closes_at_rest_is_lost_at_once(connect: Open
         connection = connect(peer.port)
         served = eventually(lambda: peer.connections and peer.connections[0])
         gevent.sleep(0)
-        assert connect.lost == []
+        assert connect.ended == []
         if how == "reset":
             served.reset()
         else:
             served.sock.shutdown(socket.SHUT_WR)
-        eventually(lambda: connect.lost == [connection])
+        eventually(lambda: connect.ended == [connection])
         assert connection.closed
         connection.close()  # once more does nothing
 
@@ -189,7 +197,7 @@ def test_a_close_ends_the_connection_in_order(connect: Opener) -> None:
         connection.close()
         eventually(lambda: ends == [b""])
         assert connection.closed
-        assert connect.lost == []
+        assert connect.ended == []
 
 
 def test_sending_to_a_reset_connection_is_closed_by_peer(connect: Opener, readiness: Readiness) -> None:
@@ -282,7 +290,7 @@ def test_a_connection_that_is_closed_while_it_opens_says_so(connect: Opener) -> 
         connection = connect(listener.getsockname()[1])
         accepted.get()
         # Either the end was there when the connect was noticed, or it comes as an event of its own.
-        eventually(lambda: connection.hung_up or connect.lost == [connection])
+        eventually(lambda: connection.hung_up or connect.ended == [connection])
 
 
 def test_the_source_address_is_bound(connect: Opener) -> None:
@@ -458,10 +466,10 @@ def test_the_client_says_in_tls_that_it_closes(connect: Opener, certificates: Pa
 def test_sending_after_a_tls_failure_is_a_send_failure(connect: Opener, certificates: Path) -> None:
     with Peer(echo, tls=server_tls(certificates)) as peer:
         connection = connect(peer.port, tls_context=trusting(), server_hostname="127.0.0.1")
-        assert connection.tls is not None
-        connection.tls._object.write(b"")
+        assert isinstance(connection, TlsConnection)
+        connection._object.write(b"")
         with pytest.raises(ssl.SSLError):
-            connection.tls._object.unwrap()  # our close_notify is out: nothing may follow
+            connection._object.unwrap()  # our close_notify is out: nothing may follow
         with pytest.raises(SendFailed, match="TLS"):
             connection.send(b"more", 5.0)
 
@@ -476,10 +484,11 @@ def test_the_port_of_a_bound_source_is_left_to_connect(readiness: Readiness) -> 
             readiness=readiness,
             sources=sources,
             timeout_s=5.0,
-            on_lost=lambda _: None,
+            owner=Opener(readiness),
         )
         try:
             assert connection.source.startswith("127.1.0.")
-            assert connection._sock.getsockopt(socket.IPPROTO_IP, IP_BIND_ADDRESS_NO_PORT) == 1
+            with connection.as_socket() as sock:
+                assert sock.getsockopt(socket.IPPROTO_IP, IP_BIND_ADDRESS_NO_PORT) == 1
         finally:
             connection.close()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import _socket
 import os
 import socket
 import time
@@ -24,12 +23,11 @@ class Pair:
 
     def __init__(self, readiness: Readiness, number: int | None = None) -> None:
         ours, self.peer = socket.socketpair()
-        self.lost = 0
+        self.losses = 0
         with ours:  # dup2 gives it the number that is asked for
             descriptor = os.dup(ours.fileno()) if number is None else os.dup2(ours.fileno(), number)
-        sock = _socket.socket(fileno=descriptor)
-        sock.setblocking(False)
-        self.connection = Connection(sock, readiness, self._lost)
+        os.set_blocking(descriptor, False)
+        self.connection = Connection(descriptor, readiness, self)
         readiness.register(self.connection)
 
     def settle(self) -> Pair:
@@ -38,8 +36,8 @@ class Pair:
         self.connection.ready = False
         return self
 
-    def _lost(self, _connection: Connection) -> None:
-        self.lost += 1
+    def lost(self, _connection: Connection) -> None:
+        self.losses += 1
 
     def close(self) -> None:
         self.connection.close()
@@ -93,19 +91,19 @@ def test_the_end_wakes_the_one_that_waits_and_is_remembered(readiness: Readiness
     pair.peer.shutdown(socket.SHUT_WR)
     waiter.get(timeout=2)
     assert pair.connection.hung_up
-    assert pair.lost == 0
+    assert pair.losses == 0
 
 
 def test_the_end_at_rest_is_told_once(pair: Pair) -> None:
     pair.peer.close()
-    eventually(lambda: pair.lost)
+    eventually(lambda: pair.losses)
     gevent.sleep(0.05)
-    assert pair.lost == 1
+    assert pair.losses == 1
     assert pair.connection.closed
 
 
 def test_room_for_sending_wakes_the_one_that_waits(readiness: Readiness, pair: Pair) -> None:
-    until_it_would_block(lambda: pair.connection._sock.send(b"x" * 65536))
+    until_it_would_block(lambda: os.write(pair.connection.fd, b"x" * 65536))
     waiter = gevent.spawn(readiness.wait, pair.connection, 5.0)
     gevent.sleep(0)
     assert not waiter.dead
@@ -229,7 +227,7 @@ def test_a_connection_closed_by_an_earlier_event_of_the_batch_is_passed_over(rea
         gevent.sleep(0.05)
         (newcomer,) = made
         assert not newcomer.connection.hung_up
-        assert newcomer.lost == victim.lost == 0
+        assert newcomer.losses == victim.losses == 0
     finally:
         for pair in (closing, victim, *made):
             pair.close()

@@ -20,7 +20,7 @@ from locust.env import Environment
 from locust.exception import RescheduleTask
 
 from parked.loadtest.client import connection as connection_module
-from parked.loadtest.client import session as session_module
+from parked.loadtest.client import line as line_module
 from parked.loadtest.client.coding import ACCEPTED
 from parked.loadtest.client.errors import (
     BadResponse,
@@ -873,7 +873,7 @@ def test_no_memory_for_a_response_is_its_failure(
     with Peer(answering(OK)) as peer:
         client = new_session(peer.url)
         with monkeypatch.context() as patch:
-            patch.setattr(session_module, "read_response", fail)
+            patch.setattr(line_module, "read_response", fail)
             assert isinstance(client.get("/").error, TooLarge)
         assert client.get("/").ok
 

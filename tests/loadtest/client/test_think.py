@@ -9,14 +9,21 @@ from collections.abc import Callable, Iterator
 import gevent
 import pytest
 
-from parked.loadtest.client.think import SLEEPERS_A_SLOT, SLOT_S, STRIDE_MOST, STRIDE_SLEEP_S, ThinkTimer
+from parked.loadtest.client.think import (
+    SLEEPERS_A_SLOT,
+    SLOT_S,
+    STRIDE_MOST,
+    STRIDE_SLEEP_S,
+    Slot,
+    ThinkTimer,
+)
 from tests.loadtest.peers import eventually
 
 
 class Sleeper:
     def __init__(self, name: int = 0) -> None:
         self.name = name
-        self.slot: int | None = None
+        self.slot: Slot | None = None
 
 
 class Woken:
@@ -139,7 +146,7 @@ def slots_of_long_sleepers(woken: Woken) -> set[int]:
     sleepers = [Sleeper(number) for number in range(50)]
     for sleeper in sleepers:
         woken.timer.sleep(sleeper, STRIDE_SLEEP_S + sleeper.name * SLOT_S)
-    return {sleeper.slot for sleeper in sleepers if sleeper.slot is not None}
+    return {sleeper.slot.number for sleeper in sleepers if sleeper.slot is not None}
 
 
 def wake_for_a_second(woken: Woken, requests_a_slot: int) -> None:
@@ -179,7 +186,7 @@ def test_a_slot_before_the_next_tick_is_not_left_until_then(woken: Woken) -> Non
         eventually(lambda: woken.all)  # just after a tick, with nobody asleep, unless the machine is busy
         nearer = Sleeper()
         woken.timer.sleep(nearer, SLOT_S)
-        return nearer.slot == woken.timer._tick_slot
+        return nearer.slot is not None and nearer.slot.number == woken.timer._tick_slot
 
     eventually(is_the_next_tick)
 

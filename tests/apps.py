@@ -29,6 +29,15 @@ def pid(environ: dict[str, Any], start_response: Callable[..., Any]) -> list[byt
     return [str(os.getpid()).encode()]
 
 
+_leaked: list[bytearray] = []
+
+
+def leaking(environ: dict[str, Any], start_response: Callable[..., Any]) -> list[bytes]:
+    """Which worker answers; each request takes 10 KB of it for ever."""
+    _leaked.append(bytearray(b"x" * 10_000))
+    return pid(environ, start_response)
+
+
 def digest(environ: dict[str, Any], start_response: Callable[..., Any]) -> list[bytes]:
     """The MD5 of the content, which is read as large content should be."""
     content = hashlib.md5(usedforsecurity=False)

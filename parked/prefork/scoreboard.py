@@ -23,7 +23,8 @@ TIME_BUCKETS_S: Final = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5
 STATUSES: Final = (0, *(status.value for status in HTTPStatus))
 
 #: The counters of a worker, in their order in its row. `owner` is its process id, and so is `ready` when it
-#: serves. A row without an owner is free.
+#: serves. A row without an owner is free. `turned` is when its event loop last did, in milliseconds of the
+#: monotonic clock; `leaving` is 1 when it wants a successor.
 COUNTERS: Final = (
     "owner",
     "ready",
@@ -51,11 +52,16 @@ COUNTERS: Final = (
     "lags",
     "lag_us",
     "lag_longest_us",
+    "turned",
+    "leaving",
     *(f"status_{status}" for status in STATUSES),
     *(f"bucket_{number}" for number in range(len(TIME_BUCKETS_S) + 1)),
 )
 #: What goes up and down.
-_LEVELS: Final = ("ready", "connections", "active", "pending", "collection_longest_us", "lag_longest_us")
+_LEVELS: Final = (
+    *("ready", "connections", "active", "pending", "collection_longest_us", "lag_longest_us"),
+    *("turned", "leaving"),
+)
 _PLACES: Final = {name: place for place, name in enumerate(COUNTERS)}
 
 

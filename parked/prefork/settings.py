@@ -64,6 +64,14 @@ def count(text: str) -> int:
     return value
 
 
+def size(text: str) -> int:
+    """Bytes, with k, M or G for 1,024 of them and so on."""
+    matched = re.fullmatch(r"([0-9]{1,15})([kKmMgG]?)(?:i?[bB])?", text.strip(), re.ASCII)
+    if matched is None:
+        raise ValueError("needs a number of bytes such as 500M or 2G")
+    return int(matched[1]) << {"": 0, "k": 10, "m": 20, "g": 30}[matched[2].lower()]
+
+
 def positive(text: str) -> int:
     value = count(text)
     if not value:
@@ -193,6 +201,22 @@ class Settings:
     )
     graceful_timeout: float = _setting(
         "10", "SECONDS", seconds, "Time for requests in flight to finish after TERM or INT."
+    )
+    timeout: float = _setting(
+        "30",
+        "SECONDS",
+        seconds,
+        "Replace a worker whose event loop has not turned for this long; 0: never.",
+    )
+    max_requests: int = _setting("0", "N", count, "Replace a worker after this many requests; 0: never.")
+    max_requests_jitter: int = _setting(
+        "0", "N", count, "Up to this many requests more, so that workers are not replaced together."
+    )
+    max_worker_memory: int = _setting(
+        "0", "BYTES", size, "Replace a worker that takes this much memory (RSS), such as 500M; 0: never."
+    )
+    max_worker_age: float = _setting(
+        "0", "SECONDS", seconds, "Replace a worker after this time, up to a tenth earlier; 0: never."
     )
     limit_request_line: int = _setting(
         str(_LIMITS.request_line_bytes), "BYTES", positive, "Longest request line; beyond it 414."

@@ -22,6 +22,7 @@ from parked.prefork import application, forks, handover, sizing, trial, worker
 from parked.prefork.access_log import LogError
 from parked.prefork.application import StartError
 from parked.prefork.identity import IdentityError
+from parked.prefork.lifetime import is_bounded
 from parked.prefork.listening import ListenError, another, place
 from parked.prefork.notify import READY, STOPPING, notify, reloading
 from parked.prefork.opening import Opened, open_all
@@ -36,6 +37,7 @@ from parked.prefork.settings import (
 )
 from parked.prefork.signals import STOPPING as STOP_SIGNALS
 from parked.prefork.signals import Signals, StopRequested, block
+from parked.prefork.watchdog import Watchdog, look_s
 from parked.shared.children import cause
 from parked.shared.listeners import MAX_WORKERS
 
@@ -51,6 +53,8 @@ _MAX_START_FAILURES: Final = 5
 _ECHO_S: Final = 0.5
 #: Seconds beyond the graceful timeout that a worker may take to exit.
 _EXIT_GRACE_S: Final = 2.0
+#: Seconds between looks at the scoreboard for workers that want a successor.
+_LOOK_S: Final = 0.5
 #: Seconds without anything due; the pipe of signals wakes us.
 _IDLE_S: Final = 3600.0
 
@@ -67,6 +71,8 @@ class _Slot:
     #: When to start the next process here, while there is none; on the monotonic clock.
     due: float = 0.0
     back_off_s: float = 0.0
+    #: Who worked here before and retires when this one is ready.
+    predecessor: int = 0
 
 
 def run(settings: Settings, signals: Signals) -> int:
@@ -100,6 +106,11 @@ class Supervisor:
         ]
         self._scoreboard = opened.scoreboard
         self._metrics = _Slot(opened.metrics) if opened.metrics else None
+        self._watchdog = Watchdog(self._scoreboard, settings.timeout, self._say)
+        #: Seconds between two looks at how the workers are.
+        self._look_s = look_s(settings.timeout) if settings.timeout else _IDLE_S
+        if is_bounded(settings):
+            self._look_s = min(self._look_s, _LOOK_S)
         self._lifeline = os.pipe()
         self._announced = False
         self._start_failures = 0
@@ -144,6 +155,9 @@ class Supervisor:
             elif self._again <= time.monotonic():
                 self._become_next()
             self._reload_if_wanted()
+            if self.settings.timeout:
+                self._watchdog.look(time.monotonic())
+            self._replace_one()
             for number in self._signals.wait(self._timeout()):
                 if number in STOP_SIGNALS:
                     return self._stop(at_once=number == signal.SIGQUIT)
@@ -264,7 +278,7 @@ class Supervisor:
         dues = [slot.due for slot in self._places() if not slot.pid] if self._again is None else [self._again]
         if self._trial and self._trial_ends:
             dues.append(self._trial_ends)
-        return max(0.0, min(dues) - time.monotonic()) if dues else _IDLE_S
+        return min([self._look_s, *(max(0.0, due - time.monotonic()) for due in dues)])
 
     # -- more, fewer and new ones
 
@@ -293,10 +307,30 @@ class Supervisor:
             # First our copy: what the kernel still queues there, the worker takes before it retires.
             self._listeners.remove(slot.listener)
             slot.listener.close()
+        self._release_predecessor(slot)
         if slot.pid:
             self._retiring.add(slot.pid)
             _kill(slot.pid, signal.SIGHUP)
         self._say(f"removing a worker: {len(self._slots)}")
+
+    def _replace_one(self) -> None:
+        """Of the workers that want a successor one at a time: the others serve meanwhile."""
+        waiting = next((slot for slot in self._slots if slot.predecessor), None)
+        if waiting is not None:
+            if self._is_ready(waiting):
+                self._release_predecessor(waiting)
+            return
+        for slot in self._slots:
+            if slot.pid and slot.row is not None and self._scoreboard.get(slot.row, "leaving"):
+                slot.predecessor, slot.pid, slot.row = slot.pid, 0, None
+                self._retiring.add(slot.predecessor)
+                self._start(slot)
+                return
+
+    def _release_predecessor(self, slot: _Slot) -> None:
+        if slot.predecessor in self._retiring:  # else it has ended by itself
+            _kill(slot.predecessor, signal.SIGHUP)
+        slot.predecessor = 0
 
     def _reload_if_wanted(self) -> None:
         """HUP: try the new code, unless that is under way or nothing here is ready yet."""

@@ -17,9 +17,11 @@ from gevent.event import Event
 
 from parked.prefork import access_log, forks, metrics
 from parked.prefork.counts import Statistics
+from parked.prefork.lifetime import Lifetime
 from parked.prefork.scoreboard import Scoreboard
 from parked.prefork.settings import EXIT_KILLED, PROGRAM, Settings
 from parked.prefork.signals import HARMLESS
+from parked.prefork.watchdog import Pulse
 from parked.server.limits import Limits
 from parked.server.server import KeepAliveWSGIServer
 from parked.shared import exposition, listeners, out_of_memory
@@ -85,6 +87,8 @@ def run(duty: Duty) -> int:
         watch.signal(signal.SIGUSR1, log.reopen)
     watch.unblock()
     server.start()
+    if settings.timeout:
+        Pulse(duty.scoreboard, duty.row, settings.timeout)
     gevent.spawn(_report, duty, server, watch)
     duty.scoreboard.set(duty.row, "ready", os.getpid())
     gevent.wait([stopping, retiring], count=1)
@@ -225,9 +229,14 @@ def _report(duty: Duty, server: KeepAliveWSGIServer, watch: _Watch) -> None:
     statistics = Statistics()
     if duty.settings.metrics is not None:
         server.statistics = statistics
+    lifetime = Lifetime(duty.settings)
+    leaving = ""
     while not watch.is_forked:
         try:
             duty.scoreboard.update(duty.row, statistics.counters(server.figures()), base)
+            if not leaving and (leaving := lifetime.over(server.requests)):
+                print(f"{PROGRAM}: worker {os.getpid()} wants a successor: {leaving}", file=sys.stderr)
+                duty.scoreboard.set(duty.row, "leaving", 1)
         except Exception:  # said, and tried again: figures that stand still look like a worker that does
             traceback.print_exc()
         gevent.sleep(_REPORT_S)

@@ -6,11 +6,11 @@ The first class with tasks that is derived from it installs the plug-in into Loc
 
 from typing import Any
 
-from parked.loadtest.client import user
+from parked.loadtest.client import events, long_poll, user
 from parked.loadtest.client.errors import RequestFailure, WrongLength
 from parked.loadtest.plugin.install import install
 
-__all__ = ["KeepAliveUser", "RequestFailure", "WrongLength"]
+__all__ = ["EventsUser", "KeepAliveUser", "LongPollUser", "RequestFailure", "WrongLength"]
 
 
 class KeepAliveUser(user.KeepAliveUser):
@@ -21,4 +21,26 @@ class KeepAliveUser(user.KeepAliveUser):
     def __init_subclass__(cls, **arguments: Any) -> None:
         super().__init_subclass__(**arguments)
         if not cls.abstract:
-            install(KeepAliveUser)
+            install(user.KeepAliveUser)
+
+
+class LongPollUser(long_poll.LongPollUser):
+    __doc__ = long_poll.LongPollUser.__doc__
+
+    abstract = True
+
+    def __init_subclass__(cls, **arguments: Any) -> None:
+        super().__init_subclass__(**arguments)
+        if not cls.abstract:
+            install(user.KeepAliveUser)
+
+
+class EventsUser(events.EventsUser):
+    __doc__ = events.EventsUser.__doc__
+
+    abstract = True
+
+    def __init_subclass__(cls, **arguments: Any) -> None:
+        super().__init_subclass__(**arguments)
+        if not cls.abstract:
+            install(user.KeepAliveUser)

@@ -291,6 +291,25 @@ class Connection:
                 self.ready = True  # not drained, and no further event will say so
             return data
 
+    def receive_now(self) -> bytes:
+        """What has come, for who listens without a greenlet; nothing if nothing has. Raises as `receive`.
+
+        `ready` says that there is more: no further event will.
+        """
+        self.ready = False
+        try:
+            data = read(self.fd, RECEIVE_BYTES)
+        except BlockingIOError:
+            if self.hung_up:
+                raise ClosedByPeer("closed by the server") from None
+            return b""
+        except OSError as error:
+            raise _broken(error, ReceiveFailed) from None
+        if not data:
+            raise ClosedByPeer("closed by the server")
+        self.ready = self.hung_up or len(data) == RECEIVE_BYTES
+        return data
+
 
 class TlsConnection(Connection):
     """TLS over memory buffers, so that the descriptor beneath stays the same raw one.
@@ -376,6 +395,21 @@ class TlsConnection(Connection):
                 # Without a close_notify anybody may have ended it (RFC 9112, 9.8).
                 raise CutOff(str(end)) from None
         return data
+
+    def receive_now(self) -> bytes:
+        parts: list[bytes] = []
+        try:
+            self._incoming.write(super().receive_now())
+        except ClosedByPeer as end:
+            raise CutOff(str(end)) from None
+        try:
+            while (part := self._read()) is not None:
+                parts.append(part)
+        except ClosedByPeer:
+            if not parts:
+                raise
+            self.ready = self.hung_up = True  # what came before counts, then the end does
+        return b"".join(parts)
 
     def _read(self) -> bytes | None:
         """Some bytes; None if more records are needed for that."""

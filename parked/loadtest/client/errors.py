@@ -78,6 +78,18 @@ class WrongLength(RequestFailure):
     kind = "body_length"
 
 
+class StreamEnded(RequestFailure):
+    """The server has ended an event stream in order; its client comes back."""
+
+    kind = "stream_ended"
+
+
+class NoEvents(RequestFailure):
+    """A response that is no event stream, where one was asked for: another content type, or a 204."""
+
+    kind = "no_events"
+
+
 KINDS = tuple(
     failure.kind
     for failure in (
@@ -90,6 +102,8 @@ KINDS = tuple(
         TooLarge,
         BadStatus,
         WrongLength,
+        StreamEnded,
+        NoEvents,
         RequestFailure,
     )
 )

@@ -105,11 +105,21 @@ class Line:
     ) -> RawResponse:
         """Send a request, read its response; open the connection before and drop it after where need be."""
         user = self._user
-        timeout_s = user.network_timeout
+        connect_s, timeout_s = user.connection_timeout, user.network_timeout
         if timeout is not None:
-            timeout_s = min(timeout_s, timeout)
+            connect_s, timeout_s = min(connect_s, timeout), min(timeout_s, timeout)
             if time.perf_counter() >= deadline:
                 raise too_late()
+        connection, early = self._send(message, connect_s, timeout_s, deadline)
+        to_head = method in ("HEAD", "head")
+        if stream and not early:
+            return self._begin_stream(self._begin(connection, timeout_s, to_head, deadline), path)
+        return self._receive(connection, timeout_s, to_head, deadline, path, early)
+
+    def _send(
+        self, message: bytes, connect_s: float, timeout_s: float, deadline: float
+    ) -> tuple[Connection, bool]:
+        """Send a request. With the connection comes whether the answer was there before its end."""
         connection = self._connection
         if connection is not None:
             if connection.waiter is not None:
@@ -120,34 +130,55 @@ class Line:
             elif connection.ready or connection.chats:
                 connection = self._checked(connection)
         if connection is None:
-            connect_s = user.connection_timeout
-            connection = self._connect(connect_s if timeout is None else min(connect_s, timeout))
+            connection = self._connect(connect_s)
         self._tally.request_sent(len(message))
-        to_head = method in ("HEAD", "head")
-        early = False
         try:
-            try:
-                connection.send(message, timeout_s, deadline)
-            except (AnsweredEarly, CutOff):
-                # The server has answered without reading on, and perhaps reset the rest: its answer is there.
-                early = True
-            if stream and not early:
-                return self._begin_stream(
-                    Incoming(connection, timeout_s, to_head, deadline, user.max_body_bytes), path
-                )
-            raw = read_response(connection, timeout_s, to_head, deadline, user.max_body_bytes)
+            connection.send(message, timeout_s, deadline)
+        except (AnsweredEarly, CutOff):
+            # The server has answered without reading on, and perhaps reset the rest: its answer is there.
+            return connection, True
         except BaseException as error:
-            # Whatever it was, the next response here could not be told from the rest of this one.
-            self._drop(by_peer=isinstance(error, ClosedByPeer))
+            self._fail(error)
+            raise
+        return connection, False
+
+    def _receive(
+        self,
+        connection: Connection,
+        timeout_s: float,
+        to_head: bool,
+        deadline: float,
+        path: str,
+        early: bool = False,
+        begun: bytes = b"",
+    ) -> RawResponse:
+        """Read the response; `begun` is what of it has come already."""
+        most_bytes = self._user.max_body_bytes
+        try:
+            raw = read_response(connection, timeout_s, to_head, deadline, most_bytes, begun)
+        except BaseException as error:
+            self._fail(error)
             raise
         if early or not raw.keep_alive or connection.hung_up:
             self._drop(by_peer=True)
         head = raw.lower_head
         if b"\r\ncontent-encoding:" in head:
-            raw.decode(user.max_body_bytes)
+            raw.decode(most_bytes)
         if b"\r\nset-cookie:" in head:
             self._take_cookies(raw, path)
         return raw
+
+    def _fail(self, error: BaseException) -> None:
+        """Whatever it was, the next response here could not be told from the rest of this one."""
+        self._drop(by_peer=isinstance(error, ClosedByPeer))
+
+    def _begin(self, connection: Connection, timeout_s: float, to_head: bool, deadline: float) -> Incoming:
+        """Read the head of a response, and leave its body on the connection."""
+        try:
+            return Incoming(connection, timeout_s, to_head, deadline, self._user.max_body_bytes)
+        except BaseException as error:
+            self._fail(error)
+            raise
 
     def _begin_stream(self, incoming: Incoming, path: str) -> RawResponse:
         """Leave the body on the connection, for the response to read."""

@@ -21,6 +21,7 @@ from locust.runners import WorkerRunner
 
 from parked.loadtest.client.counters import Counters
 from parked.loadtest.client.errors import RequestFailure
+from parked.loadtest.client.heard import HeardByProcess
 from parked.loadtest.client.locust_stats import FOLD_S, BatchedStatistics
 from parked.loadtest.client.origin import Origin, Place, Server, TlsSettings, tls_context
 from parked.loadtest.client.readiness import Readiness
@@ -124,6 +125,8 @@ class Process:
         self.counters = Counters()
         #: Connections and requests to other hosts than the users' own: no part of what a run holds.
         self.elsewhere = Counters()
+        #: What those users hear who wait for what is sent (long polls, event streams).
+        self.heard = HeardByProcess()
         self.pauses = Collections()
         self.readiness = Readiness()
         self.turns = TurnPool()
@@ -131,7 +134,8 @@ class Process:
         self.timer: ThinkTimer[Member] = ThinkTimer(lambda user, due: user.wake(due), number)
         self.statistics = BatchedStatistics(environment)
         self._moderation = Moderation()
-        #: Requests under way: by session when they were due (`time.perf_counter`).
+        #: Requests under way: by session when they were due (`time.perf_counter`). Of a long poll, when its
+        #: answer is.
         self.open_requests: dict[object, float] = {}
         #: Running users by class name, and most of them that the garbage collector was kept from.
         self.users: Counter[str] = Counter()
@@ -252,8 +256,9 @@ class Process:
             freeze_users()
         if runner is not None:
             source = next((server.sources for server in list(self._servers.values()) if server.sources), "")
+            counted = self.counters.sample(self.timer, source, self.users.total())
             sample: Sample = {
-                **self.counters.sample(self.timer, source, self.users.total()),
+                **counted,  # type: ignore[typeddict-item]  # it might have a key that it does not
                 "elsewhere": self.elsewhere.requests_sent_now,
                 "others": self.statistics.others,
                 "others_failed": self.statistics.others_failed,
@@ -263,11 +268,13 @@ class Process:
                 "server": self.server_software or "",
                 "host": os.environ.get(variables.HOST, ""),
             }
+            if self.heard.used:
+                sample["heard"] = self.heard.sample()
             runner.send_message(MESSAGE, sample)
 
     def _open_s(self) -> list[Any]:
         now, ages = time.perf_counter(), Distribution()
-        ages.add([max(0.0, now - due) for due in self.open_requests.values()])
+        ages.add([now - due for due in self.open_requests.values() if due <= now])
         return ages.as_list()
 
     def _report(self, phase_s: float) -> None:

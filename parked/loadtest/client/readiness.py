@@ -38,7 +38,7 @@ class Watched(Protocol):
     """A connection, as whoever watches it knows it."""
 
     fd: int
-    #: The greenlet that waits on it; None at rest.
+    #: The greenlet or :class:`Listener` that waits on it; None at rest.
     waiter: Any
     #: Something happened while nobody waited.
     ready: bool
@@ -46,6 +46,15 @@ class Watched(Protocol):
     hung_up: bool
 
     def close_lost(self) -> None: ...
+
+
+class Listener(Protocol):
+    """Waits on a connection without a greenlet: what would switch to one, or throw into it, calls it in the
+    hub. Nothing may be raised there, since gevent stops a watcher whose callback raises."""
+
+    def switch(self) -> None: ...
+
+    def throw(self, error: TimedOut) -> None: ...
 
 
 class Readiness:
@@ -111,6 +120,30 @@ class Readiness:
         finally:
             connection.waiter = None
             del deadlines[connection]
+
+    def listen(self, connection: Watched, listener: Listener, timeout_s: float | None = None) -> None:
+        """Tell the listener each time that something happened on the connection, until :meth:`leave`; and
+        after `timeout_s` seconds, once, that they are over."""
+        connection.waiter = listener
+        if timeout_s is not None:
+            self._deadlines.setdefault(timeout_s, {})[connection] = time.perf_counter() + timeout_s
+        if connection.ready or connection.hung_up:  # no further event may say so
+            connection.ready = False
+            self.prompt(connection, listener)
+
+    def prompt(self, connection: Watched, listener: Listener) -> None:
+        """Tell the listener in the next iteration of the loop, if it still listens then."""
+        self._hub.loop.run_callback(self._prompt, connection, listener)
+
+    def _prompt(self, connection: Watched, listener: Listener) -> None:
+        if connection.waiter is listener:
+            listener.switch()
+
+    def leave(self, connection: Watched, timeout_s: float | None = None) -> None:
+        """Nobody listens any more. `timeout_s` is what :meth:`listen` was given."""
+        connection.waiter = None
+        if timeout_s is not None and (deadlines := self._deadlines.get(timeout_s)) is not None:
+            deadlines.pop(connection, None)
 
     def fetch_at_once(self, at_once: bool) -> None:
         """Whether events are fetched as they come, as at the beginning, or only when `dispatch` is called."""

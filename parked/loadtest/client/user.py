@@ -64,7 +64,7 @@ UNSUPPORTED = {
 }
 
 
-class _Rest(BaseException):
+class Rest(BaseException):
     """Leaves `TaskSet.run` where it would sleep. Not an `Exception`, which `TaskSet.run` would take for a
     failed task."""
 
@@ -72,6 +72,10 @@ class _Rest(BaseException):
         self.seconds = seconds
         #: Whether this is a think time between two tasks: it counts as one.
         self.thinks = thinks
+
+
+class Waits(BaseException):
+    """Leaves a turn where the user waits for bytes of its connection, and the next one comes with these."""
 
 
 class RestingTaskSet(DefaultTaskSet):
@@ -114,7 +118,7 @@ class RestingTaskSet(DefaultTaskSet):
         wait_s = self.wait_time()
         if wait_s >= SHORT_WAIT_S:
             self._tasks_to_do = self._tasks_to_do or None
-            raise _Rest(wait_s, thinks=True)
+            raise Rest(wait_s, thinks=True)
         user.process.counters.thinks_s.append(max(wait_s, 0.0))
         user.client.due = None
         self._sleep(wait_s)
@@ -157,6 +161,8 @@ class KeepAliveUser(FastHttpUser):
 
     abstract = True
 
+    #: What such users do, for reports: keepalive, longpoll or events.
+    workload: ClassVar[str] = "keepalive"
     think_time: ClassVar[tuple[float, float]] = (10.0, 90.0)
     total_timeout: float = 600.0
     max_body_bytes: int = 268_435_456
@@ -253,26 +259,37 @@ class KeepAliveUser(FastHttpUser):
             if self._state == LOCUST_STATE_WAITING:
                 self._state = LOCUST_STATE_RUNNING
                 self.client.due = due
-                self._taskset_instance.run()
+                self._go_on()
             else:
                 self._begin()
-        except _Rest as rest:
+        except Rest as rest:
             handle.turn = None
             self.client.due = None
             slept_s = self.process.timer.sleep(self, rest.seconds)
             if rest.thinks:
                 self.process.counters.thinks_s.append(slept_s)
+        except Waits:
+            handle.turn = None
+            self.client.due = None
         except (GreenletExit, StopUser, StopTest):
             self._last_turn()
         except BaseException:
             self._finish()
             raise
 
+    def _prepare(self) -> None:
+        """What is needed for turns."""
+        self._taskset_instance = RestingTaskSet(self)
+
+    def _go_on(self) -> None:
+        """Do what there is to do until the next rest, which raises."""
+        self._taskset_instance.run()
+
     def _begin(self) -> None:
         """As `User.run` begins, with the connection opened first."""
         self._open_connection()
         self._state = LOCUST_STATE_RUNNING
-        self._taskset_instance = RestingTaskSet(self)
+        self._prepare()
         try:
             self.on_start()
         except Exception as error:
@@ -287,8 +304,8 @@ class KeepAliveUser(FastHttpUser):
         wait_s = self.first_wait_time()
         if wait_s > 0:
             self._state = LOCUST_STATE_WAITING
-            raise _Rest(wait_s)
-        self._taskset_instance.run()
+            raise Rest(wait_s)
+        self._go_on()
 
     def _open_connection(self) -> None:
         try:
@@ -297,7 +314,7 @@ class KeepAliveUser(FastHttpUser):
             self.client.record_failure("CONNECT", failure)
             wait_s = self._retry_connect_s
             self._retry_connect_s = min(2 * wait_s, RETRY_CONNECT_LAST_S)
-            raise _Rest(wait_s) from None
+            raise Rest(wait_s) from None
 
     def _last_turn(self) -> None:
         self._greenlet.turn = getcurrent()

@@ -84,6 +84,7 @@ def read_response(
     to_head: bool = False,
     deadline: float = FAR,
     most_bytes: int = FAR,  # type: ignore[assignment]
+    begun: bytes = b"",
 ) -> RawResponse:
     """Read one whole response.
 
@@ -91,10 +92,11 @@ def read_response(
     :param to_head: it answers a HEAD request and so has no body.
     :param deadline: when all of it has to be there, on the `time.perf_counter` scale.
     :param most_bytes: of its body.
+    :param begun: what has been received of it already.
     :raises RequestFailure: :class:`BadResponse`, :class:`ClosedByPeer`, :class:`ReceiveFailed`,
         :class:`TimedOut` or :class:`TooLarge`.
     """
-    data = connection.receive(timeout_s)
+    data = begun or connection.receive(timeout_s)
     head_end = data.find(b"\r\n\r\n")
     status = PLAIN.get(data[:13])
     if status is None or head_end < 0 or to_head:
@@ -190,6 +192,7 @@ class Incoming:
     """A response whose head has been read, and whose body comes piece by piece.
 
     :ivar raw: what is known of it so far; its body is left out.
+    :ivar behind_head: what came of the body with the head, its transfer coding not undone.
     :ivar complete: the end of the body has come.
     """
 
@@ -235,6 +238,7 @@ class Incoming:
             raise BadResponse("too many interim responses")
         lower_head = head.lower()
         self.raw = RawResponse(status, head, lower_head, b"", _stays(lower_head), received)
+        self.behind_head = data
         if to_head:
             # Its header fields describe a body that is not sent (RFC 9110, 9.3.2).
             if data:

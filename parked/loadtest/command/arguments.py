@@ -16,7 +16,7 @@ from parked.loadtest.command.settings import Settings
 from parked.loadtest.machine.machine import Machine
 from parked.loadtest.plan import planning
 from parked.loadtest.report.goals import Goal
-from parked.loadtest.terms import options, values, variables
+from parked.loadtest.terms import checkout, options, values, variables
 from parked.loadtest.terms.checkout import PROGRAM
 from parked.loadtest.terms.console import say
 from parked.shared import old_names
@@ -91,6 +91,13 @@ def parser() -> argparse.ArgumentParser:
         type=lambda text: text if text == "auto" else values.count(text),
         metavar="R|auto",
         help="connections opened a second; auto: as fast as requests stay on time (default: auto)",
+    )
+    made.add_argument(
+        "--workload",
+        default="keepalive",
+        choices=tuple(checkout.WORKLOADS),
+        help="what each connection does: think and ask (keepalive), wait for an answer that comes after "
+        "--think seconds (longpoll), or listen to an event stream (events) (default: keepalive)",
     )
     made.add_argument(
         "--quick", action="store_true", help=f"a first look: -c {QUICK[0]} --hold {QUICK[1]}, under a minute"
@@ -303,7 +310,17 @@ def _master(text: str) -> tuple[str, int]:
 def _settle(made: argparse.ArgumentParser, chosen: argparse.Namespace) -> None:
     """Refuse what does not go together, and fill in what depends on other options."""
     if chosen.join:
-        of_the_master = ("connections", "spawn_rate", "hold", "think", "length", "host", "web", "results")
+        of_the_master = (
+            "connections",
+            "workload",
+            "spawn_rate",
+            "hold",
+            "think",
+            "length",
+            "host",
+            "web",
+            "results",
+        )
         wrong = [
             name for name in (*of_the_master, "master") if getattr(chosen, name) != made.get_default(name)
         ]
@@ -317,6 +334,13 @@ def _settle(made: argparse.ArgumentParser, chosen: argparse.Namespace) -> None:
         made.error("--expect-hosts goes with --master")
     if chosen.web_port != made.get_default("web_port") and not chosen.web:
         made.error("--web-port goes with --web")
+    waits = chosen.workload != "keepalive"
+    if waits and chosen.locustfile is not None:
+        made.error("--workload is of the built-in tests, not of -f")
+    if waits and (
+        wrong := [o.flag for o in options.REQUEST if o not in options.WAITING and getattr(chosen, o.name)]
+    ):
+        made.error(f"{wrong[0]} is for --workload keepalive")
     if chosen.quick:
         chosen.connections = QUICK[0] if chosen.connections == "auto" else chosen.connections
         chosen.hold = QUICK[1] if chosen.hold == made.get_default("hold") else chosen.hold
@@ -325,7 +349,7 @@ def _settle(made: argparse.ArgumentParser, chosen: argparse.Namespace) -> None:
             made.error(
                 "--path, --method, --header, --body and --expect-status are of the built-in test, not of -f"
             )
-        chosen.path = chosen.path or "/"
+        chosen.path = chosen.path or ("/" if not waits else None)
     chosen.did_you_mean = _close_to(made, chosen.of_locust)
     chosen.start_server = chosen.start_server or chosen.host is None
     chosen.host = ",".join(chosen.host or [DEFAULT_HOST])

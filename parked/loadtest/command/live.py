@@ -131,6 +131,11 @@ class Run:
         """A cell of the newest row; nan if it is unknown."""
         return _number(self.row, name)
 
+    def last(self, name: str) -> float:
+        """The last known cell of a column among the newest rows; nan if there is none."""
+        known = [value for row in self.recent if (value := number(row, name)) is not None]
+        return known[-1] if known else math.nan
+
     def grown(self, name: str, rows: int = WARN_ROWS) -> float:
         """By how much a counter has grown within the last rows."""
         last = list(self.recent)[-rows - 1 :]

@@ -188,6 +188,7 @@ def _figures(run: Run) -> list[Text]:
             f"{_of(run.per_s('received_bytes_total') / MIB, 2)} MiB/s",
         ),
         _line("latency ms", latency),
+        *([] if math.isnan(value("streams")) else [_heard(run)]),
         _line(
             "failures",
             f"{_of(value('failures_total'))}   reconnects {_of(value('reconnects_total'))}   "
@@ -199,6 +200,18 @@ def _figures(run: Run) -> list[Text]:
             f"loop lag {_of(value('loop_lag_max_ms'))} ms   burst {_of(value('burst_10ms_max'))} in 10 ms",
         ),
     ]
+
+
+def _heard(run: Run) -> Text:
+    """Where users wait for what is sent; the delivery is of the last second in which something came."""
+    value = run.value
+    delivery = "/".join(_of(run.last(f"delivery_{name}_ms")) for name in ("p50", "p99", "max"))
+    return _line(
+        "events",
+        f"{_of(value('events_total'))}   lost {_of(value('events_lost_total'))}   "
+        f"repeated {_of(value('events_repeated_total'))}   waiting {_of(value('streams'))}   "
+        f"delivery {delivery} ms",
+    )
 
 
 def _machine(run: Run) -> list[Text]:

@@ -7,7 +7,7 @@ import math
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING
-from urllib.parse import urlsplit
+from urllib.parse import parse_qs, urlsplit
 
 from parked.loadtest.machine.machine import Machine
 from parked.loadtest.plan import resources, sizing
@@ -57,6 +57,7 @@ class Settings:
     metrics: str | None
     command: str
     machine: Machine
+    workload: str = "keepalive"  #: of the built-in tests
     path: str | None = None  #: of the built-in test's request; None: it asks for lengths
     rehearses: bool = False  #: whether that is a plain GET, which can be tried before the run
     is_auto: bool = False  #: whether the machine decides how many connections
@@ -86,7 +87,8 @@ class Settings:
             think=chosen.think,
             length=chosen.length,
             host=",".join(values.hosts(chosen.host)),
-            locustfile=(chosen.locustfile or checkout.locustfile()).resolve(),
+            locustfile=(chosen.locustfile or checkout.locustfile(chosen.workload)).resolve(),
+            workload=chosen.workload,
             processes=chosen.processes,
             web_port=chosen.web_port if chosen.web else None,
             master_port=chosen.master_port,
@@ -99,6 +101,7 @@ class Settings:
             machine=machine,
             path=chosen.path,
             rehearses=chosen.locustfile is None
+            and chosen.workload == "keepalive"
             and not any(getattr(chosen, it.name) for it in options.REQUEST if it.name != "path"),
             is_auto=chosen.connections == "auto",
             as_json=chosen.json,
@@ -156,11 +159,28 @@ class Settings:
         ramp_s = self.connections / least_per_s
         return math.ceil(2 * ramp_s + values.duration(self.hold) + SPARE_S)
 
+    @property
+    def _is_built_in(self) -> bool:
+        return self.locustfile == checkout.locustfile(self.workload).resolve()
+
+    @property
+    def _think_s(self) -> tuple[float, float]:
+        """Seconds between two things that a connection brings; of events, as the demo sends them."""
+        if self.workload != "events":
+            return values.think_time(self.think)
+        query = parse_qs(urlsplit(self.path or "").query)
+        try:
+            every_s = float(query.get("every", ["30"])[0])
+        except ValueError:
+            every_s = 30.0
+        return (every_s, every_s) if 0 < every_s < math.inf else (30.0, 30.0)
+
     def plan(self, local: bool, start: bool) -> sizing.Plan:
         """The run as the sizing model sees it; process counts of 0 are the model's to fill in."""
         return sizing.Plan(
             connections=self.connections,
-            think_s=values.think_time(self.think),
+            think_s=self._think_s,
+            waits=self.workload if self.workload != "keepalive" else "",
             body_bytes=values.length(self.length),
             hold_s=values.duration(self.hold),
             spawn_per_s=self.spawn_per_s,
@@ -173,6 +193,6 @@ class Settings:
             master_host=sizing.Plan.master_host if self.lead is None else self.lead.address.removeprefix("*"),
             web_port=self.web_port,
             metrics=values.listen_address(self.metrics) if self.metrics else None,
-            workload="" if self.locustfile == checkout.locustfile().resolve() else self.locustfile.name,
+            workload="" if self._is_built_in else self.locustfile.name,
             results=self.results,
         )

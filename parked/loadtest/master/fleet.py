@@ -8,6 +8,7 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from parked.loadtest.master.heard import HeardSecond, Listening
 from parked.loadtest.terms.clock import unix_time_s
 from parked.loadtest.terms.distribution import Distribution
 from parked.loadtest.terms.histogram import merge, new_histogram
@@ -60,6 +61,8 @@ class Second:
     silent_s: float
     #: By the id of the host that joined ("" for workers of this one): its connections and totals.
     hosts: dict[str, dict[str, float]]
+    #: What was heard, where users wait for what is sent.
+    heard: HeardSecond | None
 
 
 class Fleet:
@@ -72,6 +75,7 @@ class Fleet:
         self._connections_min: dict[str, int] = {}
         #: How many samples of a worker have come since the last second.
         self._samples: dict[str, int] = {}
+        self._listening = Listening()
         self._begin_second()
 
     def _begin_second(self) -> None:
@@ -85,9 +89,10 @@ class Fleet:
         self._lag_max_s = self._pause_max_s = 0.0
         self._connections_min.clear()
 
-    def take(self, name: str, sample: Sample) -> None:
+    def take(self, name: str, sample: Sample, offset_s: float = 0.0) -> None:
         """A worker's sample has come. One that comes twice, or behind a later one, is passed over.
 
+        :param offset_s: of its host's clock, as far as it is not in the sample's time already.
         Raises ValueError or TypeError for a histogram or distribution that is none, and then takes nothing.
         """
         known = self.workers.get(name)
@@ -95,8 +100,12 @@ class Fleet:
             return
         Distribution.of(sample["open_s"])
         thinks_s, lengths = Distribution.of(sample["thinks_s"]), Distribution.of(sample["lengths"])
+        latencies = new_histogram()
         if sample["latencies"]:
-            merge(self._latencies, sample["latencies"])
+            merge(latencies, sample["latencies"])
+        if (heard := sample.get("heard")) is not None:
+            self._listening.take(name, heard, offset_s)
+        self._latencies.add(latencies)
         self.workers[name] = Worker(
             name,
             sample,
@@ -186,9 +195,19 @@ class Fleet:
             gc_pause_max_s=self._pause_max_s,
             silent_s=max((now - worker.heard for worker in alive), default=0.0),
             hosts=self._by_host(),
+            heard=self._heard(),
         )
         self._begin_second()
         return second
+
+    def _heard(self) -> HeardSecond | None:
+        told = {
+            name: heard
+            for name, worker in self.workers.items()
+            if (heard := worker.sample.get("heard")) is not None
+        }
+        alive = {name: heard for name, heard in told.items() if not self.workers[name].lost}
+        return self._listening.second(alive, told.values()) if told else None
 
     def _by_host(self) -> dict[str, dict[str, float]]:
         hosts: dict[str, dict[str, float]] = {}

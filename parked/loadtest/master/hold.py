@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from parked.loadtest.master.heard import HeardInHold
+from parked.loadtest.terms.clock import unix_time_s
 from parked.loadtest.terms.distribution import Distribution
 from parked.loadtest.terms.histogram import new_histogram
 
@@ -41,11 +43,14 @@ class Hold:
         self._last: _Mark | None = None
         self._connections_min: int | None = None
         self._burst_10ms_max = 0
+        self._heard: HeardInHold | None = None
 
     def begin(self, at: float, counted_unix_s: float, second: Second, machine: MachineSample | None) -> None:
         """All connections are established in this second, which is the last one before the hold."""
         self._first = self._last = _Mark.of(at, counted_unix_s, second, machine)
         self._connections_min = second.connections
+        if second.heard is not None:
+            self._heard = HeardInHold(second.heard, unix_time_s())
 
     def add(self, at: float, counted_unix_s: float, second: Second, machine: MachineSample | None) -> None:
         """A second of it."""
@@ -56,6 +61,8 @@ class Hold:
         self._lengths.merge(second.lengths)
         self._open_s = second.open_s
         self._burst_10ms_max = max(self._burst_10ms_max, second.burst_10ms_max)
+        if self._heard is not None and second.heard is not None:
+            self._heard.add(second.heard)
 
     @property
     def began(self) -> float | None:
@@ -85,6 +92,7 @@ class Hold:
             "hold_lengths": self._lengths.as_list(),
             # Requests that were under way at its end, with the age that they had.
             "hold_open_s": self._open_s.as_list(),
+            **({} if self._heard is None else {"heard": self._heard.facts()}),
         }
 
 

@@ -21,7 +21,7 @@ from parked.loadtest.master.ramp import PacedDispatcher
 from parked.loadtest.master.run import Run
 from parked.loadtest.terms import checkout, variables
 from parked.loadtest.terms.harmless import for_terminal
-from parked.loadtest.terms.sample import CUMULATIVE, MESSAGE, PARTS_A_SECOND, Sample
+from parked.loadtest.terms.sample import CUMULATIVE, HEARD, MESSAGE, PARTS_A_SECOND, Sample
 from parked.loadtest.terms.shape import wrong
 
 if TYPE_CHECKING:
@@ -81,11 +81,11 @@ class Recorder:
         if not why and len(sample["failures_by_kind"]) > MOST_KINDS:
             why = "it has failures of too many kinds"
         if not why:
-            if self._hosts is not None:
-                sample["unix_time_s"] += self._hosts.offset_s(sample["host"])
+            offset_s = 0.0 if self._hosts is None else self._hosts.offset_s(sample["host"])
+            sample["unix_time_s"] += offset_s
             before = self._before.get(sender)
             try:
-                self._fleet.take(sender, _since(before, sample) if before else sample)
+                self._fleet.take(sender, _since(before, sample) if before else sample, offset_s)
             except (ValueError, TypeError) as error:  # a histogram that is none
                 why = str(error)
         if why:
@@ -171,4 +171,8 @@ def _since(before: Sample, sample: Sample) -> Sample:
     for name in CUMULATIVE:
         since[name] = sample[name] - before[name]
     since["failures_by_kind"] = {kind: count for kind, count in kinds.items() if count}
+    if "heard" in sample and "heard" in before:
+        since["heard"] = heard = sample["heard"].copy()
+        for counter in HEARD:
+            heard[counter] -= before["heard"][counter]
     return since

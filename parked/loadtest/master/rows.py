@@ -44,6 +44,23 @@ FLEET_COLUMNS = (
     "loop_lag_max_ms",
     "gc_pause_max_ms",
 )
+#: Those of users that wait for what is sent; empty where there are none. `streams` are responses that are
+#: awaited or have begun, deliveries are timed from their sending to their arrival.
+HEARD_COLUMNS = (
+    "streams",
+    "streams_min",
+    "events_total",
+    "events_lost_total",
+    "events_repeated_total",
+    "events_disordered_total",
+    "events_unnumbered_total",
+    "comments_total",
+    "deliveries",
+    "delivery_p50_ms",
+    "delivery_p90_ms",
+    "delivery_p99_ms",
+    "delivery_max_ms",
+)
 MACHINE_COLUMNS = (
     "server_cores",
     "client_cores",
@@ -64,7 +81,7 @@ MACHINE_COLUMNS = (
     "client_processes",
 )
 SERVER_COLUMNS = server_metrics.COLUMNS
-COLUMNS = FLEET_COLUMNS + SERVER_COLUMNS + MACHINE_COLUMNS
+COLUMNS = FLEET_COLUMNS + HEARD_COLUMNS + SERVER_COLUMNS + MACHINE_COLUMNS
 #: Names and percentiles of a second's latencies.
 _PERCENTILES = (("p50", 50), ("p90", 90), ("p99", 99), ("max", 100))
 
@@ -98,12 +115,24 @@ def counted(second: Second, before: dict[str, float], phase: str) -> dict[str, A
         "loop_lag_max_ms": round(second.loop_lag_max_s * 1000, 1),
         "gc_pause_max_ms": round(second.gc_pause_max_s * 1000, 1),
     }
-    if phase != "stop" and second.latencies.get_total_count():
-        for name, percentile in _PERCENTILES:
-            cells[f"latency_{name}_ms"] = round(
-                second.latencies.get_value_at_percentile(percentile) / 1000, 3
-            )
+    if phase != "stop":
+        cells |= _percentiles("latency", second.latencies)
+    if (heard := second.heard) is not None:
+        cells |= {"streams": heard.streams, "streams_min": heard.streams_min}
+        cells |= {f"{name}_total": count for name, count in heard.totals.items()}
+        cells["deliveries"] = heard.deliveries.get_total_count()
+        if phase != "stop":
+            cells |= _percentiles("delivery", heard.deliveries)
     return cells
+
+
+def _percentiles(what: str, histogram: Any) -> dict[str, float]:
+    if not histogram.get_total_count():
+        return {}
+    return {
+        f"{what}_{name}_ms": round(histogram.get_value_at_percentile(percentile) / 1000, 3)
+        for name, percentile in _PERCENTILES
+    }
 
 
 def measured(machine: MachineSample) -> dict[str, Any]:

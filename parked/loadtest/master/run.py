@@ -357,6 +357,7 @@ class Run:
             "target_connections": self._wanted,
             "started_unix_s": self.started_unix_s,
             "think_s": self._think_s,
+            "workload": _workload_of(self._environment),
             "changes": self._changes,
             "length": _length_of(self._environment),
             "hold_asked_s": self._hold_asked_s,
@@ -421,6 +422,12 @@ def _think_time_of(environment: Environment) -> tuple[float, float] | None:
         for user_class in _keep_alive_classes(environment)
     }
     return spans.pop() if len(spans) == 1 else None
+
+
+def _workload_of(environment: Environment) -> str:
+    """What all KeepAliveUsers do; "mixed" if they have nothing in common."""
+    kinds = {kind.workload for kind in _keep_alive_classes(environment)}
+    return kinds.pop() if len(kinds) == 1 else "mixed"
 
 
 def _length_of(environment: Environment) -> tuple[int, int] | None:

@@ -58,6 +58,8 @@ class Reading:
     loop_lag_max_s: float | None  #: of any worker in the last 1-2 s, as the next one
     gc_pause_max_s: float | None
     gc_pause_s: float | None  #: of all workers since they started, as the counts
+    pending: int | None = None  #: responses that are still to come or to end
+    messages: int | None = None  #: written into those
 
     def since(self, base: Reading) -> Reading:
         """With counts from an earlier reading on."""
@@ -66,6 +68,7 @@ class Reading:
             accepted=_less(self.accepted, base.accepted),
             requests=_less(self.requests, base.requests),
             sent_bytes=_less(self.sent_bytes, base.sent_bytes),
+            messages=_less(self.messages, base.messages),
             gc_pause_s=_less(self.gc_pause_s, base.gc_pause_s),
         )
 
@@ -81,6 +84,8 @@ class Reading:
             "server_sent_bytes_total": self.sent_bytes,
             "server_loop_lag_max_ms": None if lag_s is None else round(lag_s * 1000, 1),
             "server_gc_pause_max_ms": None if pause_s is None else round(pause_s * 1000, 1),
+            "server_pending": self.pending,
+            "server_messages_total": self.messages,
         }
 
 
@@ -109,6 +114,8 @@ def parse(text: str, unix_time_s: float) -> Reading:
                     answered += value
                 if not labels or labels == {"state": "open"}:
                     samples[name] = value
+                elif labels == {"state": "pending"}:
+                    samples["pending"] = value
     except (ValueError, LookupError, TypeError) as error:
         raise NoMetrics(f"no metrics as Prometheus reads them: {error}"[:200]) from None
     return Reading(
@@ -120,6 +127,8 @@ def parse(text: str, unix_time_s: float) -> Reading:
         samples.get("parked_loop_lag_longest_seconds"),
         samples.get("parked_gc_pause_longest_seconds"),
         samples.get("parked_gc_pause_seconds_sum"),
+        _count(samples, "pending"),
+        _count(samples, "parked_pending_messages_total"),
     )
 
 

@@ -77,6 +77,7 @@ class Plan:
     web_port: int | None = None  #: Locust's web UI; None: there is none
     metrics: tuple[str, int] | None = None  #: address and port of the load test's own metrics
     source_addresses: int = LOOPBACK_ADDRESSES  #: local addresses that clients may bind
+    waits: str = ""  #: longpoll or events: what is sent to each comes a think time after the last
     workload: str = ""  #: the locustfile that decides on think times and lengths by itself
     results: Path = field(default_factory=lambda: Path("results"))
 

@@ -48,6 +48,10 @@ _REPORT = _HERE.parent / "report"  # the page of a run has the same looks
 HISTORY_S = 3600
 #: A second of the charts. Connections and requests/s.
 COLUMNS = ("time_s", "wanted", "established", "offered_per_s", "answered_per_s")
+#: What is told of users that wait, and the columns of a row that have it.
+HEARD = {name: f"{name}_total" for name in ("events", "events_lost", "events_repeated")} | {
+    name: name for name in ("streams", "delivery_p50_ms", "delivery_p99_ms")
+}
 TAB = {"title": "Connections", "key": "connections"}
 DOWNLOAD = {"title": "Download connections CSV (a row a second)", "href": "./connections/csv"}
 #: Fields of Locust's form that are ours, and what they may say.
@@ -174,6 +178,8 @@ class ConnectionsTab:
         later ones are sent. About 150 bytes a worker, and 40 a second of the charts.
 
             run        Unix time at which the run began; 0 before the first
+            streams, events, events_lost, events_repeated, delivery_p50_ms, delivery_p99_ms
+                       null where no user waits for what is sent; delivery of the last second
             state      Locust's: ready, spawning, running, stopping, stopped, ...
             phase      ramp, hold, stop; "" before the first second
             time_s     seconds since the run began
@@ -200,6 +206,7 @@ class ConnectionsTab:
             "phase": run.row["phase"] if run is not None else "",
             **dict(zip(COLUMNS, history.last, strict=True)),
             "wanted": runner.target_user_count if runner is not None else 0,
+            **{name: run.row.get(column) if run is not None else None for name, column in HEARD.items()},
             **{name: sum(worker[name] for worker in workers) for name in summed},
             "workers": workers,
             "first": first,

@@ -16,6 +16,7 @@ from locust import events
 from locust.runners import MasterRunner, WorkerRunner
 
 from parked.loadtest.client.process import Process
+from parked.loadtest.client.waiting import WaitingUser
 from parked.loadtest.master import recorder
 from parked.loadtest.plugin import adjustments, connections_tab, metrics, options, strangers
 from parked.loadtest.terms import values, variables
@@ -69,6 +70,10 @@ def install(user_class: type[KeepAliveUser]) -> None:
 
 def _refuse_without_tasks(environment: Any) -> None:
     """A measurement of users that do nothing ends before it begins; Locust would go on with it."""
-    idle = [kind.__name__ for kind in environment.user_classes if not kind.tasks]
+    idle = [
+        kind.__name__
+        for kind in environment.user_classes
+        if not kind.tasks and not issubclass(kind, WaitingUser)
+    ]
     if idle and environment.parsed_options.results:
         sys.exit(f"No tasks defined in {', '.join(idle)}: decorate a method with @task, or set tasks")

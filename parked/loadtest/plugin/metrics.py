@@ -30,7 +30,9 @@ if TYPE_CHECKING:
     from locust.env import Environment
     from locust.event import Events
 
+    from parked.loadtest.master.heard import HeardSecond
     from parked.loadtest.master.run import Run
+    from parked.loadtest.terms.sample import HeardCounter
 
 logger = logging.getLogger(__name__)
 
@@ -56,6 +58,15 @@ _COUNTERS = (
     ("received_bytes", "received_bytes", "Bytes received."),
     ("sent_bytes", "sent_bytes", "Bytes sent."),
 )
+#: The same of what is heard by users that wait.
+_HEARD_COUNTERS: tuple[tuple[str, HeardCounter, str], ...] = (
+    ("events", "events", "Events that have come."),
+    ("events_lost", "events_lost", "Numbers that were left out between two events of a stream."),
+    ("events_repeated", "events_repeated", "Events that came twice to a stream."),
+    ("events_disordered", "events_disordered", "Events that came behind later ones."),
+    ("events_unnumbered", "events_unnumbered", "Events without an id."),
+    ("comments", "comments", "Comments in event streams, such as heartbeats."),
+)
 #: Gauges of a row: name here, column, factor to the unit, and what it is.
 _GAUGES = (
     ("users", "users", 1, "Users that are running."),
@@ -63,6 +74,8 @@ _GAUGES = (
     ("connections", "connections", 1, "Connections that are established."),
     ("connections_least", "connections_min", 1, "The least there were within the last second."),
     ("latency_max_seconds", "latency_max_ms", 1e-3, "Longest latency of the last second."),
+    ("streams", "streams", 1, "Responses that are awaited or have begun, where users wait for what is sent."),
+    ("delivery_max_seconds", "delivery_max_ms", 1e-3, "Longest time from sending to arrival, last second."),
     ("burst_requests", "burst_10ms_max", 1, "Most requests sent within 10 ms of the last second."),
     ("loop_lag_seconds", "loop_lag_max_ms", 1e-3, "Longest lag of a worker's event loop in the last second."),
     ("kernel_cores", "kernel_cores", 1, "Cores that the kernel was busy with for nobody, mostly interrupts."),
@@ -105,15 +118,18 @@ class Metrics:
     def __init__(self) -> None:
         self._run: Run | None = None
         self._taken: Any = None
-        self._latencies = Latencies()
+        self._latencies, self._deliveries = Latencies(), Latencies()
 
     def take(self, run: Run, **_: Any) -> None:
         """A second of `run` has passed, or it has ended."""
         if run is not self._run:
-            self._run, self._latencies = run, Latencies()
+            self._run = run
+            self._latencies, self._deliveries = Latencies(), Latencies()
         if run.second_now is not self._taken and run.second_now is not None:
             self._taken = run.second_now
             self._latencies.add(run.second_now.latencies)
+            if run.second_now.heard is not None:
+                self._deliveries.add(run.second_now.heard.deliveries)
 
     def collect(self) -> Iterator[Any]:
         run, row = self._run, self._run.row if self._run else {}
@@ -138,6 +154,8 @@ class Metrics:
             buckets=self._latencies.cumulative(),
             sum_value=self._latencies.sum_s,
         )
+        if run.second_now.heard is not None:
+            yield from self._of_heard(run.second_now.heard)
         if run.hold.latencies.get_total_count():
             quantiles = GaugeMetricFamily(
                 "parked_loadtest_hold_latency_seconds", "Percentiles of the hold so far.", labels=["quantile"]
@@ -159,6 +177,16 @@ class Metrics:
                 cpu.add_metric(["server"], run.machine_now.server_cpu_seconds)
             cpu.add_metric(["client"], run.machine_now.client_cpu_seconds)
             yield cpu
+
+    def _of_heard(self, heard: HeardSecond) -> Iterator[Any]:
+        for name, key, text in _HEARD_COUNTERS:
+            yield CounterMetricFamily(f"parked_loadtest_{name}", text, heard.totals[key])
+        yield HistogramMetricFamily(
+            "parked_loadtest_delivery_seconds",
+            "Time from when something was sent, as it says, to its arrival.",
+            buckets=self._deliveries.cumulative(),
+            sum_value=self._deliveries.sum_s,
+        )
 
 
 def _of_row(row: dict[str, Any]) -> Iterator[Any]:

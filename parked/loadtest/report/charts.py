@@ -168,6 +168,24 @@ def of_run(record: Record, summary: dict[str, Any]) -> list[Chart]:
         _drawn("Think times", "s", record.thinks_s, summary["workload"]["think_s"]),
         _drawn("Lengths of bodies", "bytes", record.lengths, summary["workload"]["length_characters"]),
     ]
+    charts[4:4] = [
+        over_time(
+            "Events",
+            "events/s, log scale",
+            Line("arrived", [value or None for value in rate("events_total")], BLUE),
+            Line("lost", [value or None for value in rate("events_lost_total")], RED, DASHED),
+            log=True,
+        ),
+        over_time(
+            "From sending to arrival",
+            "ms, log scale",
+            Line("p50", positive("delivery_p50_ms"), BLUE),
+            Line("p90", positive("delivery_p90_ms"), GREEN, DASH_DOT),
+            Line("p99", positive("delivery_p99_ms"), RED),
+            Line("max", positive("delivery_max_ms"), GREY, DOTTED),
+            log=True,
+        ),
+    ]
     late = steps(column("late_sends_total"))
     if any(late):  # a run's usual nothing needs no picture; the sentences below say it
         charts.append(over_time("Requests that left over 100 ms late", "requests/s", Line("late", late, RED)))

@@ -16,7 +16,7 @@ from urllib.parse import urlsplit
 
 from parked.loadtest.report.goals import flat
 from parked.loadtest.report.record import Record, sense
-from parked.loadtest.report.summary import summarise
+from parked.loadtest.report.summary import KEEPALIVE, summarise
 from parked.loadtest.terms.units import MIB
 
 if TYPE_CHECKING:
@@ -56,6 +56,14 @@ FIGURES = (
     Figure("latency_ms.p99", "latency p99, ms"),
     Figure("latency_ms.p999", "latency p99.9, ms"),
     Figure("latency_ms.max", "latency max, ms"),
+    Figure("heard.streams_least_in_hold", "streams held"),
+    Figure("heard.events_per_s", "events/s in the hold"),
+    Figure("heard.delivery_ms.p50", "sending to arrival p50, ms"),
+    Figure("heard.delivery_ms.p99", "sending to arrival p99, ms"),
+    Figure("heard.delivery_ms.max", "sending to arrival max, ms"),
+    Figure("heard.broadcasts.first_to_last_max_s", "first to last client, longest, s"),
+    Figure("heard.lost", "events lost"),
+    Figure("heard.repeated", "events repeated"),
     Figure("failures", "failed requests"),
     Figure("reconnects", "reconnects"),
     Figure("late_sends", "requests sent late"),
@@ -152,6 +160,10 @@ def other_workloads(runs: Sequence[Run]) -> list[str]:
     """Why these runs can't be compared; empty if they can."""
     first, found = runs[0], []
     for run in runs[1:]:
+        kinds = [it.summary["workload"].get("kind", KEEPALIVE) for it in (first, run)]
+        if kinds[0] != kinds[1]:
+            found.append(f"what users do: {first.name} {kinds[0]}, {run.name} {kinds[1]}")
+            continue
         for key, text in (("think_s", "think time, s"), ("length_characters", "length, characters")):
             ours, theirs = run.summary["workload"][key], first.summary["workload"][key]
             if ours != theirs:

@@ -61,6 +61,17 @@ class CpuFacts(TypedDict):
     client: float | None
 
 
+class HeardFacts(TypedDict):
+    """What users have heard that wait for it, in the hold; `totals` since the start."""
+
+    totals: dict[str, int]
+    hold: dict[str, int]
+    streams_min: int
+    deliveries: str
+    broadcasts: list[tuple[str, float | None, float, float, int]]  # id, sent, first, last, streams
+    broadcasts_more: int
+
+
 class Facts(TypedDict):
     """The whole file."""
 
@@ -87,6 +98,8 @@ class Facts(TypedDict):
     command: str
     notes: list[str]
     hold_latencies: str
+    workload: NotRequired[str]
+    heard: NotRequired[HeardFacts]
     changes: NotRequired[list[dict[str, Any]]]
     hold_counted_s: NotRequired[float]
     hold_thinks_s: NotRequired[list[Any] | None]

@@ -14,7 +14,7 @@ from pathlib import Path
 from string import Template
 from typing import TYPE_CHECKING, Any
 
-from parked.loadtest.report import charts, limits, tables
+from parked.loadtest.report import charts, heard, limits, tables
 from parked.loadtest.terms import checkout
 from parked.loadtest.terms.harmless import for_page
 
@@ -47,6 +47,7 @@ def of_run(record: Record, summary: dict[str, Any], sentence: str) -> str:
         "<h2>What limits these figures</h2><ul>",
         *(f"<li>{for_page(text)}</li>" for text in limits.sentences(record, summary)),
         "</ul>",
+        *map(table, [it for it in (heard.table(summary),) if it.rows]),
         *map(table, tables.of_run(record, summary)),
         f"<footer><code>{checkout.COMMAND} verify</code> recomputes every figure."
         f"{_not_told(record)}</footer>",

@@ -48,6 +48,8 @@ class Record:
             facts = read_json(folder / "run.json", LARGEST_FACTS)
             if why := wrong(facts, Facts, "run.json"):
                 raise ValueError(why)
+            if "heard" in facts:
+                decode(facts["heard"]["deliveries"])  # what can't be read is told here
             rows = rows_of(folder)
             record = cls(folder, facts, rows, decode(facts["hold_latencies"]))
             for distribution in (
@@ -80,6 +82,12 @@ class Record:
     def open_s(self) -> Distribution:
         """Ages of the requests that were under way at the end of the hold; empty where not recorded."""
         return Distribution.of(self.facts.get("hold_open_s") or ())
+
+    @property
+    def deliveries(self) -> Any:
+        """From sending to arrival, of what came in the hold: a histogram of microseconds."""
+        heard = self.facts.get("heard")
+        return decode(heard["deliveries"]) if heard else new_histogram()
 
     @property
     def latencies_and_ages(self) -> Any:

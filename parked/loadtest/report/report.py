@@ -16,6 +16,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from parked.loadtest.report import heard as told
 from parked.loadtest.report import salvage
 from parked.loadtest.report.record import NoRun, sense
 from parked.loadtest.report.summary import summarise
@@ -42,6 +43,8 @@ def sentence(summary: dict[str, Any]) -> str:
         f"{summary['min_connections_in_hold']:,} connections held for {summary['hold_seconds']:.0f} s "
         f"at {summary['hold_rps']:,.0f} requests/s"
     )
+    if heard := summary.get("heard"):
+        text += "; " + told.line(heard)
     if latency["p99"] is not None:
         text += f", p50 {latency['p50']:.0f} ms, p99 {latency['p99']:.0f} ms"
     if memory:
@@ -73,6 +76,7 @@ def lines(summary: dict[str, Any], folder: Path) -> list[str]:
         + (f" of {summary['offered_rps']:,.0f} offered" if summary["offered_rps"] else "")
         + f", {summary['hold_mib_per_second']:,.1f} MiB/s",
         "latency ms": (latency or "-") + _still_open(summary["open_at_end"]),
+        **({"deliveries": told.line(summary["heard"])} if "heard" in summary else {}),
         "server": f"not on this machine ({software})"
         if not server["processes"]
         else f"{server['processes']} processes ({software}), "

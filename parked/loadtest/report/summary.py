@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from parked.loadtest.report import locust_csv, witnesses
+from parked.loadtest.report import heard, locust_csv, witnesses
 from parked.loadtest.report.goals import Goal
 from parked.loadtest.report.record import numbers
 from parked.loadtest.terms.distribution import bound
@@ -28,6 +28,8 @@ THINK_GRAIN_S = 0.03
 #: When a request that is unanswered at the end of the hold fails the run (:func:`_open_at_end`): in seconds,
 #: and in times of the run's own 99th percentile. The most is what a KeepAliveUser waits for an answer.
 OPEN_LEAST_S, OPEN_P99S, OPEN_MOST_S = 5.0, 10.0, 60.0
+#: What users do unless a run says otherwise: a request, an answer, a think time.
+KEEPALIVE = "keepalive"
 #: Percentiles of the hold's latency, by their names in summary.json.
 PERCENTILES = {"p50": 50.0, "p90": 90.0, "p99": 99.0, "p999": 99.9, "max": 100.0}
 
@@ -119,6 +121,11 @@ def summarise(record: Record) -> dict[str, Any]:
     }
     if facts.get("hosts"):
         summary["hosts"] = [_host(host, counted_s if hold_s else 0.0) for host in facts["hosts"]]
+    if (kind := facts.get("workload", KEEPALIVE)) != KEEPALIVE:
+        summary["workload"]["kind"] = kind
+    if (told := heard.summarise(record, counted_s if hold_s else 0.0)) is not None:
+        summary["heard"] = told
+        summary["remarks"] = [*summary["remarks"], *heard.remarks(summary)]
     goals = [Goal.parse(text) for text in facts.get("fail_if", ())]
     summary["fail_if"] = [goal.text for goal in goals]
     missed = [why for goal in goals if (why := goal.missed(summary))]
@@ -185,6 +192,7 @@ def reasons(summary: dict[str, Any], disagreements: Sequence[str]) -> list[str]:
         kinds = ", ".join(f"{kind} {count:,}" for kind, count in summary["failures_by_kind"].items())
         found.append(f"{summary['failures']:,} failed requests ({kinds})")
     found.extend(_said(summary))
+    found.extend(heard.reasons(summary))
     if summary["reconnects"]:
         found.append(f"{summary['reconnects']:,} reconnects")
     if summary["connections_closed_by_server"]:

@@ -15,6 +15,7 @@ import math
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
+from parked.loadtest.report import heard
 from parked.loadtest.report.hearing import Hearing, told
 from parked.loadtest.report.record import LARGEST_FACTS, number, numbers
 from parked.loadtest.terms import console, files
@@ -60,8 +61,8 @@ _PERCENTILES = {"p50": 50.0, "p90": 90.0, "p99": 99.0}
 def hear(record: Record) -> Hearing:
     """Ask all of them."""
     hearing = Hearing()
-    asked = (_rows, _totals, _phases, _workers, _hosts, _histogram, _workload, _kernel, _server, _logfile,
-             _locust)  # fmt: skip
+    asked = (_rows, _totals, _phases, _workers, _hosts, _histogram, _workload, heard.agree,
+             _kernel, _server, _logfile, _locust)  # fmt: skip
     for ask in asked:
         ask(record, hearing)
     return hearing
@@ -337,6 +338,8 @@ def _server(record: Record, hearing: Hearing) -> None:
         good - untold <= answered,
         f"requests in all: the server answered {told(answered)}, the clients got {told(good)} answers",
     )
+    if facts.get("workload", "keepalive") != "keepalive":
+        return  # what streams were ended in the middle of, at the end, was sent and not received
     if answered > sent + untold:
         hearing.explained.append(
             f"the server answered {told(answered - sent)} more requests than the clients sent: somebody "
@@ -357,6 +360,7 @@ def _server_in_hold(record: Record, hearing: Hearing, untold: float) -> None:
         answered = number(row, "server_requests_total")
         if at is None or there is None or answered is None:
             continue
+        answered += number(row, "server_pending") or 0.0  # a stream has begun, and counts when it has ended
         # The rows in which the clients' counts are older and newer than the server's, for certain.
         behind_s = SERVER_BEHIND_S + (number(row, "server_loop_lag_max_ms") or 0.0) / 1000
         older = max(0, bisect.bisect_right(written, at - behind_s) - 1)
@@ -413,6 +417,7 @@ def _log_line(row: dict[str, str]) -> str | None:
     try:
         cells: dict[str, Any] = {name: int(float(row[name])) for name in whole}
         cells |= {name: float(text) for name, text in row.items() if name.startswith("latency_") and text}
+        cells |= {name: int(row[name]) for name in ("streams", "events_total") if row.get(name)}
         return console.line(cells | {"time_s": row["time_s"], "phase": row["phase"]})
     except (KeyError, ValueError):
         return None

@@ -35,9 +35,13 @@ def run_folder(text: str) -> Path:
         raise argparse.ArgumentTypeError(f"there is no {text} run in {results()}") from None
 
 
-def locustfile() -> Path:
+#: What users do, and the built-in locustfile in which they do it.
+WORKLOADS = {"keepalive": "keepalive.py", "longpoll": "long_poll.py", "events": "event_streams.py"}
+
+
+def locustfile(workload: str = "keepalive") -> Path:
     """The built-in locustfile; pyproject.toml says where it is installed."""
-    return PROJECT / "loadtest/keepalive.py" if IS_CHECKOUT else PROJECT / "parked/demo/keepalive.py"
+    return PROJECT / ("loadtest" if IS_CHECKOUT else "parked/demo") / WORKLOADS[workload]
 
 
 def demo() -> str:

@@ -45,6 +45,8 @@ def line(row: dict[str, Any]) -> str:
         now.append(f"p50/p99 {row['latency_p50_ms']:.0f}/{row['latency_p99_ms']:.0f} ms")
     now.append(f"{row['failures']} failures")
     now.append(f"{row['reconnects']} reconnects")
+    if row.get("streams") not in (None, ""):
+        now.append(f"{row['streams']} waiting, {row['events_total']} events")
     return (
         f"time {elapsed_s:.0f}s, concurrency: {row['connections']}, total requests: {row['requests_total']}, "
         f"throughput: {row['received_bytes_total'] / MIB / elapsed_s:.2f}M/s, "

@@ -163,3 +163,6 @@ REQUEST = (
         "--expect-status", "CODE", "the status that is right (default: any below 400)", values.status
     ),
 )
+
+#: Those of them that users have who wait for what is sent.
+WAITING = tuple(option for option in REQUEST if option.name in ("path", "header"))

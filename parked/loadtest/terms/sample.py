@@ -6,7 +6,7 @@ times and lengths since the sample before. A late or lost sample therefore costs
 
 from __future__ import annotations
 
-from typing import Any, Literal, TypedDict, get_args
+from typing import Any, Literal, NotRequired, TypedDict, get_args
 
 #: Name of the message, one of Locust's custom ones.
 MESSAGE = "parked_sample"
@@ -61,6 +61,36 @@ class Counted(TypedDict):
     lengths: list[Any]
 
 
+#: Counters among those of :class:`Heard` that only grow.
+HeardCounter = Literal[
+    "events", "events_lost", "events_repeated", "events_disordered", "events_unnumbered", "comments"
+]
+HEARD: tuple[HeardCounter, ...] = get_args(HeardCounter)
+#: Events of different ids that one sample tells of; others are counted and no more.
+MOST_BROADCASTS = 64
+
+#: One event as a process has seen it since the sample before: its id, when it was sent (None if it does not
+#: say), when it came first and last (Unix times), and to how many streams.
+Broadcast = list[Any]
+
+
+class Heard(TypedDict):
+    """What :class:`parked.loadtest.client.heard.HeardByProcess` knows: of users who wait for what is sent."""
+
+    streams: int  #: responses that are awaited or have begun, and have not ended
+    streams_min: int  #: since the sample before
+    events: int
+    events_lost: int
+    events_repeated: int
+    events_disordered: int
+    events_unnumbered: int
+    comments: int
+    deliveries: (
+        bytes  #: an encoded histogram of microseconds, from sending to arrival; empty if there is none
+    )
+    broadcasts: list[list[Any]]  #: of :data:`Broadcast`
+
+
 class Sample(Counted):
     """The whole message."""
 
@@ -72,3 +102,4 @@ class Sample(Counted):
     gc_pause_max_s: float
     server: str  #: the Server field of the first response; "" before one came
     host: str  #: id of the host that joined; "" for workers of the master's own
+    heard: NotRequired[Heard]  #: where users wait for what is sent (long polls, event streams)

@@ -166,3 +166,24 @@ def test_a_chart_shows_the_greatest_of_each_column() -> None:
     _, (row,) = screen.chart("x", [1.0] * 99 + [2.0] + [1.0] * 100, 20, 2)
     assert row == "▄" * 9 + "█" + "▄" * 10
     assert screen.chart("x", [float("nan")], 8, 2)[1] == [" " * 8]
+
+
+def test_what_users_hear_that_wait_has_a_line_of_its_own(tmp_path: Path) -> None:
+    folder = write_run(tmp_path / "run")
+    assert not any(line.startswith("events") for line in text(folder).splitlines())
+    lines = (folder / "samples.csv").read_text().splitlines()
+    columns = lines[0].split(",")
+    cells = lines[-1].split(",")
+    for name, cell in (
+        ("streams", "1000"),
+        ("events_total", "12345"),
+        ("events_lost_total", "2"),
+        ("events_repeated_total", "0"),
+        ("delivery_p50_ms", "5"),
+    ):
+        cells[columns.index(name)] = cell
+    (folder / "samples.csv").write_text("\n".join([*lines[:-1], ",".join(cells), ""]))
+    (line,) = (line for line in text(folder).splitlines() if line.startswith("events"))
+    assert line.split() == [
+        *("events", "12,345", "lost", "2", "repeated", "0", "waiting", "1,000", "delivery", "5/-/-", "ms")
+    ]

@@ -109,6 +109,19 @@ def test_before_the_first_run_there_is_nothing_and_it_says_so() -> None:
     assert told["history"] == {name: [] for name in COLUMNS}
 
 
+def test_what_users_hear_that_wait_is_told_and_null_where_there_are_none() -> None:
+    master = Master()
+    master.second(a_run())
+    ask = master.app.test_client().get
+    assert ask("/connections/data").get_json()["streams"] is None
+    run = a_run()
+    run.row |= {"streams": 9, "events_total": 90, "events_lost_total": 1, "delivery_p50_ms": 4.5}
+    master.second(run)
+    told = ask("/connections/data").get_json()
+    assert (told["streams"], told["events"], told["events_lost"]) == (9, 90, 1)
+    assert (told["delivery_p50_ms"], told["delivery_p99_ms"]) == (4.5, None)
+
+
 def test_an_hour_with_44_workers_is_small_and_each_second_smaller() -> None:
     master, run = Master(), a_run(workers=44)
     for second in range(1, HISTORY_S + 1):

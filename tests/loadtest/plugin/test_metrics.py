@@ -8,12 +8,15 @@ import signal
 import socket
 import subprocess
 import sys
+import time
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
+from parked.loadtest.client.event_stream import Event
+from parked.loadtest.client.heard import HeardByProcess
 from parked.loadtest.machine.monitor import MachineSample
 from parked.loadtest.master import rows
 from parked.loadtest.master.fleet import Fleet
@@ -126,6 +129,23 @@ def test_percentiles_of_the_hold_are_as_exact_as_its_histogram() -> None:
         )
     run.hold.latencies = new_histogram()  # the hold has not begun
     assert not any(name == "parked_loadtest_hold_latency_seconds" for name, _ in taken(run))
+
+
+def test_what_is_heard_is_told_where_users_wait_for_it_and_nowhere_else() -> None:
+    process = HeardByProcess()
+    last = None
+    for number in (1, 2, 4):
+        last = process.take(last, Event(b"%d" % number, b"", number, time.time() - 2.0))
+    told = process.sample() | {"streams": 7, "streams_min": 7}
+    run = run_of(sample(10, []) | {"heard": told})
+    run.row["streams"] = 7
+    series = taken(run)
+    assert series["parked_loadtest_streams", ()] == 7
+    assert series["parked_loadtest_events_total", ()] == 3
+    assert series["parked_loadtest_events_lost_total", ()] == 1
+    assert series["parked_loadtest_delivery_seconds_count", ()] == 3
+    assert series["parked_loadtest_delivery_seconds_bucket", (("le", "1.6"),)] == 0
+    assert not any("events" in name or "delivery" in name for name, _ in taken(run_of(sample(10, []))))
 
 
 def test_all_workers_are_added_up_and_each_is_shown() -> None:

@@ -77,6 +77,10 @@
     tile("reconnects", text(told.reconnects));
     tile("closed_by_peer", text(told.closed_by_peer));
     tile("failures", `${text(told.failures)} of ${text(told.requests)}`);
+    for (const place of document.querySelectorAll(".heard")) place.hidden = told.streams == null;
+    tile("streams", text(told.streams));
+    tile("events", `${text(told.events)}; ${text(told.events_lost)}, ${text(told.events_repeated)}`);
+    if (told.delivery_p50_ms != null) tile("delivery", `${rate(told.delivery_p50_ms)}, ${rate(told.delivery_p99_ms)}`);
     const ended = told.state === "stopped" || told.state === "ready";
     tile("phase", told.run === 0 ? "not started" : `${ended ? "ended" : told.phase || "starting"}, ${text(told.time_s)} s`);
     told.workers.forEach((worker, index) => {

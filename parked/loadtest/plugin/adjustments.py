@@ -25,6 +25,7 @@ import locust
 from gevent import monkey
 from locust import argument_parser, main, runners
 from locust.runners import STATE_RUNNING, STATE_SPAWNING, MasterRunner, Runner, WorkerRunner
+from locust.stats import StatsCSVFileWriter
 
 from parked.loadtest.client.locust_stats import BatchedStatistics
 from parked.loadtest.client.turns import UserHandle
@@ -172,23 +173,35 @@ def stop_users_without_greenlets() -> None:
             return  # a ramp calls this with every spawn message: no walk over the users then
         left = dict(user_classes_stop_count)
         stopped = 0
-        last_turns: list[UserHandle] = []  # on_stop is waited for, however long it takes, as upstream does
+        last_turns: set[UserHandle] = set()  # on_stop is waited for, however long it takes, as upstream does
         for handle in list(runner.user_greenlets):
             name = type(handle.args[0]).__name__ if isinstance(handle, UserHandle) else ""
             if left.get(name, 0) > 0 and not handle.dead and handle.turn is None:
                 left[name] -= 1
                 handle.kill(block=False)
                 if not handle.dead:
-                    last_turns.append(handle)
+                    last_turns.add(handle)
                 stopped += 1
                 if stopped % STOP_BATCH == 0:
                     gevent.sleep(STOP_PAUSE_S)
         _let_own_turn_end(runner, left)
-        usual(runner, {name: count for name, count in left.items() if count > 0})
+        others: Any = Others(runner, [one for one in runner.user_greenlets if one not in last_turns])
+        usual(others, {name: count for name, count in left.items() if count > 0})
         for handle in last_turns:
             handle.join()
 
     Runner.stop_users = stop_users  # type: ignore[assignment,method-assign]
+
+
+class Others:
+    """A runner to `Runner.stop_users`, which takes the first users of a class: not those who are ending."""
+
+    def __init__(self, runner: Runner, user_greenlets: list[Any]) -> None:
+        self._runner = runner
+        self.user_greenlets = user_greenlets
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._runner, name)
 
 
 def _let_own_turn_end(runner: Runner, left: dict[str, int]) -> None:
@@ -236,6 +249,28 @@ def end_in_order() -> None:
     MasterRunner.start = start  # type: ignore[assignment,method-assign]
     MasterRunner.stop = stop  # type: ignore[assignment,method-assign]
     MasterRunner.quit = quit  # type: ignore[assignment,method-assign]
+
+
+def write_last_figures() -> None:
+    """Have CSV files end with the last figures.
+
+    Upstream: `StatsCSVFileWriter.stats_writer` writes once a second. At the end the files are only closed, so
+    that what workers reported since is in the tables that are printed, but not in them.
+    """
+    close = StatsCSVFileWriter.close_files
+
+    def close_files(writer: StatsCSVFileWriter) -> None:
+        for file, write, to in (
+            (writer.requests_csv_filehandle, writer.requests_csv, writer.requests_csv_writer),
+            (writer.failures_csv_filehandle, writer.failures_csv, writer.failures_csv_writer),
+            (writer.exceptions_csv_filehandle, writer.exceptions_csv, writer.exceptions_csv_writer),
+        ):
+            file.seek(0)
+            write(to)
+            file.truncate()
+        close(writer)
+
+    StatsCSVFileWriter.close_files = close_files  # type: ignore[assignment,method-assign]
 
 
 def end_with_master() -> None:
@@ -345,6 +380,17 @@ ADJUSTMENTS = (
             "locust.runners:MasterRunner.quit",
         ),
         "the end of a run does not wait for the workers' last figures, and does not end a ramp",
+    ),
+    Adjustment(
+        write_last_figures,
+        (
+            "locust.stats:StatsCSV.requests_csv",
+            "locust.stats:StatsCSV.failures_csv",
+            "locust.stats:StatsCSV.exceptions_csv",
+            "locust.stats:StatsCSVFileWriter.stats_writer",
+            "locust.stats:StatsCSVFileWriter.close_files",
+        ),
+        "CSV files may end without the last second's requests",
     ),
     Adjustment(
         end_with_master,

@@ -47,6 +47,11 @@ KNOWN: dict[str, frozenset[str]] = {
         "locust.stats:StatsEntry.extend": "9035b317338f 0f0d4291338e",
         "locust.stats:RequestStats.log_request": "35155cb9df85",
         "locust.stats:RequestStats.log_error": "25e6dca91226",
+        "locust.stats:StatsCSV.requests_csv": "12759cd3da1e",
+        "locust.stats:StatsCSV.failures_csv": "7924788b95d1",
+        "locust.stats:StatsCSV.exceptions_csv": "ca3f3a964b09",
+        "locust.stats:StatsCSVFileWriter.stats_writer": "e17f0d89cc49",
+        "locust.stats:StatsCSVFileWriter.close_files": "852af3bd42cb",
         "locust.web:WebUI.auth_required_if_enabled": "0e5be04fc797",
         "locust.web:WebUI.update_template_args": "2bf55963786e bd418fd05014",
     }.items()

@@ -19,6 +19,7 @@ from gevent.pool import Group
 from locust import User, argument_parser, constant, runners, task
 from locust.env import Environment
 from locust.runners import Runner
+from locust.stats import StatsCSVFileWriter
 
 from parked.loadtest.client.process import Process
 from parked.loadtest.client.turns import UserHandle
@@ -199,6 +200,33 @@ def test_other_users_beside_ours_are_counted_and_stopped_as_before(environment: 
         assert Process.of(environment).counters.connections == 0
 
 
+def test_users_in_a_task_are_stopped_beside_users_that_say_good_bye(environment: Environment) -> None:
+    """Those at rest are in their last turns when it comes to the others."""
+    runner: Any = environment.runner
+    environment.stop_timeout = DEADLINE_S
+    began, ended = [], []
+
+    class Leaves(KeepAliveUser):
+        wait_time = constant(30)
+
+        @task
+        def take_long(self) -> None:
+            began.append(self)
+            gevent.sleep(1.0 if len(began) > 10 else 0)
+
+        def on_stop(self) -> None:
+            gevent.sleep(0.05)
+            ended.append(self)
+
+    with Peer(answering(response())) as peer:
+        Leaves.host = peer.url
+        environment.user_classes = [Leaves]
+        runner.spawn_users({"Leaves": 20})
+        eventually(lambda: len(began) == 20)
+        runner.stop_users({"Leaves": 20})
+        assert (len(set(ended)), runner.user_count) == (20, 0)
+
+
 def test_a_handle_has_all_that_upstream_uses_of_a_greenlet() -> None:
     assert upstream.unknown_to_handles() == []
     code = (
@@ -361,3 +389,18 @@ def test_heartbeats_do_not_see_that_the_wall_clock_is_set(monkeypatch: pytest.Mo
     before_s = runners.time.time()
     monkeypatch.setattr("time.time", lambda: before_s + 3600)
     assert before_s <= runners.time.time() < before_s + 60
+
+
+def test_csv_files_end_with_the_last_figures(environment: Environment, tmp_path: Path) -> None:
+    adjustments.apply()
+    writer = StatsCSVFileWriter(environment, [0.5], str(tmp_path / "run"))
+    writing = gevent.spawn(writer.stats_writer)
+    gevent.sleep(0)
+    environment.stats.log_request("GET", "late", 5.0, 10)
+    environment.stats.log_error("GET", "late", "it was")
+    writing.kill()
+    writer.close_files()
+    lines = (tmp_path / "run_stats.csv").read_text().splitlines()
+    assert [line.split(",")[:3] for line in lines[1:]] == [["GET", "late", "1"], ["", "Aggregated", "1"]]
+    assert "it was" in (tmp_path / "run_failures.csv").read_text()
+    assert len((tmp_path / "run_exceptions.csv").read_text().splitlines()) == 1

@@ -15,7 +15,7 @@ from tests.commands import free_port, run
 
 PROJECT = Path(__file__).resolve().parents[3]
 #: Users of each of the two classes, and seconds that the run may take.
-USERS, RUN_S = int(os.environ.get("PARKED_TEST_USERS", "60")), 60
+USERS, RUN_S = int(os.environ.get("PARKED_TEST_USERS", "60")), 150
 
 SERVER = """
 import sys

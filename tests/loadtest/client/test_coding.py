@@ -10,6 +10,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import brotli
+import gevent
 import pytest
 import zstandard
 
@@ -94,6 +95,23 @@ def test_very_many_members_take_a_time_in_proportion_to_their_bytes(monkeypatch:
     assert max(left) <= codings.FEED_BYTES
 
 
+@pytest.mark.parametrize("coding", ["gzip", "deflate", "br", "zstd"])
+def test_others_have_their_turns_while_a_large_body_is_decoded(coding: str) -> None:
+    turns = 0
+
+    def other() -> None:
+        nonlocal turns
+        while True:
+            gevent.sleep(0.0001)
+            turns += 1
+
+    body = ENCODERS[coding](bytes(10 * codings.BYTES_A_TURN))
+    beside = gevent.spawn(other)
+    decoded(body, coding, MUCH)
+    beside.kill()
+    assert turns >= 5
+
+
 def test_a_frame_that_asks_for_more_memory_than_it_may_is_a_failure() -> None:
     parameters = zstandard.ZstdCompressionParameters(window_log=27)
     compressor = zstandard.ZstdCompressor(compression_params=parameters).compressobj()
@@ -114,3 +132,4 @@ def test_a_body_of_a_thousand_times_its_size_is_given_up_before_it_takes_the_mem
     finally:
         tracemalloc.stop()
     assert len(decoded(ENCODERS[coding](bytes(1_000_000)), coding, 1_000_000)) == 1_000_000
+    assert len(decoded(ENCODERS[coding](bytes(5_000_000)), coding, MUCH)) == 5_000_000

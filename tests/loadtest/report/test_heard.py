@@ -19,7 +19,7 @@ import pytest
 from parked.loadtest.report import heard as heard_module
 from parked.loadtest.report import report, verify
 from parked.loadtest.report.comparison import Run, other_workloads
-from tests.loadtest.peers import free_port
+from tests.commands import free_port
 from tests.loadtest.runs import REAL_RUN_S, write_run
 
 PROJECT = Path(__file__).resolve().parents[3]

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from parked.loadtest.client.errors import KINDS, kind_of
 from parked.loadtest.terms.clock import unix_time_s
 from parked.loadtest.terms.distribution import Distribution
-from parked.loadtest.terms.histogram import RANGE_US, new_histogram
+from parked.loadtest.terms.histogram import RANGE_US, new_histogram, record
 from parked.loadtest.terms.sample import PARTS_A_SECOND, Counted
 
 if TYPE_CHECKING:
@@ -82,8 +82,7 @@ class Counters:
         """The state now; what is told once, such as latencies, is forgotten."""
         histogram = new_histogram()
         least_us, most_us = RANGE_US
-        for latency_ms in self.latencies_ms:
-            histogram.record_value(min(max(least_us, round(latency_ms * 1000)), most_us))
+        record(histogram, [min(max(least_us, round(ms * 1000)), most_us) for ms in self.latencies_ms])
         thinks, lengths = Distribution(), Distribution()
         thinks.add(self.thinks_s)
         lengths.add(self.lengths)

@@ -19,6 +19,8 @@ SATURATED = 0.9
 WORKER_FULL = 0.85
 #: Cores that other programs may use before they count as a disturbance.
 OTHER_CORES = 0.1
+#: Locust workers per core from which there are too many.
+CROWDED = 3
 #: Event-loop lag that a latency in milliseconds can't be told from.
 LAG_MS = 20.0
 #: Share of the machine's memory that should stay available.
@@ -36,6 +38,7 @@ def sentences(record: Record, summary: dict[str, Any]) -> list[str]:
         return ["There was no hold, so there are no figures to limit; the reasons above say what stopped it."]
     return [
         *_cpu(record, summary),
+        *_descriptors(summary),
         *_client(record, hold, summary),
         *_server(summary),
         *_workload(summary),
@@ -76,6 +79,22 @@ def _cpu(record: Record, summary: dict[str, Any]) -> list[str]:
     if other > OTHER_CORES:
         found.append(f"Other programs used {other:.2f} cores meanwhile, which adds to the latency.")
     return found
+
+
+def _descriptors(summary: dict[str, Any]) -> list[str]:
+    """Whether the limit of descriptors made more processes of it than the cores ask for."""
+    machine, workers = summary["machine"], (summary["client"]["processes"] or 1) - 1
+    nofile, cores = machine.get("nofile_hard"), machine.get("cpu_count")
+    if not (nofile and cores) or summary.get("hosts") or workers <= CROWDED * cores:
+        return []
+    if summary["target_connections"] < workers * nofile / 2:
+        return []  # somebody asked for that many
+    servers = f" and {summary['server']['processes']} server" if summary["server"]["processes"] else ""
+    return [
+        f"The limit of {nofile:,} descriptors per process made it {workers + 1} client{servers} processes on "
+        f"{cores} cores. Each is woken for little and finds its caches cold: with a higher one (ulimit -Hn) "
+        "there are fewer of them, and a request takes less CPU and less time."
+    ]
 
 
 def _client(record: Record, hold: list[dict[str, str]], summary: dict[str, Any]) -> list[str]:

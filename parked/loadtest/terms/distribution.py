@@ -48,7 +48,9 @@ class Distribution:
 
     def add(self, values: Sequence[float]) -> None:
         if values:
-            self._add(Counter(map(_bucket_of, values)), sum(values), min(values), max(values))
+            log2, floor = math.log2, math.floor  # as _bucket_of, without a call for each
+            buckets = [floor(BUCKETS_A_DOUBLING * log2(it if it > LEAST else LEAST)) for it in values]
+            self._add(Counter(buckets), sum(values), min(values), max(values))
 
     def _add(self, buckets: Counter[int], sum_: float, least: float, most: float) -> None:
         self.buckets.update(buckets)

@@ -85,3 +85,16 @@ def test_think_times_that_are_not_those_asked_for_are_told(tmp_path: Path) -> No
         write_run(tmp_path, think_s=[1.0, 4.0], requests_per_s=400)
     )
     assert "think times were not" not in said(write_run(tmp_path))
+
+
+@pytest.mark.parametrize(
+    ("connections", "processes", "told"), [(400_000, 23, True), (20_000, 23, False), (36_000, 4, False)]
+)
+def test_processes_that_the_limit_of_descriptors_made_are_named(
+    tmp_path: Path, connections: int, processes: int, told: bool
+) -> None:
+    record = Record.read(write_run(tmp_path))
+    summary = summarise(record)
+    summary["target_connections"], summary["client"]["processes"] = connections, processes
+    summary["machine"]["nofile_hard"] = 20_000
+    assert ("20,000 descriptors per process made it" in "\n".join(limits.sentences(record, summary))) is told

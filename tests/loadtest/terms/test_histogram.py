@@ -8,7 +8,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from parked.loadtest.terms.histogram import merge, new_histogram
+from parked.loadtest.terms.histogram import RANGE_US, merge, new_histogram, record
 
 
 @pytest.fixture
@@ -28,6 +28,19 @@ def test_merges_without_loss() -> None:
         merge(merged, part.encode())
     assert merged.encode() == whole.encode()
     assert merged.get_total_count() == 3000
+
+
+def test_values_are_recorded_in_bulk_as_they_would_be_one_by_one() -> None:
+    least, most = RANGE_US
+    values = [least, most, *(factor << bits for bits in range(30) for factor in (1, 3, 1023, 1024, 2047))]
+    one_by_one, in_bulk = new_histogram(), new_histogram()
+    for value in values:
+        one_by_one.record_value(min(value, most))
+    record(in_bulk, [])
+    record(in_bulk, [min(value, most) for value in values])
+    assert in_bulk.encode() == one_by_one.encode()
+    for name in ("total_count", "min_value", "max_value"):
+        assert getattr(in_bulk, name) == getattr(one_by_one, name)
 
 
 def test_is_freed_without_the_garbage_collector(no_collector: None) -> None:

@@ -19,6 +19,7 @@ from parked.loadtest.client.event_stream import EventReader
 from parked.loadtest.client.response import failure_of
 from parked.loadtest.client.user import Waits
 from parked.loadtest.client.waiting import WaitingUser, failed
+from parked.loadtest.terms import options
 
 if TYPE_CHECKING:
     from parked.loadtest.client.connection import Connection
@@ -137,7 +138,7 @@ class EventsUser(WaitingUser):
 
     abstract = True
     workload: ClassVar[str] = "events"
-    path: ClassVar[str] = "/events?every=30"
+    path: ClassVar[str] = options.PATHS["events"]
     retry_s: ClassVar[float] = 3.0
     max_event_bytes: ClassVar[int] = 1 << 20
     _stream: EventStream | None = None

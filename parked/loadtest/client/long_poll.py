@@ -13,11 +13,11 @@ from parked.loadtest.client.errors import ClosedByPeer, RequestFailure
 from parked.loadtest.client.response import failure_of
 from parked.loadtest.client.user import KeepAliveUser, Waits
 from parked.loadtest.client.waiting import WaitingUser, failed
+from parked.loadtest.terms import options
+from parked.loadtest.terms.options import SECONDS
 
 LONGEST_TIME = 32
 _TIME = re.compile(rb"\s*\d{1,12}(\.\d*)?\s*")
-#: What stands in a path for the seconds that the server is asked to take.
-SECONDS = "{seconds}"
 
 
 class Poll:
@@ -79,7 +79,7 @@ class LongPollUser(WaitingUser):
 
     abstract = True
     workload: ClassVar[str] = "longpoll"
-    path: ClassVar[str] = "/poll?seconds={seconds}"
+    path: ClassVar[str] = options.PATHS["longpoll"]
     _poll: Poll | None = None
     _has_asked = False
 

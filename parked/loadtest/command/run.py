@@ -39,7 +39,7 @@ from parked.loadtest.plan import preflight, rehearsal, sizing
 from parked.loadtest.plan.probe import probe_host
 from parked.loadtest.report import report
 from parked.loadtest.report.record import NoRun
-from parked.loadtest.terms import checkout, files, values, variables
+from parked.loadtest.terms import checkout, files, options, values, variables
 from parked.loadtest.terms.console import say
 from parked.shared.descriptors import raise_nofile
 
@@ -86,11 +86,9 @@ def _run(settings: Settings, started: contextlib.ExitStack, interrupted: Interru
         if not (probe.ok or start_server):
             hint = "; --start-server starts ours there" if can_start else ""
             raise Stop(HOST, f"{url}: {probe.detail}{hint}")
-        if probe.ok and settings.rehearses and settings.lead is None and not settings.force:
-            length = None if settings.path else values.length(settings.length)[0]
-            path = settings.path or f"/?length={length}"
-            if why := rehearsal.objection(url, path, length, verify=settings.verifies):
-                raise Stop(HOST, f"{url} {why} (--force tries anyway)")
+        rehearses = probe.ok and settings.rehearses and settings.lead is None and not settings.force
+        if rehearses and (why := _rehearse(settings, url)):
+            raise Stop(HOST, f"{url} {why} (--force tries anyway)")
     local = settings.is_local
     plan = settings.plan(local, start_server).on(settings.machine)
     _say_plan(settings, plan)
@@ -105,6 +103,20 @@ def _run(settings: Settings, started: contextlib.ExitStack, interrupted: Interru
     if settings.lead is not None and locust_code == variables.EXIT_HOSTS:
         return INTERRUPTED if interrupted.is_set else locust_code  # it has said why
     return _report(settings, locust_code, aborted, interrupted)
+
+
+def _rehearse(settings: Settings, url: str) -> str:
+    """Why what each connection does would fail there; empty if it would not, as far as one can tell."""
+    verify = settings.verifies
+    path = settings.path or options.PATHS.get(settings.workload, "")
+    if settings.workload == "events":
+        return rehearsal.no_stream(url, path, verify=verify)
+    if settings.workload == "longpoll":
+        if options.SECONDS not in path:  # nobody knows when it would answer
+            return ""
+        return rehearsal.objection(url, path.replace(options.SECONDS, "0.1"), verify=verify)
+    length = None if path else values.length(settings.length)[0]
+    return rehearsal.objection(url, path or f"/?length={length}", length, verify=verify)
 
 
 def _make_folder(settings: Settings) -> None:

@@ -101,7 +101,6 @@ class Settings:
             machine=machine,
             path=chosen.path,
             rehearses=chosen.locustfile is None
-            and chosen.workload == "keepalive"
             and not any(getattr(chosen, it.name) for it in options.REQUEST if it.name != "path"),
             is_auto=chosen.connections == "auto",
             as_json=chosen.json,

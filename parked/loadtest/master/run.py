@@ -248,17 +248,18 @@ class Run:
     def _decide(self, second: Second, machine: MachineSample | None) -> None:
         now = time.monotonic()
         self._peak = max(self._peak, second.connections)
-        if second.connections > self._most:
-            self._most, self._progress_at = second.connections, now
+        established = self._established(second)
+        if established > self._most:
+            self._most, self._progress_at = established, now
         if self._phase == "ramp":
             if self.pace is not None:
                 self.pace.observe(second, machine)
-            if self._wanted and second.connections >= self._wanted and self._runner.state == STATE_RUNNING:
+            if self._wanted and established >= self._wanted and self._runner.state == STATE_RUNNING:
                 self._phase = "hold"
                 self.hold.begin(now, self.fleet.counted_unix_s, second, machine)
                 self.fleet.hold_begins()
             elif self._stalled(now):
-                self.note(f"the ramp stalled at {second.connections:,} of {self._wanted:,} connections")
+                self.note(f"the ramp stalled at {established:,} of {self._wanted:,} connections")
                 self.over = "ramp stalled: no new connection for a minute, ending the test"
         elif self._phase == "hold":
             self.hold.add(now, self.fleet.counted_unix_s, second, machine)
@@ -268,6 +269,12 @@ class Run:
         if may_end and self._hope.is_lost(now, second.totals):
             self.note(f"ended early: all {second.totals['failures']:,} requests until then have failed")
             self.over = "every request fails, ending the test"
+
+    def _established(self, second: Second) -> int:
+        """Connections that do what they are to do: those of event streams count once these have begun."""
+        if _workload_of(self._environment) != "events":
+            return second.connections
+        return 0 if second.heard is None else min(second.connections, second.heard.streams)
 
     def _stalled(self, now: float) -> bool:
         """Whether a hold that was asked for will not come: a run without one ends when Locust says."""

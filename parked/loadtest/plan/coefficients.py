@@ -29,6 +29,10 @@ SERVER_SUPERVISOR_BYTES: Final = 38 * MIB
 SERVER_WORKER_BYTES: Final = 1_850_000
 SERVER_CONNECTION_BYTES: Final = 480
 
+#: Bytes of a server's connection whose response is pending, on the same scale: 500-600 by themselves
+#: (docs/figures.md).
+SERVER_PENDING_BYTES: Final = 900
+
 #: Bytes of a client: Locust's master with what all processes share, each worker's own part, each user.
 CLIENT_MASTER_BYTES: Final = 52 * MIB
 CLIENT_WORKER_BYTES: Final = 7_000_000
@@ -38,6 +42,11 @@ CLIENT_USER_BYTES: Final = 1_950
 #: needs 27 us (benchmarks/server: 37,000/s) and 42 us (benchmarks/client, 5,000/s, with what follows).
 SERVER_CPU_S_PER_REQUEST: Final = 37e-6
 CLIENT_CPU_S_PER_REQUEST: Final = 48e-6
+
+#: CPU seconds of an event on its way to one client. Broadcasts wake a process once for very many: 3 us in
+#: Python and 12 in the kernel to write it (docs/figures.md), about as much to read and count it.
+SERVER_CPU_S_PER_EVENT: Final = 15e-6
+CLIENT_CPU_S_PER_EVENT: Final = 12e-6
 
 #: CPU seconds more if the request wakes the process on an idle core, instead of being served with others.
 SERVER_CPU_S_PER_WAKE: Final = 100e-6

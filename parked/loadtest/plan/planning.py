@@ -112,7 +112,8 @@ def _more_descriptors(machine: Machine, plan: Plan, need: Estimate) -> str:
 
 def _more_cpu(machine: Machine, plan: Plan, need: Estimate) -> str:
     cores = resources.cores_that_fit(machine, plan)
-    return f"{cores} cores, or --think {resources.think_that_fits(machine, plan)}"
+    rarer = resources.think_that_fits(machine, plan)
+    return f"{cores} cores, or {f'an event each {rarer} s' if plan.waits == 'events' else f'--think {rarer}'}"
 
 
 def _more_memory(machine: Machine, plan: Plan, need: Estimate) -> str:
@@ -195,9 +196,8 @@ def _hosts(machine: Machine, plan: Plan) -> Hosts | None:
 def lines(said: Report) -> list[str]:
     """For the terminal."""
     plan, machine, need = said.plan, said.machine, said.need
-    rate = (
-        "as fast as answered" if math.isinf(need.requests_per_s) else f"{need.requests_per_s:,.0f} requests/s"
-    )
+    what = "events/s" if plan.waits == "events" else "requests/s"
+    rate = "as fast as answered" if math.isinf(need.requests_per_s) else f"{need.requests_per_s:,.0f} {what}"
     sides = " and ".join(
         side for side, here in (("client", plan.local_client), ("server", plan.local_server)) if here
     )

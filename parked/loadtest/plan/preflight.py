@@ -274,8 +274,15 @@ def _cpu(machine: Machine, plan: Plan, need: sizing.Estimate) -> Iterator[Findin
         str(machine.cpu_count),
         f"about {need.cores:.1f} for {need.requests_per_s:,.0f} requests/s",
         "the rate will stay below what is offered, and latency grows",
-        f"longer thinking (--think), e.g. {resources.think_that_fits(machine, plan)}, or fewer connections",
+        f"{_rarer(machine, plan)}, or fewer connections",
     )
+
+
+def _rarer(machine: Machine, plan: Plan) -> str:
+    fits = resources.think_that_fits(machine, plan)
+    if plan.waits == "events":
+        return f"rarer events, e.g. --path '/events?every={fits}'"
+    return f"longer thinking (--think), e.g. {fits}"
 
 
 def _results(folder: Path) -> Iterator[Finding]:
@@ -305,7 +312,12 @@ def plan_lines(machine: Machine, plan: Plan) -> list[str]:
     else:
         mib = need.received_bytes_per_s / MIB
         requests = f"{need.requests_per_s:,.0f}/s offered ({mib:,.1f} MiB/s received)"
-    requests += f", think {_range(plan.think_s)} s, body {_range(plan.body_bytes)} bytes"
+    if plan.waits == "events":
+        requests = f"an event each {_range(plan.think_s)} s to everybody, {need.requests_per_s:,.0f} events/s"
+    elif plan.waits:
+        requests += f", each answered {_range(plan.think_s)} s after it was sent"
+    else:
+        requests += f", think {_range(plan.think_s)} s, body {_range(plan.body_bytes)} bytes"
     if plan.workload:
         requests = f"as {plan.workload} makes them; the estimates below are for {requests}"
     ours = plan.local_server and plan.start_server

@@ -24,14 +24,8 @@ def objection(
     :param length: bytes that the body should have; None for any.
     :param verify: whether the server's certificate has to be valid.
     """
-    parts = urlsplit(url)
-    if parts.scheme == "https":
-        connection: http.client.HTTPConnection = http.client.HTTPSConnection(
-            parts.hostname or "", parts.port, timeout=timeout_s, context=client_tls(verify)
-        )
-    else:
-        connection = http.client.HTTPConnection(parts.hostname or "", parts.port, timeout=timeout_s)
-    target, what = parts.path.rstrip("/") + path, f"GET {path}"
+    connection = _connection(url, verify, timeout_s)
+    target, what = urlsplit(url).path.rstrip("/") + path, f"GET {path}"
     with contextlib.closing(connection):
         try:
             connection.connect()
@@ -56,6 +50,39 @@ def objection(
         except (OSError, http.client.HTTPException) as error:
             return f"does not answer two requests on one connection: {error or type(error).__name__}"
     return ""
+
+
+def no_stream(url: str, path: str, *, verify: bool = True, timeout_s: float = TIMEOUT_S) -> str:
+    """Why what this server has at the path is no event stream, by its head; empty if it is one."""
+    what = f"GET {path}"
+    with contextlib.closing(_connection(url, verify, timeout_s)) as connection:
+        try:
+            connection.connect()
+            guard = threading.Timer(timeout_s, _shut, [connection.sock])
+            guard.start()
+            try:
+                target = urlsplit(url).path.rstrip("/") + path
+                connection.request("GET", target, headers={"Accept": "text/event-stream"})
+                response = connection.getresponse()
+            finally:
+                guard.cancel()
+        except (OSError, http.client.HTTPException) as error:
+            return f"does not begin an event stream: {error or type(error).__name__}"
+        if found := _wrong(what, response, 0, None):
+            return found
+        kind = response.headers.get_content_type()
+        if response.status != http.HTTPStatus.OK or kind != "text/event-stream":
+            return f"answers {what} with {response.status}, {kind}: no event stream; --path names another"
+    return ""
+
+
+def _connection(url: str, verify: bool, timeout_s: float) -> http.client.HTTPConnection:
+    parts = urlsplit(url)
+    if parts.scheme != "https":
+        return http.client.HTTPConnection(parts.hostname or "", parts.port, timeout=timeout_s)
+    return http.client.HTTPSConnection(
+        parts.hostname or "", parts.port, timeout=timeout_s, context=client_tls(verify)
+    )
 
 
 def _wrong(what: str, response: http.client.HTTPResponse, got: int, length: int | None) -> str:

@@ -217,7 +217,8 @@ def think_that_fits(machine: Machine, plan: Plan) -> str:
         return replace(plan, think_s=(least * tenths / 10, most * tenths / 10))
 
     factor = _least(11, STRETCH_MAX, lambda tenths: _CPU.fits(stretched(tenths), machine))
-    return ":".join(f"{end:g}" for end in stretched(factor).think_s)
+    ends = stretched(factor).think_s
+    return ":".join(f"{end:g}" for end in (ends[:1] if plan.waits == "events" else ends))
 
 
 def cores_that_fit(machine: Machine, plan: Plan) -> int:

@@ -41,6 +41,9 @@ CLIENT_DESCRIPTORS_RESERVED = 500
 
 #: Bytes of a response's status line and header fields, beside the body.
 RESPONSE_HEAD_BYTES = 170
+#: Bytes of an event of the demo application with its framing, and of its answer to a long poll's request.
+EVENT_BYTES = 75
+POLL_BYTES = 190
 
 #: Pages that one request under way keeps in TCP buffers.  Measured on Linux 6.18: an unread request 1, an
 #: unread response of 5.8 KB 2, of 10.4 KB 3, an idle connection none.
@@ -156,7 +159,8 @@ def estimate(plan: Plan, machine: Machine) -> Estimate:
     server = client = 0
     if plan.local_server:
         server = measured.SERVER_SUPERVISOR_BYTES + measured.SERVER_WORKER_BYTES * plan.server_workers
-        server += measured.SERVER_CONNECTION_BYTES * connections
+        each = measured.SERVER_PENDING_BYTES if plan.waits else measured.SERVER_CONNECTION_BYTES
+        server += each * connections
     if plan.local_client:
         client = measured.CLIENT_MASTER_BYTES + measured.CLIENT_WORKER_BYTES * plan.client_workers
         client += measured.CLIENT_USER_BYTES * connections
@@ -164,7 +168,7 @@ def estimate(plan: Plan, machine: Machine) -> Estimate:
     kernel_cores, server_cores, client_cores = _cores(plan, machine.cpu_count)
     return Estimate(
         requests_per_s=rate,
-        received_bytes_per_s=rate * (sum(plan.body_bytes) / 2 + RESPONSE_HEAD_BYTES),
+        received_bytes_per_s=rate * _received_bytes(plan),
         kernel_bytes=measured.KERNEL_BYTES_PER_END * ends * connections,
         server_bytes=server,
         client_bytes=client,
@@ -177,6 +181,13 @@ def estimate(plan: Plan, machine: Machine) -> Estimate:
     )
 
 
+def _received_bytes(plan: Plan) -> float:
+    """Of one response, or one event."""
+    if plan.waits:
+        return EVENT_BYTES if plan.waits == "events" else POLL_BYTES
+    return sum(plan.body_bytes) / 2 + RESPONSE_HEAD_BYTES
+
+
 def _cores(plan: Plan, cpu_count: int) -> tuple[float, float, float]:
     """Busy cores of kernel, server and client: each is a + b U, and U is their sum over `cpu_count`."""
     rate = plan.offered_per_s
@@ -184,12 +195,16 @@ def _cores(plan: Plan, cpu_count: int) -> tuple[float, float, float]:
         return math.inf, math.inf, math.inf
     workers = plan.server_workers + plan.client_workers
     kernel = (0.0, rate * measured.KERNEL_CPU_S_PER_REQUEST + workers * measured.KERNEL_WORKER_CORES)
-    server = _side(
-        rate, plan.server_workers, measured.SERVER_CPU_S_PER_REQUEST, measured.SERVER_CPU_S_PER_WAKE
-    )
-    client = _side(
-        rate, plan.client_workers, measured.CLIENT_CPU_S_PER_REQUEST, measured.CLIENT_CPU_S_PER_WAKE
-    )
+    if plan.waits == "events":
+        server = _side(rate, plan.server_workers, measured.SERVER_CPU_S_PER_EVENT, 0.0)
+        client = _side(rate, plan.client_workers, measured.CLIENT_CPU_S_PER_EVENT, 0.0)
+    else:
+        server = _side(
+            rate, plan.server_workers, measured.SERVER_CPU_S_PER_REQUEST, measured.SERVER_CPU_S_PER_WAKE
+        )
+        client = _side(
+            rate, plan.client_workers, measured.CLIENT_CPU_S_PER_REQUEST, measured.CLIENT_CPU_S_PER_WAKE
+        )
     master = measured.CLIENT_MASTER_CORES if plan.local_client else 0.0
     server = (server[0] + measured.SERVER_WORKER_CORES * plan.server_workers, server[1])
     client = (client[0] + measured.CLIENT_WORKER_CORES * plan.client_workers + master, client[1])

@@ -166,3 +166,8 @@ REQUEST = (
 
 #: Those of them that users have who wait for what is sent.
 WAITING = tuple(option for option in REQUEST if option.name in ("path", "header"))
+
+#: What stands in a path for the seconds after which the server is to answer.
+SECONDS = "{seconds}"
+#: What users ask the demo application for that wait for what is sent, unless --path says otherwise.
+PATHS = {"longpoll": f"/poll?seconds={SECONDS}", "events": "/events?every=30"}

@@ -16,6 +16,7 @@ from parked.loadtest.master.fleet import Fleet
 from parked.loadtest.master.heard import HeardInHold, Listening
 from parked.loadtest.master.recorder import _since
 from parked.loadtest.terms.histogram import new_histogram
+from parked.user import EventsUser
 from tests.loadtest.scene import Scene, sample
 
 
@@ -133,6 +134,22 @@ def test_rows_and_facts_have_what_was_heard(tmp_path: Path, monkeypatch: pytest.
     assert (heard["hold"]["events"], heard["totals"]["events"], heard["streams_min"]) == (10, 20, 9)
     assert [broadcast[4] for broadcast in heard["broadcasts"]] == [10]
     assert scene.facts()["workload"] == "keepalive"
+
+
+def test_the_hold_of_event_streams_begins_when_all_have_begun(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scene = Scene(tmp_path, monkeypatch)
+    scene.environment.user_classes = [EventsUser]
+    scene.runner.state = STATE_RUNNING
+    scene.second()  # connected, and nothing has been answered
+    scene.second(heard=told(streams=9))
+    assert scene.run.hold.began is None
+    scene.second(heard=told(streams=10))
+    assert scene.run.hold.began is not None
+    scene.run.end()
+    assert scene.facts()["workload"] == "events"
+    assert scene.facts()["heard"]["streams_min"] == 10
 
 
 def test_a_run_without_such_users_has_nothing_of_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from parked.loadtest.plan.rehearsal import objection
+from parked.loadtest.plan.rehearsal import no_stream, objection
 
 
 @contextlib.contextmanager
@@ -57,3 +57,30 @@ def test_what_would_fail_for_each_connection_is_said_before_the_first(
         found = objection(url, "/?length=1024", 1024, timeout_s=5.0)
     assert told in found
     assert bool(found) is bool(told)
+
+
+STREAM = {"Content-Type": "text/event-stream; charset=utf-8"}
+
+
+@pytest.mark.parametrize(
+    ("behaviour", "told"),
+    [
+        ({"headers": STREAM}, ""),
+        ({}, "no event stream"),
+        ({"headers": {"Content-Type": "text/html"}}, "no event stream"),
+        ({"headers": STREAM, "status": 204}, "204"),
+        ({"headers": STREAM, "status": 404}, "answers 404"),
+        ({"headers": {"Location": "/login"}, "status": 302}, "redirects"),
+    ],
+)
+def test_what_is_no_event_stream_is_told_by_the_head_of_its_response(
+    behaviour: dict[str, Any], told: str
+) -> None:
+    with serving(**behaviour) as url:
+        found = no_stream(url, "/events")
+    assert told in found
+    assert bool(found) is bool(told)
+
+
+def test_a_stream_is_not_begun_where_nobody_listens() -> None:
+    assert "does not begin an event stream" in no_stream("http://127.0.0.1:9", "/events")

@@ -166,3 +166,16 @@ def test_a_remote_server_costs_nothing_here_and_halves_the_kernels_share() -> No
 def test_process_counts_that_were_asked_for_are_kept() -> None:
     plan = Plan(50_000, client_workers=7, server_workers=9).on(machine())
     assert (plan.client_workers, plan.server_workers) == (7, 9)
+
+
+def test_what_waits_costs_what_was_measured_of_it() -> None:
+    asked, events = Plan(400_000), Plan(400_000, think_s=(30.0, 30.0), waits="events")
+    ours = machine()
+    keepalive, waiting = sizing.estimate(asked, ours), sizing.estimate(events, ours)
+    more = coefficients.SERVER_PENDING_BYTES - coefficients.SERVER_CONNECTION_BYTES
+    assert waiting.server_bytes - keepalive.server_bytes == 400_000 * more
+    assert waiting.requests_per_s == pytest.approx(400_000 / 30)
+    assert waiting.received_bytes_per_s == pytest.approx(400_000 / 30 * sizing.EVENT_BYTES)
+    polls = sizing.estimate(replace(asked, waits="longpoll"), ours)
+    assert (polls.requests_per_s, polls.cores) == (keepalive.requests_per_s, keepalive.cores)
+    assert polls.server_bytes == waiting.server_bytes

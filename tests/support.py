@@ -127,10 +127,12 @@ class _Unclosed:
 class ServerProcess:
     """`python -m app` in a process of its own, with its output."""
 
-    def __init__(self, *flags: str, cwd: Path = CHECKOUT, **environment: str) -> None:
+    def __init__(
+        self, *flags: str, cwd: Path = CHECKOUT, first_bind: str = "127.0.0.1:0", **environment: str
+    ) -> None:
         self.started = time.monotonic()
         self.process = subprocess.Popen(
-            [sys.executable, "-m", "app", "--bind", "127.0.0.1:0", *flags],
+            [sys.executable, "-m", "app", "--bind", first_bind, *flags],
             cwd=cwd,
             env={**os.environ, "PYTHONPATH": str(CHECKOUT), "GEVENT_TRACK_GREENLET_TREE": "0", **environment},
             stdout=subprocess.PIPE,

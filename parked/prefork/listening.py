@@ -10,7 +10,7 @@ import os
 import re
 import socket
 import stat
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, Final
 
@@ -93,12 +93,26 @@ def another(like: socket.socket, backlog: int) -> socket.socket:
     return sock
 
 
-def place(sock: socket.socket) -> str:
+def by_address(sockets: Iterable[socket.socket]) -> list[list[socket.socket]]:
+    """Those of one address together, in their order."""
+    groups: dict[Any, list[socket.socket]] = {}
+    for sock in sockets:
+        groups.setdefault(sock.getsockname(), []).append(sock)
+    return [*groups.values()]
+
+
+def can_multiply(sock: socket.socket) -> bool:
+    """Whether each worker can have a socket of its own at this address."""
+    is_tcp = sock.family in (socket.AF_INET, socket.AF_INET6)
+    return is_tcp and bool(sock.getsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT))
+
+
+def place(sock: socket.socket, secure: bool) -> str:
     """Where a socket listens, as users write it."""
     name = sock.getsockname()
     if not isinstance(name, tuple):
-        return f"unix:{name}"
-    return f"http://{Address(name[0], name[1])}"
+        return f"https://unix:{name}" if secure else f"unix:{name}"
+    return f"http{'s' * secure}://{Address(name[0], name[1])}"
 
 
 def _bound_unix(path: str, mode: int | None) -> socket.socket:

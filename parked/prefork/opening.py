@@ -6,6 +6,7 @@ import os
 from dataclasses import dataclass
 from os import close
 from socket import socket
+from typing import Any
 
 from parked.prefork import access_log, handover, sizing
 from parked.prefork.identity import Identity, IdentityError, find
@@ -13,6 +14,7 @@ from parked.prefork.listening import inherited, listen
 from parked.prefork.made import MadeFiles
 from parked.prefork.scoreboard import LAYOUT, Scoreboard
 from parked.prefork.settings import Settings
+from parked.server.certificates import VERIFY, CertificateError, server_context
 from parked.shared.addresses import Address
 from parked.shared.descriptors import raise_nofile
 
@@ -32,6 +34,8 @@ class Opened:
     capacity: int
     #: Descriptors that each process may open.
     nofile: int
+    #: Of TLS, if it is spoken anywhere.
+    context: Any
     #: Processes of the image before, and the pipes that tell them that the supervisor lives.
     old: list[int]
     lifelines: list[int]
@@ -44,9 +48,11 @@ def open_all(settings: Settings, left: handover.Handover | None) -> Opened:
     :raises ListenError: an address cannot be listened on.
     :raises IdentityError: a user or a file cannot be had.
     :raises LogError: the access log cannot be opened.
+    :raises CertificateError: there can be no TLS.
     """
     nofile = raise_nofile()
     workers, capacity = sizing.plan(settings.workers, settings.connections, nofile, sizing.cpu_count())
+    context = tls_context(settings)
     if left is not None:
         return Opened(
             [handover.adopt(fd) for fd in left.listeners],
@@ -57,6 +63,7 @@ def open_all(settings: Settings, left: handover.Handover | None) -> Opened:
             left.workers,
             capacity,
             nofile,
+            context,
             left.old,
             left.lifelines,
         )
@@ -66,7 +73,11 @@ def open_all(settings: Settings, left: handover.Handover | None) -> Opened:
     files = MadeFiles([])
     try:
         handed = inherited(os.environ)
-        listeners = handed or _listen(settings, settings.bind, workers, settings.backlog, files)
+        listeners = handed or [
+            sock
+            for binding in settings.bind
+            for sock in _listen(settings, binding.address, workers, settings.backlog, files)
+        ]
         metrics = None
         if settings.metrics is not None:
             (metrics,) = _listen(settings, settings.metrics, 1, 0, files)
@@ -84,7 +95,33 @@ def open_all(settings: Settings, left: handover.Handover | None) -> Opened:
     except BaseException:
         files.remove()
         raise
-    return Opened(listeners, metrics, Scoreboard(), files, folder, workers, capacity, nofile, [], [])
+    return Opened(listeners, metrics, Scoreboard(), files, folder, workers, capacity, nofile, context, [], [])
+
+
+def tls_context(settings: Settings) -> Any:
+    """The TLS context that all workers share; None without a certificate.
+
+    :raises CertificateError: files cannot be used, or settings contradict each other.
+    """
+    verifies = VERIFY[settings.cert_reqs] != VERIFY["none"]
+    if not settings.certfile:
+        for name in ("keyfile", "keyfile_password", "ca_certs", "ciphers"):
+            if getattr(settings, name):
+                raise CertificateError(f"--{name.replace('_', '-')} needs --certfile")
+        if verifies or any(binding.secure for binding in settings.bind):
+            raise CertificateError(f"{'--cert-reqs' if verifies else 'https://'} needs --certfile")
+        return None
+    if verifies != bool(settings.ca_certs):
+        raise CertificateError("--ca-certs and --cert-reqs need each other")
+    return server_context(
+        settings.certfile,
+        settings.keyfile,
+        settings.keyfile_password,
+        settings.ca_certs,
+        settings.cert_reqs,
+        settings.tls_minimum,
+        settings.ciphers,
+    )
 
 
 def _listen(settings: Settings, address: Address, count: int, backlog: int, files: MadeFiles) -> list[socket]:

@@ -15,7 +15,10 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
+from parked.prefork import binding
+from parked.prefork.binding import Binding
 from parked.server import server
+from parked.server.certificates import MINIMUM, VERIFY
 from parked.server.limits import Limits
 from parked.server.proxy_protocol import DEFAULT_PEERS, ProxyProtocol
 from parked.server.trust import TrustedPeers
@@ -106,6 +109,18 @@ def socket_mode(text: str) -> int | None:
     return int(text, 8)
 
 
+def verification(text: str) -> str:
+    if text not in VERIFY:
+        raise ValueError("needs none, optional or required")
+    return text
+
+
+def tls_version(text: str) -> str:
+    if text not in MINIMUM:
+        raise ValueError("needs 1.2 or 1.3")
+    return text
+
+
 def peers(text: str) -> str:
     TrustedPeers(text)
     return text
@@ -150,11 +165,12 @@ _LIMITS: Final = Limits()
 class Settings:
     """All settings, converted and checked."""
 
-    bind: Address = _setting(  # noqa: RUF009 - it returns a dataclasses.field
+    bind: tuple[Binding, ...] = _setting(
         "127.0.0.1:8000",
-        "ADDRESS",
-        addresses.parse,
-        "Listen on HOST:PORT, [IPV6]:PORT, :PORT or unix:PATH; port 0 picks one.",
+        "ADDRESS,...",
+        binding.parse,
+        "Listen on HOST:PORT, [IPV6]:PORT, :PORT or unix:PATH, on several at once; port 0 picks one. With"
+        " http:// or https:// before it in clear, or over TLS.",
     )
     app: str = _setting(
         "", "MODULE:CALLABLE", application_name, "The WSGI application to serve; empty: a demonstration."
@@ -251,6 +267,21 @@ class Settings:
         seconds,
         "After HUP, time for the new code to be ready on trial; 0: any.",
     )
+    certfile: str = _setting(
+        "", "FILE", file_name, "Speak TLS, with this certificate and its chain (PEM); off if empty."
+    )
+    keyfile: str = _setting("", "FILE", file_name, "Its key (PEM); empty: it is in the same file.")
+    keyfile_password: str = _setting(
+        "", "FILE", file_name, "A file whose first line decrypts the key; empty: it is not encrypted."
+    )
+    ca_certs: str = _setting("", "FILE", file_name, "Authorities of clients' certificates (PEM).")
+    cert_reqs: str = _setting(
+        "none", "none|optional|required", verification, "Whether clients have to show certificates."
+    )
+    tls_minimum: str = _setting("1.2", "1.2|1.3", tls_version, "The oldest version of TLS that is spoken.")
+    ciphers: str = _setting(
+        "", "NAMES", file_name, "Ciphers of TLS 1.2, in OpenSSL's words; empty: its own choice."
+    )
     forwarded_allow_ips: str = _setting(
         "",
         "PEERS",
@@ -317,6 +348,7 @@ def parser() -> argparse.ArgumentParser:
         sentence, default = field.metadata["sentence"], field.metadata["default"]
         result.add_argument(
             flag(field),
+            action="append" if field.name == "bind" else "store",
             metavar=field.metadata["metavar"],
             default=None,
             help=f"{sentence} [{default or 'empty'}; {', '.join(variables(field))}]".replace("%", "%%"),
@@ -331,6 +363,8 @@ def load(arguments: Sequence[str], environment: Mapping[str, str]) -> Settings:
     values: dict[str, Any] = {}
     for field in dataclasses.fields(Settings):
         text, source = given[field.name], flag(field)
+        if isinstance(text, list):
+            text = ",".join(text)
         if text is None:
             for variable in variables(field):
                 if environment.get(variable):

@@ -14,7 +14,7 @@ import signal
 import sys
 import time
 from dataclasses import dataclass
-from os import WNOHANG, _exit, close, fork, waitpid  # as they are before gevent patches them
+from os import _exit, close, fork  # as they are before gevent patches them
 from socket import socket
 from typing import Final
 
@@ -23,9 +23,10 @@ from parked.prefork.access_log import LogError
 from parked.prefork.application import StartError
 from parked.prefork.identity import IdentityError
 from parked.prefork.lifetime import is_bounded
-from parked.prefork.listening import ListenError, another, place
+from parked.prefork.listening import ListenError, another, by_address, can_multiply, place
 from parked.prefork.notify import READY, STOPPING, notify, reloading
 from parked.prefork.opening import Opened, open_all
+from parked.prefork.processes import bury_orphans, ended, kill
 from parked.prefork.scoreboard import LAYOUT
 from parked.prefork.settings import (
     EXIT_KILLED,
@@ -38,6 +39,7 @@ from parked.prefork.settings import (
 from parked.prefork.signals import STOPPING as STOP_SIGNALS
 from parked.prefork.signals import Signals, StopRequested, block
 from parked.prefork.watchdog import Watchdog, look_s
+from parked.server.certificates import CertificateError
 from parked.shared.children import cause
 from parked.shared.listeners import MAX_WORKERS
 
@@ -61,9 +63,9 @@ _IDLE_S: Final = 3600.0
 
 @dataclass
 class _Slot:
-    """A place for a worker, or for the metrics process: its socket stays, whoever works there."""
+    """A place for a worker, or for the metrics process: its sockets stay, whoever works there."""
 
-    listener: socket
+    listeners: list[socket]
     #: Of the scoreboard; None before the first start, and for the metrics process.
     row: int | None = None
     pid: int = 0
@@ -82,7 +84,7 @@ def run(settings: Settings, signals: Signals) -> int:
     """
     try:
         opened = open_all(settings, handover.receive(os.environ))
-    except (sizing.SizingError, IdentityError, LogError, handover.HandoverError) as error:
+    except (sizing.SizingError, IdentityError, LogError, CertificateError, handover.HandoverError) as error:
         raise StartError(str(error), EXIT_USAGE) from error
     except ListenError as error:
         raise StartError(str(error), EXIT_LISTEN) from error
@@ -99,13 +101,15 @@ class Supervisor:
         self.settings = settings
         self._signals = signals
         self._opened = opened
-        self._listeners = opened.listeners
-        self._shared = len(opened.listeners) < opened.workers
+        #: By address; each worker has its own socket there, or all have the same.
+        self._groups = by_address(opened.listeners)
+        self._own = [len(group) >= opened.workers and can_multiply(group[0]) for group in self._groups]
+        self._secure = self._which_are_secure()
         self._slots = [
-            _Slot(opened.listeners[place % len(opened.listeners)]) for place in range(opened.workers)
+            _Slot([group[place % len(group)] for group in self._groups]) for place in range(opened.workers)
         ]
         self._scoreboard = opened.scoreboard
-        self._metrics = _Slot(opened.metrics) if opened.metrics else None
+        self._metrics = _Slot([opened.metrics]) if opened.metrics else None
         self._watchdog = Watchdog(self._scoreboard, settings.timeout, self._say)
         #: Seconds between two looks at how the workers are.
         self._look_s = look_s(settings.timeout) if settings.timeout else _IDLE_S
@@ -124,7 +128,7 @@ class Supervisor:
         #: When to try once more to become an image that has an application; only if this one has none.
         self._again: float | None = None
         #: What the next fork is to keep.
-        self._spared: socket | None = None
+        self._spared: list[socket] = []
         forks.in_child(self._let_go)
 
     def run(self) -> int:
@@ -176,7 +180,7 @@ class Supervisor:
             self._reload_wanted = True
         elif number == signal.SIGUSR1:
             for pid in self._pids():
-                _kill(pid, signal.SIGUSR1)
+                kill(pid, signal.SIGUSR1)
         elif number == signal.SIGTTIN:
             self._add_worker()
         elif number == signal.SIGTTOU:
@@ -204,7 +208,7 @@ class Supervisor:
                 self._say("cannot start a worker: those of earlier reloads are still at work")
                 slot.due = time.monotonic() + _BACK_OFF_S[1]
                 return
-        self._spared = slot.listener
+        self._spared = slot.listeners
         # A worker has no handlers yet; what comes meanwhile waits for them.
         mask = signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
         try:
@@ -221,7 +225,7 @@ class Supervisor:
             return
         finally:
             signal.pthread_sigmask(signal.SIG_SETMASK, mask)
-            self._spared = None
+            self._spared = []
         if slot.row is not None:
             self._scoreboard.set(slot.row, "owner", pid)
         slot.pid = pid
@@ -229,28 +233,40 @@ class Supervisor:
 
     def _work(self, slot: _Slot) -> int:
         """In the child, which must not return into the supervisor's code."""
+        is_metrics = slot is self._metrics
+        contexts = [self._opened.context if secure and not is_metrics else None for secure in self._secure]
         duty = worker.Duty(
             slot.row or 0,
-            slot.listener,
-            self._shared,
+            [*map(worker.Place, slot.listeners, self._own, contexts)],
             self._application,
             self.settings,
             self._opened.nofile,
             self._scoreboard,
             self._lifeline[0],
         )
-        return worker.main(duty, worker.serve_metrics if slot is self._metrics else worker.run)
+        return worker.main(duty, worker.serve_metrics if is_metrics else worker.run)
 
     def _let_go(self) -> None:
         """In a forked child, a worker or one of the application's own."""
         for fd in (self._lifeline[1], *self._old_lifelines):
             close(fd)
-        if self._spared is None:
+        if not self._spared:
             close(self._lifeline[0])
-        for sock in (*self._listeners, *([self._metrics.listener] if self._metrics else [])):
-            if sock is not self._spared:
+        for sock in (*self._listeners(), *(self._metrics.listeners if self._metrics else [])):
+            if sock not in self._spared:
                 sock.close()
         self._opened.files.let_go()
+
+    def _listeners(self) -> list[socket]:
+        return [sock for group in self._groups for sock in group]
+
+    def _which_are_secure(self) -> list[bool]:
+        """By address. Sockets of a service manager, or of a former configuration, go by their kind."""
+        has_certificate = self._opened.context is not None
+        bindings = self.settings.bind
+        if len(bindings) != len(self._groups):
+            return [has_certificate and isinstance(group[0].getsockname(), tuple) for group in self._groups]
+        return [binding.is_secure(has_certificate) for binding in bindings]
 
     def _is_ready(self, slot: _Slot) -> bool:
         return slot.row is not None and self._scoreboard.get(slot.row, "ready") == slot.pid != 0
@@ -261,7 +277,9 @@ class Supervisor:
         self._announced = True
         self._start_failures = 0
         workers = len(self._slots)
-        where = " and ".join(dict.fromkeys(place(sock) for sock in self._listeners))
+        where = " and ".join(
+            place(group[0], secure) for group, secure in zip(self._groups, self._secure, strict=True)
+        )
         line = (
             f"listening on {where} with {workers} worker{'s' * (workers > 1)}"
             f" for {self._opened.capacity} connections"
@@ -269,7 +287,7 @@ class Supervisor:
         print(line, flush=True)
         notify(READY, line)
         for pid in self._retiring:
-            _kill(pid, signal.SIGHUP)
+            kill(pid, signal.SIGHUP)
 
     def _timeout(self) -> float:
         """Seconds until something is due without a signal."""
@@ -287,15 +305,18 @@ class Supervisor:
         count = len(self._slots)
         if count >= MAX_WORKERS:
             return
-        listener = self._listeners[0]
-        if not self._shared:
-            try:
-                listener = another(listener, self.settings.backlog)
-            except OSError as error:
-                self._say(f"cannot add a worker: {error.strerror}")
-                return
-            self._listeners.append(listener)
-        self._slots.append(_Slot(listener))
+        listeners = [group[0] for group in self._groups]
+        try:
+            for number, own in enumerate(self._own):
+                if own:
+                    listeners[number] = another(listeners[number], self.settings.backlog)
+        except OSError as error:
+            self._say(f"cannot add a worker: {error.strerror}")
+            return
+        for group, own, listener in zip(self._groups, self._own, listeners, strict=True):
+            if own:
+                group.append(listener)
+        self._slots.append(_Slot(listeners))
         self._say(f"adding a worker: {count + 1}")
 
     def _remove_worker(self) -> None:
@@ -303,14 +324,15 @@ class Supervisor:
         if len(self._slots) < 2:
             return
         slot = self._slots.pop()
-        if not self._shared:
-            # First our copy: what the kernel still queues there, the worker takes before it retires.
-            self._listeners.remove(slot.listener)
-            slot.listener.close()
+        for group, own, listener in zip(self._groups, self._own, slot.listeners, strict=True):
+            if own:
+                # First our copy: what the kernel still queues there, the worker takes before it retires.
+                group.remove(listener)
+                listener.close()
         self._release_predecessor(slot)
         if slot.pid:
             self._retiring.add(slot.pid)
-            _kill(slot.pid, signal.SIGHUP)
+            kill(slot.pid, signal.SIGHUP)
         self._say(f"removing a worker: {len(self._slots)}")
 
     def _replace_one(self) -> None:
@@ -329,7 +351,7 @@ class Supervisor:
 
     def _release_predecessor(self, slot: _Slot) -> None:
         if slot.predecessor in self._retiring:  # else it has ended by itself
-            _kill(slot.predecessor, signal.SIGHUP)
+            kill(slot.predecessor, signal.SIGHUP)
         slot.predecessor = 0
 
     def _reload_if_wanted(self) -> None:
@@ -343,7 +365,7 @@ class Supervisor:
         if not self._reload_wanted or not (self._announced or self._retiring):
             return
         self._reload_wanted = False
-        self._spared = self._listeners[0]
+        self._spared = self._groups[0][:1]
         supervisor = os.getpid()
         try:
             pid = fork()
@@ -351,16 +373,16 @@ class Supervisor:
             self._say(f"not reloaded: {error.strerror}")
             return
         finally:
-            spared, self._spared = self._spared, None
+            spared, self._spared = self._spared, []
         if not pid:
-            trial.execute(spared, self._opened.folder, supervisor)
+            trial.execute(spared[0], self._opened.folder, supervisor)
         self._trial = pid
         patience_s = self.settings.trial_timeout
         self._trial_ends = time.monotonic() + patience_s if patience_s else 0.0
 
     def _end_trial(self) -> None:
-        _kill(self._trial, signal.SIGKILL)  # it may not have a group of its own yet
-        _kill(-self._trial, signal.SIGKILL)
+        kill(self._trial, signal.SIGKILL)  # it may not have a group of its own yet
+        kill(-self._trial, signal.SIGKILL)
 
     def _tried(self, status: int) -> None:
         """The trial has ended."""
@@ -372,12 +394,12 @@ class Supervisor:
             self._become_next()
 
     def _become_next(self) -> None:
-        metrics = self._metrics.listener.fileno() if self._metrics is not None else None
+        metrics = self._metrics.listeners[0].fileno() if self._metrics is not None else None
         block()
         try:
             handover.execute(
                 handover.Handover(
-                    [listener.fileno() for listener in self._listeners],
+                    [listener.fileno() for listener in self._listeners()],
                     metrics,
                     len(self._slots),
                     [*self._pids()],
@@ -401,19 +423,19 @@ class Supervisor:
 
     def _reap(self) -> None:
         """Take note of who has ended, of our own children."""
-        if self._trial and (status := _ended(self._trial)) is not None:
+        if self._trial and (status := ended(self._trial)) is not None:
             self._tried(status)
-        for pid in [pid for pid in self._retiring if _ended(pid) is not None]:
+        for pid in [pid for pid in self._retiring if ended(pid) is not None]:
             self._retiring.discard(pid)
             self._scoreboard.release(pid)
         for slot in self._places():
-            if slot.pid and (status := _ended(slot.pid)) is not None:
+            if slot.pid and (status := ended(slot.pid)) is not None:
                 self._lost(slot, status)
         if not self._retiring:
             while self._old_lifelines:
                 close(self._old_lifelines.pop())
         if os.getpid() == 1:
-            _bury_orphans()
+            bury_orphans()
 
     def _lost(self, slot: _Slot, status: int) -> None:
         now = time.monotonic()
@@ -439,17 +461,17 @@ class Supervisor:
         notify(STOPPING)
         if self._trial:
             self._end_trial()
-        left = {pid for pid in self._pids() if _ended(pid) is None}  # who has died before is not our doing
+        left = {pid for pid in self._pids() if ended(pid) is None}  # who has died before is not our doing
         began = time.monotonic()
         deadline = began + (0 if at_once else self.settings.graceful_timeout + _EXIT_GRACE_S)
         for pid in left:
-            _kill(pid, signal.SIGTERM)
+            kill(pid, signal.SIGTERM)
         code = 0
         while left:
             now = time.monotonic()
             if now >= deadline:
                 for pid in left:
-                    _kill(pid, signal.SIGKILL)
+                    kill(pid, signal.SIGKILL)
                 code = EXIT_KILLED
                 deadline = now + _IDLE_S  # a killed process ends, if the kernel lets it
             received = self._signals.wait(deadline - now)
@@ -457,35 +479,10 @@ class Supervisor:
             if signal.SIGQUIT in received or (not is_echo and {*received} & {*STOP_SIGNALS}):
                 deadline = now
             for pid in [*left]:
-                if (status := _ended(pid)) is not None:
+                if (status := ended(pid)) is not None:
                     left.discard(pid)
                     code = EXIT_KILLED if status else code
         return code
 
     def _say(self, message: str) -> None:
         print(f"{PROGRAM}: {message}", file=sys.stderr, flush=True)
-
-
-def _ended(pid: int) -> int | None:
-    """The status of a child that has ended; 0 if somebody else was told it, None while it runs."""
-    try:
-        found, status = waitpid(pid, WNOHANG)
-    except ChildProcessError:
-        return 0
-    return status if found else None
-
-
-def _bury_orphans() -> None:
-    """As process 1, of a container."""
-    try:
-        while waitpid(-1, WNOHANG)[0]:
-            pass
-    except ChildProcessError:
-        pass
-
-
-def _kill(pid: int, number: signal.Signals) -> None:
-    try:
-        os.kill(pid, number)
-    except OSError:
-        pass  # it was quicker, or has become another user

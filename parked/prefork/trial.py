@@ -14,10 +14,11 @@ from os import _exit, fork, waitpid  # as they are before gevent patches them
 from socket import socket
 from typing import Final, NoReturn
 
-from parked.prefork import application, handover, metrics, sizing, worker
+from parked.prefork import application, handover, metrics, opening, sizing, worker
 from parked.prefork.application import StartError
 from parked.prefork.scoreboard import Scoreboard
 from parked.prefork.settings import EXIT_APP, EXIT_USAGE, EXIT_WORKERS, Settings
+from parked.server.certificates import CertificateError
 from parked.shared import exposition
 from parked.shared.children import cause, end_with_parent
 from parked.shared.descriptors import raise_nofile
@@ -87,17 +88,20 @@ def _try(settings: Settings, fd: int) -> int:
         listener = handover.adopt(fd)
     except handover.HandoverError as error:
         raise StartError(f"{_VARIABLE}={fd}: {error}", EXIT_USAGE) from error
+    try:
+        context = opening.tls_context(settings)
+    except CertificateError as error:
+        raise StartError(str(error), EXIT_USAGE) from error
     found = application.load(settings.app)
     board = Scoreboard()
     if settings.metrics is not None:
         load_metrics(board)
+    place = worker.Place(listener, False, context)
     parent = os.getpid()
     pid = fork()
     if not pid:
         end_with_parent(signal.SIGKILL, parent)
-        _exit(
-            worker.main(worker.Duty(0, listener, True, found, settings, nofile, board, -1), worker.rehearse)
-        )
+        _exit(worker.main(worker.Duty(0, [place], found, settings, nofile, board, -1), worker.rehearse))
     _, status = waitpid(pid, 0)
     if status:
         print(f"a worker on trial {cause(status)}", file=sys.stderr, flush=True)

@@ -8,12 +8,14 @@ import signal
 import socket
 import sys
 import traceback
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import gevent
 from gevent.event import Event
+from gevent.pool import Pool
 
 from parked.prefork import access_log, forks, metrics
 from parked.prefork.counts import Statistics
@@ -38,14 +40,22 @@ _NO_MEMORY: Final = b"a worker has no memory left and ends\n"
 _REPORT_S: Final = 1.0
 
 
+class Place(NamedTuple):
+    """Where a worker listens."""
+
+    listener: socket.socket
+    #: No other worker accepts from the same socket.
+    is_own: bool
+    #: Of TLS; None to speak in clear.
+    context: Any
+
+
 @dataclass(frozen=True)
 class Duty:
     """What a worker is to do, and what it was given for it."""
 
     row: int
-    listener: socket.socket
-    #: Other workers accept from the same socket.
-    shares_listener: bool
+    places: list[Place]
     application: Callable[..., Any]
     settings: Settings
     #: Descriptors that a process may open.
@@ -79,24 +89,29 @@ def run(duty: Duty) -> int:
     _begin()
     settings = duty.settings
     log = access_log.open_log(settings.access_log)
-    server = _make_server(duty, log)
+    servers = make_servers(duty, log)
     stopping, retiring = Event(), Event()
-    watch = _Watch(duty, server, stopping.set)
+    watch = _Watch(duty, servers, stopping.set)
     watch.signal(signal.SIGHUP, retiring.set)
     if isinstance(log, access_log.LogFile):
         watch.signal(signal.SIGUSR1, log.reopen)
     watch.unblock()
-    server.start()
+    for server in servers:
+        server.start()
     if settings.timeout:
         Pulse(duty.scoreboard, duty.row, settings.timeout)
-    gevent.spawn(_report, duty, server, watch)
+    gevent.spawn(_report, duty, servers, watch)
     duty.scoreboard.set(duty.row, "ready", os.getpid())
     gevent.wait([stopping, retiring], count=1)
     if not stopping.is_set():
-        server.retire()
-        gevent.wait([stopping, server.drained], timeout=settings.reload_timeout, count=1)
-    finished = server.drain(settings.graceful_timeout)
-    server.log.flush()
+        for server in servers:
+            server.retire()
+        gone = gevent.spawn(gevent.wait, [server.drained for server in servers])
+        gevent.wait([stopping, gone], timeout=settings.reload_timeout, count=1)
+    drains = [gevent.spawn(server.drain, settings.graceful_timeout) for server in servers]
+    finished = all(drain.get() for drain in drains)
+    if log is not None:
+        log.flush()
     return 0 if finished else EXIT_KILLED
 
 
@@ -104,7 +119,7 @@ def rehearse(duty: Duty) -> int:
     """The same as far as it goes without accepting; and it has to live for a moment."""
     _begin()
     signal.pthread_sigmask(signal.SIG_SETMASK, ())
-    _make_server(duty, access_log.open_log(duty.settings.access_log))
+    make_servers(duty, access_log.open_log(duty.settings.access_log))
     gevent.sleep(_REHEARSAL_S)
     return 0
 
@@ -113,13 +128,13 @@ def serve_metrics(duty: Duty) -> int:
     """The process behind --metrics: serve the scoreboard until TERM or until the supervisor is gone."""
     _begin()
     server = KeepAliveWSGIServer(
-        duty.listener,
+        duty.places[0].listener,
         exposition.application(metrics.WorkersCollector(duty.scoreboard)),
         log=None,
         environ={"SERVER_NAME": ""},
     )
     stopping = Event()
-    watch = _Watch(duty, server, stopping.set)
+    watch = _Watch(duty, [server], stopping.set)
     watch.signal(signal.SIGHUP, stopping.set)
     watch.unblock()
     server.start()
@@ -143,9 +158,9 @@ class _Watch:
     :param stop: ends this process in order.
     """
 
-    def __init__(self, duty: Duty, server: KeepAliveWSGIServer, stop: Callable[[], None]) -> None:
+    def __init__(self, duty: Duty, servers: list[KeepAliveWSGIServer], stop: Callable[[], None]) -> None:
         self._duty = duty
-        self._server = server
+        self._servers = servers
         #: Whether this is a child that the application has forked: what it counts is not the worker's.
         self.is_forked = False
         self._signals = [
@@ -175,12 +190,14 @@ class _Watch:
         self.is_forked = True
         # Whichever thread has forked: the hub is of the one that serves.
         self._loop.reinit()  # or it would take our watchers out of the epoll set that both have
-        self._server.stop_accepting()
+        for server in self._servers:
+            server.stop_accepting()
         self._orphaned.stop()
         for watcher in self._signals:
             watcher.cancel()
         signal.signal(signal.SIGINT, signal.default_int_handler)
-        self._duty.listener.close()
+        for place in self._duty.places:
+            place.listener.close()
         os.close(self._duty.lifeline)
 
 
@@ -188,17 +205,27 @@ def _do_nothing() -> None:
     pass
 
 
-def _make_server(duty: Duty, log: GuardedLog | None) -> KeepAliveWSGIServer:
+def make_servers(duty: Duty, log: GuardedLog | None) -> list[KeepAliveWSGIServer]:
+    """One for each place, with the same bounds together on connections and requests."""
+    pool = Pool(duty.settings.limit_requests) if duty.settings.limit_requests else "default"
+    servers = [_make_server(duty, place, log, pool) for place in duty.places]
+    for server in servers:
+        server.beside = [other for other in servers if other is not server]
+    return servers
+
+
+def _make_server(duty: Duty, place: Place, log: GuardedLog | None, pool: Any) -> KeepAliveWSGIServer:
     settings = duty.settings
-    name = duty.listener.getsockname()
+    name = place.listener.getsockname()
     # pywsgi asks the resolver for SERVER_NAME, which takes a thread and up to seconds; we know our address.
     server_name = str(name[0]) if isinstance(name, tuple) else ""
+    tls = {"ssl_context": place.context} if place.context is not None else {}
     server = KeepAliveWSGIServer(
-        duty.listener,
+        place.listener,
         duty.application,
         log=log,
         error_log=sys.stderr,
-        spawn=settings.limit_requests or "default",
+        spawn=pool,
         environ={"wsgi.multiprocess": True, "SERVER_NAME": server_name},
         idle_timeout=settings.idle_timeout,
         header_timeout=settings.header_timeout,
@@ -216,27 +243,39 @@ def _make_server(duty: Duty, log: GuardedLog | None) -> KeepAliveWSGIServer:
         proxy_protocol=settings.proxy_protocol,
         proxy_allow_from=settings.proxy_allow_from,
         logs_json=settings.access_log_format == "json",
+        **tls,
     )
-    if not duty.shares_listener:
+    if place.is_own:
         # pywsgi takes one connection at a time where there are several processes, lest the first take all.
         server.max_accept = KeepAliveWSGIServer.max_accept
     return server
 
 
-def _report(duty: Duty, server: KeepAliveWSGIServer, watch: _Watch) -> None:
+def _report(duty: Duty, servers: list[KeepAliveWSGIServer], watch: _Watch) -> None:
     """Leave our figures on the scoreboard, again and again."""
     base = duty.scoreboard.snapshot(duty.row)
     statistics = Statistics()
     if duty.settings.metrics is not None:
-        server.statistics = statistics
+        for server in servers:
+            server.statistics = statistics
     lifetime = Lifetime(duty.settings)
     leaving = ""
     while not watch.is_forked:
         try:
-            duty.scoreboard.update(duty.row, statistics.counters(server.figures()), base)
-            if not leaving and (leaving := lifetime.over(server.requests)):
+            duty.scoreboard.update(duty.row, statistics.counters(_figures(servers)), base)
+            if not leaving and (leaving := lifetime.over(sum(server.requests for server in servers))):
                 print(f"{PROGRAM}: worker {os.getpid()} wants a successor: {leaving}", file=sys.stderr)
                 duty.scoreboard.set(duty.row, "leaving", 1)
         except Exception:  # said, and tried again: figures that stand still look like a worker that does
             traceback.print_exc()
         gevent.sleep(_REPORT_S)
+
+
+def _figures(servers: list[KeepAliveWSGIServer]) -> Iterable[tuple[str, int]]:
+    """Of all together."""
+    if len(servers) == 1:
+        return servers[0].figures()
+    totals: Counter[str] = Counter()
+    for server in servers:
+        totals.update(dict(server.figures()))
+    return totals.items()

@@ -10,6 +10,7 @@ import _socket
 import errno
 import os
 import time
+from collections.abc import Sequence
 from http import HTTPStatus
 from typing import Any, Final
 
@@ -68,6 +69,7 @@ class AcceptingServer(pywsgi.WSGIServer):  # type: ignore[misc] # gevent has no 
     faults: int
     _dispatch: RequestGreenlets | None
     _evicting: bool  # no connection is parked any more
+    beside: Sequence[AcceptingServer]
     _outside: int  # connections in their handshake, or with a handler that reads for itself
     _parks: bool
     _handshakes: Handshakes
@@ -166,7 +168,7 @@ class AcceptingServer(pywsgi.WSGIServer):  # type: ignore[misc] # gevent has no 
     def _take(self, fd: int, address: Any) -> None:
         """A new connection; if that fails, its descriptor is closed."""
         listener = self.socket
-        full = self.max_connections and self.parking.count + self._outside >= self.max_connections
+        full = self.max_connections and self._held() >= self.max_connections
         kind = gevent_socket if self._shakes_hands and not full else _socket.socket
         try:
             sock = kind(listener.family, listener.type, listener.proto, fileno=fd)
@@ -185,6 +187,10 @@ class AcceptingServer(pywsgi.WSGIServer):  # type: ignore[misc] # gevent has no 
         except BaseException:
             sock.close()
             raise
+
+    def _held(self) -> int:
+        """Connections that count against `max_connections`."""
+        return sum(server.parking.count + server._outside for server in (self, *self.beside))
 
     def _refuse(self, sock: Any, address: Any) -> None:
         """Full: say so in clear, over TLS by closing."""

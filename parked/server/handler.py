@@ -21,7 +21,7 @@ from typing import Any, ClassVar, Final
 
 from gevent import pywsgi
 
-from parked.server import unix
+from parked.server import client_certificate, unix
 from parked.server.body import NO_BODY, RequestBody, UpgradeInput
 from parked.server.connection import Connection
 from parked.server.defer import KEY, Deferring
@@ -236,6 +236,8 @@ class KeepAliveWSGIHandler(Deferring):
             environ.update(unix.ends(environ.get("HTTP_HOST", ""), environ["wsgi.url_scheme"]))
         if self.server.forwarded is not None:
             self.client_address = self.server.forwarded.apply(environ, address)
+        if self.server.names_clients:
+            environ.update(client_certificate.variables(self._certificate()))
         if fields.content_length or fields.chunked:
             self.wsgi_input = self._content = RequestBody(
                 self.rfile,
@@ -252,6 +254,11 @@ class KeepAliveWSGIHandler(Deferring):
                 environ["wsgi.input"] = UpgradeInput(self._upgraded_reader, self.take_socket)
                 environ["wsgi.input_terminated"] = False
         return environ
+
+    def _certificate(self) -> dict[str, Any] | None:
+        assert self.connection is not None
+        sock = self.connection.sock
+        return sock.peer_certificate() if isinstance(sock, TLSSocket) else None
 
     def _upgraded_reader(self) -> ConnectionReader | None:
         return self.rfile if self.connection_upgraded else None

@@ -62,6 +62,7 @@ class Server(Protocol):
     statistics: Counts | None
     error_log: GuardedLog
     forwarded: Forwarded | None
+    names_clients: bool
     logs_requests: bool
     logs_json: bool
     timed_out_bodies: int

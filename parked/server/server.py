@@ -18,8 +18,9 @@ from __future__ import annotations
 
 import _socket
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from http import HTTPStatus
+from ssl import CERT_NONE
 from typing import Any, ClassVar, Final
 from weakref import WeakSet
 
@@ -167,6 +168,8 @@ class KeepAliveWSGIServer(AcceptingServer):
         self._evicting = False  # no connection is parked any more
         # Connections that `parking` does not know: in their handshake, or with a handler that reads itself.
         self._outside = 0
+        #: Servers of the same process, with whom the connections are counted.
+        self.beside: Sequence[AcceptingServer] = ()
         self._paused_since: float | None = None
         self._tells_pause = False
         self._next_pause_line = 0.0  # on the monotonic clock
@@ -175,6 +178,10 @@ class KeepAliveWSGIServer(AcceptingServer):
         super().__init__(
             listener, application, backlog, spawn, log, error_log, handler_class, environ, **ssl_args
         )
+        context = ssl_args.get("ssl_context")
+        asks = context.verify_mode if context is not None else ssl_args.get("cert_reqs", CERT_NONE)
+        #: Whether clients show certificates, whose names the application finds in environ.
+        self.names_clients = asks != CERT_NONE
         #: Whether anybody reads the access log; if not, its lines are not made.
         self.logs_requests = not isinstance(self.log, pywsgi._NoopLog)
         self._guard_logs(error_log)

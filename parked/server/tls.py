@@ -83,6 +83,11 @@ class TLSSocket:
         if self._ssl.fileno() >= 0:
             self._ssl.setblocking(False)
 
+    def peer_certificate(self) -> dict[str, Any] | None:
+        """The client's certificate, as `ssl` has it; None or empty if there is none that was verified."""
+        certificate: dict[str, Any] | None = self._ssl.getpeercert()
+        return certificate
+
     def fileno(self) -> int:
         fd: int = self._ssl.fileno()
         return fd

@@ -237,6 +237,7 @@ def test_ipv6_can_be_listened_on() -> None:
         except OSError:
             pytest.skip("this machine has no ::1")
         port = probe.getsockname()[1]
-    with pytest.raises(AssertionError, match="listening on http://\\[::1\\]"):
-        # ServerProcess looks for 127.0.0.1 and stops the server when it finds another address.
-        ServerProcess("--bind", f"[::1]:{port}")
+    with ServerProcess("--bind", f"[::1]:{port}") as server:
+        assert f" and http://[::1]:{port} with " in server.first_line
+        with Client(("::1", port)) as client:
+            assert client.ask().status == 200

@@ -16,7 +16,8 @@ from tests.support import Client, ServerProcess, eventually
 def duty(*arguments: str, nofile: int = 1000) -> worker.Duty:
     chosen = settings.load(arguments, {})
     listener = socket.create_server(("127.0.0.1", 0))
-    return worker.Duty(0, listener, False, lambda *_: [], chosen, nofile, Scoreboard(), 0)
+    place = worker.Place(listener, True, None)
+    return worker.Duty(0, [place], lambda *_: [], chosen, nofile, Scoreboard(), 0)
 
 
 @pytest.mark.parametrize(
@@ -36,19 +37,19 @@ def duty(*arguments: str, nofile: int = 1000) -> worker.Duty:
 )
 def test_every_bound_reaches_the_server(flag: str, attribute: str) -> None:
     given = duty(flag, "123")
-    found = worker._make_server(given, None)
+    (found,) = worker.make_servers(given, None)
     for name in attribute.split("."):
         found = getattr(found, name)
     assert found == 123
-    given.listener.close()
+    given.places[0].listener.close()
 
 
 def test_without_a_bound_a_worker_takes_what_its_descriptors_allow() -> None:
     given = duty(nofile=1000)
-    server = worker._make_server(given, None)
+    (server,) = worker.make_servers(given, None)
     assert server.max_connections == 1000 - 250
     assert server.pool is None
-    given.listener.close()
+    given.places[0].listener.close()
 
 
 def test_requests_beyond_those_in_flight_wait_their_turn_and_their_connections_are_kept() -> None:

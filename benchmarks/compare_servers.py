@@ -1,10 +1,13 @@
-"""Requests a second, latency, CPU and memory of several servers with the same application.
+"""Requests a second, latency, CPU and memory of several servers with the same applications.
 
-Each server runs one worker on one core, wrk on another, over loopback, with keep-alive. The servers take
-turns for several rounds, so that what else the machine does hits all of them; the table shows medians. A
+One application is Falcon's of `./run_test`, the other does nothing, so that more of what is seen is the
+server. Each server runs one worker on one core, wrk on another, over loopback, with keep-alive. The servers
+take turns for several rounds, so that what else the machine does hits all of them; the table shows medians. A
 server's CPU time per request is the more reliable figure on a busy machine: what others take does not count.
 Latencies are of requests that were answered; *over 1 s* are those that waited longer when wrk looked, every
-2 s. nginx is shown as it comes, opening its file for each request, and with `open_file_cache`.
+2 s. *alive* are the connections, of those opened one after the other and left idle after their first answer,
+that answer a second time, and memory is of these. nginx is shown as it comes, opening its file for each
+request, and with `open_file_cache`.
 
 What it does not show: a network, TLS, an application that does anything, more than one core.
 """
@@ -13,7 +16,6 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import importlib.util
 import json
 import os
 import platform
@@ -28,12 +30,14 @@ import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
 import psutil
+
+from benchmarks.compared import SERVERS, Server
 
 CHECKOUT: Final = Path(__file__).resolve().parents[1]
 HERE: Final = Path(__file__).resolve().parent
@@ -43,118 +47,14 @@ EXIT_FAILED: Final = 1
 START_TIMEOUT_S: Final = 15.0
 #: Seconds between the last change and a look at the memory.
 SETTLE_S: Final = 1.0
-
-
-@dataclass(frozen=True)
-class Server:
-    """How to start one of the servers, and how to get it."""
-
-    title: str
-    command: Callable[[int, Path, int], list[str]]
-    available: Callable[[], bool]
-    install: str
-    #: What to ask for; the static file of a server without the application has another path.
-    path: Callable[[int], str] = lambda length: f"/?length={length}"
-
-
-def _has(module: str) -> Callable[[], bool]:
-    return lambda: importlib.util.find_spec(module) is not None
-
-
-def _nginx(cache: str) -> Callable[[int, Path, int], list[str]]:
-    """nginx with its descriptors of files cached or not, which is its default."""
-    return lambda port, folder, length: _nginx_command(port, folder, length, cache)
-
-
-def _nginx_command(port: int, folder: Path, length: int, cache: str) -> list[str]:
-    (folder / "text").write_bytes(b"x" * length)
-    (folder / "nginx.conf").write_text(
-        f"""
-        daemon off; worker_processes 1; worker_rlimit_nofile 20000;
-        pid {folder}/pid; error_log {folder}/error;
-        events {{ worker_connections 19000; multi_accept on; }}
-        http {{
-            access_log off; keepalive_timeout 600; keepalive_requests 1000000000; tcp_nodelay on; sendfile on;
-            {cache} default_type text/plain; client_body_temp_path {folder}/b;
-            proxy_temp_path {folder}/p; fastcgi_temp_path {folder}/f; uwsgi_temp_path {folder}/u;
-            scgi_temp_path {folder}/s;
-            server {{ listen 127.0.0.1:{port} backlog=4096; root {folder}; }}
-        }}
-        """
-    )
-    folder.chmod(0o755)
-    return ["nginx", "-p", str(folder), "-c", str(folder / "nginx.conf")]
-
-
-SERVERS: Final = {
-    "ours": Server(
-        "this server",
-        lambda port, _folder, _length: (
-            [sys.executable, "-m", "app", "--bind", f"127.0.0.1:{port}", "--workers", "1"]
-        ),
-        lambda: True,
-        "",
-    ),
-    "pywsgi": Server(
-        "gevent.pywsgi, stock",
-        lambda port, _folder, _length: [sys.executable, "-m", "benchmarks.stock_pywsgi", str(port)],
-        lambda: True,
-        "",
-    ),
-    "gunicorn": Server(
-        "gunicorn, gevent worker",
-        lambda port, _folder, _length: (
-            [sys.executable, "-m", "gunicorn", "-k", "gevent", "-w", "1", "--keep-alive", "600"]
-            + ["--worker-connections", "19000", "--backlog", "4096", "-b", f"127.0.0.1:{port}"]
-            + ["app.wsgi:application"]
-        ),
-        _has("gunicorn"),
-        "pip install gunicorn packaging",
-    ),
-    "granian": Server(
-        "granian, WSGI",
-        lambda port, _folder, _length: (
-            [sys.executable, "-m", "granian", "--interface", "wsgi", "--workers", "1", "--no-access-log"]
-            + ["--backlog", "4096", "--backpressure", "19000", "--host", "127.0.0.1", "--port", str(port)]
-            + ["app.wsgi:application"]
-        ),
-        _has("granian"),
-        "pip install granian",
-    ),
-    "uvicorn": Server(
-        "uvicorn, WSGI",
-        lambda port, _folder, _length: (
-            [
-                sys.executable,
-                "-m",
-                "uvicorn",
-                "--interface",
-                "wsgi",
-                "--no-access-log",
-                "--log-level",
-                "error",
-            ]
-            + ["--timeout-keep-alive", "600", "--backlog", "4096", "--host", "127.0.0.1", "--port", str(port)]
-            + ["app.wsgi:application"]
-        ),
-        _has("uvicorn"),
-        "pip install uvicorn uvloop httptools",
-    ),
-    "nginx": Server(
-        "nginx, static file",
-        _nginx(""),
-        lambda: shutil.which("nginx") is not None,
-        "apt install nginx-light",
-        lambda _length: "/text",
-    ),
-    "nginx-cache": Server(
-        "nginx, open_file_cache",
-        _nginx("open_file_cache max=1000; open_file_cache_valid 60s;"),
-        lambda: shutil.which("nginx") is not None,
-        "apt install nginx-light",
-        lambda _length: "/text",
-    ),
-}
+#: The applications, in the order of the table.
+APPLICATIONS: Final = {"falcon": "app.wsgi:application", "bare": "benchmarks.bare:application"}
+#: What this server is to reach with Falcon, as a multiple of another's requests/s: at so many connections.
+GOALS: Final = (("granian", 100, 1.05), ("bjoern", 100, 0.75), ("bjoern", 1_000, 0.9))
+#: Where it is to be the first of all that run an application.
+FIRST_AT: Final = 10_000
+#: Connections in a row without an answer, after which no more are opened.
+MAX_UNANSWERED: Final = 20
 
 
 @dataclass
@@ -168,6 +68,7 @@ class Figures:
     system_us: dict[int, list[float]] = field(default_factory=dict)
     timeouts: dict[int, list[int]] = field(default_factory=dict)
     idle_bytes: list[float] = field(default_factory=list)
+    alive: list[int] = field(default_factory=list)
     failures: list[str] = field(default_factory=list)
 
     def to_json(self) -> dict[str, Any]:
@@ -197,13 +98,19 @@ def free_port() -> int:
 
 
 @contextlib.contextmanager
-def running(server: Server, options: argparse.Namespace) -> Iterator[tuple[psutil.Process, int]]:
+def running(
+    server: Server, application: str, options: argparse.Namespace
+) -> Iterator[tuple[psutil.Process, int]]:
     """The server, pinned to its core and answering, and its port."""
     port = free_port()
     with tempfile.TemporaryDirectory() as folder, open(os.devnull, "w") as null:
         process = psutil.Popen(
-            ["taskset", "-c", str(options.server_cpu), *server.command(port, Path(folder), options.length)],
+            [
+                *("taskset", "-c", str(options.server_cpu)),
+                *server.command(port, Path(folder), options.length, application),
+            ],
             cwd=CHECKOUT,
+            env={**os.environ, "PYTHONPATH": str(CHECKOUT)},
             stdout=null,
             stderr=null,
             start_new_session=True,
@@ -270,9 +177,11 @@ def memory_bytes(process: psutil.Process) -> int:
     return total
 
 
-def measure_rate(server: Server, connections: int, options: argparse.Namespace) -> dict[str, float]:
+def measure_rate(
+    server: Server, application: str, connections: int, options: argparse.Namespace
+) -> dict[str, float]:
     """One run of wrk; the first second is a run of its own and thrown away."""
-    with running(server, options) as (process, port):
+    with running(server, application, options) as (process, port):
         url = f"http://127.0.0.1:{port}{server.path(options.length)}"
         wrk = ["taskset", "-c", str(options.client_cpu), "wrk", "-t1", f"-c{connections}", "--timeout", "1"]
         subprocess.run([*wrk, "-d1", url], check=True, capture_output=True, timeout=60)
@@ -290,22 +199,43 @@ def measure_rate(server: Server, connections: int, options: argparse.Namespace) 
     return report
 
 
-def measure_memory(server: Server, options: argparse.Namespace) -> float:
-    """Bytes of the server's processes for each connection that has had one answer and is idle."""
-    with running(server, options) as (process, port):
+def measure_memory(server: Server, application: str, options: argparse.Namespace) -> tuple[int, float]:
+    """Idle connections that are still there to be used, and bytes of the server's processes for each."""
+    path = server.path(options.length)
+    with running(server, application, options) as (process, port):
         time.sleep(SETTLE_S)
         before = memory_bytes(process)
         clients: list[socket.socket] = []
+        unanswered = 0
         try:
-            for _ in range(options.idle):
-                sock = socket.create_connection(("127.0.0.1", port), timeout=10)
+            while len(clients) < options.idle and unanswered < MAX_UNANSWERED:
+                sock = socket.create_connection(("127.0.0.1", port), timeout=1)
                 clients.append(sock)
-                ask(sock, server.path(options.length))
+                unanswered = 0 if is_answered(sock, path) else unanswered + 1
             time.sleep(SETTLE_S)
-            return float((memory_bytes(process) - before) / options.idle)
+            growth = memory_bytes(process) - before
+            alive = unanswered = 0
+            for sock in clients:
+                answered = is_answered(sock, path)
+                alive += answered
+                unanswered = 0 if answered else unanswered + 1
+                if unanswered == MAX_UNANSWERED:
+                    sock.settimeout(0.01)  # no more patience than it takes to see whether one is left
+            if not alive:
+                raise BenchmarkError(f"none of {len(clients):,} connections is left")
+            return alive, float(growth / alive)
         finally:
             for sock in clients:
                 sock.close()
+
+
+def is_answered(sock: socket.socket, path: str) -> bool:
+    try:
+        ask(sock, path)
+    except (BenchmarkError, OSError):
+        sock.close()  # it is nobody's any more
+        return False
+    return True
 
 
 def rounds_of(results: dict[str, Figures]) -> int:
@@ -314,20 +244,35 @@ def rounds_of(results: dict[str, Figures]) -> int:
 
 
 def measure(names: list[str], options: argparse.Namespace, results: dict[str, Figures]) -> None:
-    """Add the rounds that were asked for to *results*."""
+    """Add the rounds that were asked for to *results*, whose keys are those of `pairs`."""
     done = rounds_of(results)
     for number in range(done, done + options.rounds):
-        for name in names if number % 2 == 0 else reversed(names):
-            server, figures = SERVERS[name], results.setdefault(name, Figures())
+        order = list(pairs(names, options.apps))
+        for key, server, application in order if number % 2 == 0 else reversed(order):
+            figures = results.setdefault(key, Figures())
             for connections in options.connections:
                 with noting_failure(figures, f"{connections:,} connections"):
-                    add_rate(figures, connections, measure_rate(server, connections, options))
+                    add_rate(figures, connections, measure_rate(server, application, connections, options))
                     rate = figures.rates[connections][-1]
-                    progress(f"round {number + 1}: {server.title}: {connections} connections: {rate:.0f}/s")
-            if options.idle and not figures.idle_bytes:
+                    progress(f"round {number + 1}: {key}: {connections} connections: {rate:.0f}/s")
+            if options.idle and not figures.alive and application == APPLICATIONS["falcon"]:
                 with noting_failure(figures, f"{options.idle:,} idle connections"):
-                    figures.idle_bytes.append(measure_memory(server, options))
-                    progress(f"{server.title}: {figures.idle_bytes[-1]:.0f} bytes a connection")
+                    alive, size = measure_memory(server, application, options)
+                    figures.alive.append(alive)
+                    figures.idle_bytes.append(size)
+                    progress(f"{key}: {alive} alive, {size:.0f} bytes per connection")
+
+
+def pairs(names: list[str], applications: list[str]) -> Iterator[tuple[str, Server, str]]:
+    """Each server with each application: a key for the results, the server, what to import."""
+    for name in names:
+        for application in applications if SERVERS[name].runs_applications else applications[:1]:
+            key = (
+                name
+                if application == "falcon" or not SERVERS[name].runs_applications
+                else f"{name}/{application}"
+            )
+            yield key, SERVERS[name], APPLICATIONS[application]
 
 
 @contextlib.contextmanager
@@ -360,36 +305,70 @@ def table(results: dict[str, Figures], options: argparse.Namespace) -> str:
         f", {time.strftime('%Y-%m-%d', time.gmtime())}, {cpu_model()},"
         f" Linux {platform.release()}, Python {platform.python_version()}.",
         "",
-        "| server | connections | requests/s | against pywsgi | p50 ms | p99 ms | over 1 s"
-        " | CPU us/request: user | system | bytes/idle connection |",
-        "| --- " * 10 + "|",
+        "| server | application | connections | requests/s | against pywsgi | p50 ms | p99 ms | over 1 s"
+        f" | CPU us/request: user | system | alive of {options.idle:,} idle | bytes/idle connection |",
+        "| --- " * 12 + "|",
     ]
-    reference = results.get("pywsgi")
-    for name in [name for name in SERVERS if name in results]:
-        figures = results[name]
+    for key in ordered(results):
+        name, _, application = key.partition("/")
+        figures, server = results[key], SERVERS[name]
         for connections in options.connections:
-            rates = figures.rates.get(connections)
-            if not rates:
+            if connections not in figures.rates:
                 continue
-            rate = statistics.median(rates)
-            base = statistics.median(reference.rates[connections]) if reference and reference.rates else 0
+            ratio = ratio_to(results, key, f"pywsgi/{application}" if application else "pywsgi", connections)
             cells: list[Any] = [
-                SERVERS[name].title,
+                server.title,
+                (application or "falcon") if server.runs_applications else "-",
                 f"{connections:,}",
-                f"{rate:,.0f}",
-                f"{rate / base:.1f}x" if base else "-",
+                f"{statistics.median(figures.rates[connections]):,.0f}",
+                f"{ratio:.1f}x" if ratio else "-",
                 f"{statistics.median(figures.p50_ms[connections]):.1f}",
                 f"{statistics.median(figures.p99_ms[connections]):.1f}",
                 f"{statistics.median(figures.timeouts[connections]):.0f}",
                 f"{statistics.median(figures.user_us[connections]):.1f}",
                 f"{statistics.median(figures.system_us[connections]):.1f}",
+                f"{statistics.median(figures.alive):,.0f}" if figures.alive else "-",
                 f"{statistics.median(figures.idle_bytes):,.0f}" if figures.idle_bytes else "-",
             ]
             lines.append("| " + " | ".join(cells) + " |")
-    for name, figures in results.items():
+    for key, figures in results.items():
         for failure, count in Counter(figures.failures).items():
-            lines.append(f"\n{SERVERS[name].title}: FAILED {count} times: {failure}")
-    return "\n".join(lines) + "\n"
+            lines.append(f"\n{key}: FAILED {count} times: {failure}")
+    return "\n".join([*lines, *goals(results)]) + "\n"
+
+
+def ordered(results: dict[str, Figures]) -> list[str]:
+    """The keys of *results* as the table has them: by application, then as the servers are listed."""
+    names, applications = list(SERVERS), ["", *APPLICATIONS]
+
+    def place(key: str) -> tuple[int, int]:
+        name, _, application = key.partition("/")
+        return applications.index(application), names.index(name)
+
+    return sorted(results, key=place)
+
+
+def ratio_to(results: dict[str, Figures], key: str, other: str, connections: int) -> float:
+    """Requests/s of *key* as a multiple of those of *other*; 0 if one is not known."""
+    rates = [results[name].rates.get(connections) if name in results else None for name in (key, other)]
+    if not rates[0] or not rates[1]:
+        return 0.0
+    return statistics.median(rates[0]) / statistics.median(rates[1])
+
+
+def goals(results: dict[str, Figures]) -> list[str]:
+    """A line for each goal of this server whose figures there are."""
+    peers = [name for name, server in SERVERS.items() if server.runs_applications and name != "ours"]
+    wanted = [*GOALS, *((name, FIRST_AT, 1.0) for name in peers)]
+    lines = []
+    for peer, connections, goal in wanted:
+        ratio = ratio_to(results, "ours", peer, connections)
+        if ratio:
+            verdict = "reached" if ratio >= goal else "missed"
+            lines.append(
+                f"- {ratio:.2f}x {SERVERS[peer].title} at {connections:,}; goal {goal:.2f}x: {verdict}"
+            )
+    return ["", "Goals, with Falcon:", "", *lines] if lines else []
 
 
 def cpu_model() -> str:
@@ -408,9 +387,15 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--servers", default=",".join(SERVERS), help="comma-separated: %(default)s")
     parser.add_argument("--rounds", type=int, default=3, help="turns of each server [%(default)s]")
     parser.add_argument("--duration", type=int, default=5, help="seconds of each run of wrk [%(default)s]")
-    parser.add_argument("--connections", type=numbers, default="100,10000", help="[%(default)s]")
     parser.add_argument(
-        "--idle", type=int, default=15_000, help="connections for the memory figure [%(default)s]"
+        "--apps",
+        type=lambda text: text.split(","),
+        default=",".join(APPLICATIONS),
+        help="applications, comma-separated: %(default)s",
+    )
+    parser.add_argument("--connections", type=numbers, default="100,1000,10000", help="[%(default)s]")
+    parser.add_argument(
+        "--idle", type=int, default=10_000, help="connections for the memory figure [%(default)s]"
     )
     parser.add_argument("--length", type=int, default=5600, help="bytes of a response [%(default)s]")
     parser.add_argument("--server-cpu", type=int, default=0, help="core of the server [%(default)s]")
@@ -431,6 +416,9 @@ def main() -> int:
     names = options.servers.split(",")
     if unknown := [name for name in names if name not in SERVERS]:
         progress(f"unknown servers: {', '.join(unknown)}; there are {', '.join(SERVERS)}")
+        return EXIT_USAGE
+    if unknown := [name for name in options.apps if name not in APPLICATIONS]:
+        progress(f"unknown applications: {', '.join(unknown)}; there are {', '.join(APPLICATIONS)}")
         return EXIT_USAGE
     for name in [name for name in names if not SERVERS[name].available()]:
         progress(f"left out: {SERVERS[name].title} ({SERVERS[name].install})")

@@ -1,8 +1,10 @@
 from __future__ import annotations
 
+import importlib.util
 import json
 import shutil
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -21,6 +23,7 @@ def compare(*arguments: str) -> subprocess.CompletedProcess[str]:
 def test_servers_are_compared_and_rounds_add_up(tmp_path: Path) -> None:
     data, output = tmp_path / "data.json", tmp_path / "table.md"
     flags = ["--servers", "ours", "--rounds", "1", "--duration", "1", "--connections", "10", "--idle", "50"]
+    flags += ["--apps", "falcon"]
     for number in (1, 2):
         ended = compare(*flags, "--data", str(data), "--output", str(output))
         assert ended.returncode == 0, ended.stderr
@@ -28,11 +31,33 @@ def test_servers_are_compared_and_rounds_add_up(tmp_path: Path) -> None:
     figures = json.loads(data.read_text())["ours"]
     assert len(figures["rates"]["10"]) == 2
     assert all(rate > 100 for rate in figures["rates"]["10"])
-    (row,) = [line for line in output.read_text().splitlines() if line.startswith("| this server | 10 ")]
-    assert row.count("|") == 11
+    (row,) = [line for line in output.read_text().splitlines() if line.startswith("| this server | falcon ")]
+    assert row.count("|") == 13
+    assert figures["alive"] == [50]
 
 
 def test_an_unknown_server_is_one_line() -> None:
     ended = compare("--servers", "apache")
     assert ended.returncode == 2
     assert ended.stderr.startswith("unknown servers: apache; there are ours, pywsgi")
+
+
+def test_goals_are_judged_by_medians_of_what_there_is() -> None:
+    code = """
+from benchmarks.compare_servers import Figures, goals
+rates = {"ours": [90, 110, 100], "granian": [100], "bjoern": [200], "ours/bare": [1]}
+print(*goals({name: Figures(rates={100: rate}) for name, rate in rates.items()}), sep="\\n")
+"""
+    ended = subprocess.run(
+        [sys.executable, "-c", code], cwd=CHECKOUT, capture_output=True, text=True, timeout=60, check=True
+    )
+    assert ended.stdout.splitlines()[-2:] == [
+        "- 1.00x granian, WSGI at 100; goal 1.05x: missed",
+        "- 0.50x bjoern at 100; goal 0.75x: missed",
+    ]
+
+
+@pytest.mark.skipif(importlib.util.find_spec("socketify") is not None, reason="it is installed")
+def test_what_is_not_installed_is_left_out_with_a_line() -> None:
+    ended = compare("--servers", "socketify", "--rounds", "0", "--idle", "0", "--connections", "1")
+    assert "left out: socketify, WSGI (benchmarks/requirements.txt)" in ended.stderr

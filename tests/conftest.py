@@ -12,11 +12,23 @@ from pathlib import Path
 
 import pytest
 
-#: Files that take long begin first, so that none is left to one process when the others have ended.
+#: Files that take long begin first, the longest of all at the very first, so that none is left to one process
+#: when the others have ended.
 LONG = (
-    *("test_run.py", "test_several_hosts.py", "test_verify.py", "test_metrics.py", "test_other_users.py"),
-    *("test_gunicorn.py", "test_install.py", "test_operations.py", "test_torture.py", "test_gevent_suite.py"),
+    *("command/test_run.py", "drills/test_small_forms.py", "master/test_several_hosts.py"),
+    *("deploy/test_install.py", "report/test_verify.py", "examples/test_notify.py", "report/test_heard.py"),
+    *("plugin/test_install.py", "plugin/test_metrics.py", "tests/test_gunicorn.py"),
+    *("prefork/test_operations.py", "foreign/test_foreign.py", "plugin/test_other_users.py"),
+    *("plugin/test_connections_tab.py", "command/test_shell.py", "command/test_screen.py"),
+    *("scripts/test_environment.py", "server/test_torture.py", "server/test_gevent_suite.py"),
+    *("prefork/test_forks.py", "prefork/test_reload.py", "prefork/test_signals.py"),
 )
+
+
+def turn(path: Path) -> int:
+    """Its place among the files that take long; after them all if it is none."""
+    name = "/".join(path.parts[-2:])
+    return LONG.index(name) if name in LONG else len(LONG)
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -31,7 +43,7 @@ def pytest_runtestloop(session: pytest.Session) -> bool | None:
     files: dict[Path, list[pytest.Item]] = {}
     for item in session.items:
         files.setdefault(item.path, []).append(item)
-    for path, items in sorted(files.items(), key=lambda file: file[0].name not in LONG):
+    for path, items in sorted(files.items(), key=lambda file: turn(file[0])):
         if not take(folder, path):
             continue
         # Without a next one, all fixtures of the file end with its last test.

@@ -229,14 +229,14 @@ def test_a_load_test_starts_the_server_and_leaves_its_results_where_the_user_is(
     (tmp_path / "app").mkdir()
     (tmp_path / "app/__init__.py").write_text("raise SystemExit('the wrong app')")
     ports = free_ports(2)
-    output = run(
-        *(complete / "parked-loadtest", "-c", "200", "--hold", "2s", "--think", "1"),
-        *("--host", f"http://127.0.0.1:{ports[0]}", "--start-server", "--master-port", str(ports[1])),
-        cwd=tmp_path,
-    )
+    command = [complete / "parked-loadtest", "-c", "200", "--hold", "2s", "--think", "1"]
+    command += ["--host", f"http://127.0.0.1:{ports[0]}", "--start-server", "--master-port", str(ports[1])]
+    done = commands.run(command, cwd=tmp_path, env=clean_environment(), timeout=150)
     (folder,) = (path for path in (tmp_path / "results").iterdir() if path.name != "latest")
     summary = json.loads((folder / "summary.json").read_text())
-    assert summary["verdict"] == "pass", output
+    # How fast this machine is just now is another matter.
+    assert [reason for reason in summary["reasons"] if not reason.endswith(" offered")] == [], done
+    assert done.returncode == bool(summary["reasons"])
     assert summary["min_connections_in_hold"] == 200
     assert summary["command"].startswith("parked-loadtest -c 200 ")
     assert "uPlot" in (folder / "index.html").read_text()

@@ -60,7 +60,7 @@ def outcomes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[tuple[st
         for kind in ("stock", "ours"):
             folder = tmp_path_factory.mktemp("foreign")
             paths = ",".join(str(HERE / name) for name in files.split(",")) + ",quit_at_end.py"
-            words = ["-f", paths, "--headless", "-t", "20s", "-r", "100"]
+            words = ["-f", paths, "--headless", "-t", "60s", "-r", "100"]  # they end by themselves
             words += [] if case == "hosts" else ["--host", one]
             keys.append((case, kind))
             commands.append({"kind": kind, "arguments": [*words, *arguments], "folder": str(folder)})
@@ -75,7 +75,7 @@ def outcomes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[tuple[st
             [sys.executable, "-P", str(HERE / "zygote.py")],
             input="".join(json.dumps(command) + "\n" for command in commands),
             env=environ,
-            timeout=100,
+            timeout=220,
         )
         assert done.returncode == 0, done.stderr
         codes = json.loads(done.stdout.splitlines()[-1])

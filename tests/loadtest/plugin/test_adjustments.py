@@ -354,7 +354,7 @@ def end_session(run: subprocess.Popen[bytes]) -> None:
 
 
 def eventually_slowly(condition: Any) -> None:
-    deadline = time.monotonic() + 3 * DEADLINE_S
+    deadline = time.monotonic() + DEADLINE_S
     while not condition():
         assert time.monotonic() < deadline
         gevent.sleep(0.05)

@@ -214,7 +214,7 @@ def _server(settings: Settings, plan: sizing.Plan) -> Iterator[subprocess.Popen[
         str(plan.connections),
     ]
     command += ["--metrics", settings.server_metrics]
-    with (settings.results / "server.log").open("wb") as log, start_process(command, log, log) as server:
+    with files.new(settings.results / "server.log", "xb") as log, start_process(command, log, log) as server:
         # It shares the cores with the client, so it too lets others finish.
         with contextlib.suppress(OSError):
             os.sched_setscheduler(server.pid, os.SCHED_BATCH, os.sched_param(0))
@@ -282,7 +282,7 @@ def _locust(settings: Settings, plan: sizing.Plan, interrupted: Interrupted) -> 
     screen, watched, aborted = _screen(settings), _watch(settings), ""
     # Locust prints the lines itself, or the screen shows what they say.
     out = subprocess.DEVNULL if screen else sys.stderr.fileno() if settings.as_json else None
-    with log_path.open("wb") as log, start_process(command, out, log, said) as locust:
+    with files.new(log_path, "xb") as log, start_process(command, out, log, said) as locust:
         asked = 0
         give_up = math.inf
         if settings.web_port is None:

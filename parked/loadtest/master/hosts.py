@@ -28,7 +28,7 @@ import gevent
 from parked.loadtest.machine.monitor import MachineSample
 from parked.loadtest.master.host_report import PROTOCOL, made_harmless, objection
 from parked.loadtest.plan import sizing
-from parked.loadtest.terms import checkout, console, variables
+from parked.loadtest.terms import checkout, console, files, variables
 from parked.loadtest.terms.clock import unix_time_s
 
 if TYPE_CHECKING:
@@ -299,8 +299,7 @@ class Hosts:
         for host in self._hosts.values():
             host.begin()
         if folder is not None:
-            (folder / "hosts.csv").unlink(missing_ok=True)  # a link would be followed
-            self._file = (folder / "hosts.csv").open("x", newline="", buffering=1)
+            self._file = files.new(folder / "hosts.csv", newline="", buffering=1)
             self._rows = csv.DictWriter(self._file, COLUMNS, extrasaction="ignore")
             self._rows.writeheader()
 

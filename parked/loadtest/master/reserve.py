@@ -55,8 +55,7 @@ class Reserve:
 
     def lines(self, path: Path) -> Lines:
         """A new text file that is written line by line."""
-        path.unlink(missing_ok=True)  # a link would be followed
-        return Lines(path.open("x", newline="", buffering=1), self)
+        return Lines(files.new(path, newline="", buffering=1), self)
 
 
 class Lines:

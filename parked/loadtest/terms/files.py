@@ -11,13 +11,22 @@ import errno
 import os
 import secrets
 import stat
-from typing import TYPE_CHECKING
+from typing import IO, TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from pathlib import Path
 
 #: Bytes of a file that is read whole.
 LARGEST = 256 << 20
+
+
+def new(path: Path, mode: str = "x", **options: Any) -> IO[Any]:
+    """Open a new file for writing, in place of what has its name, be it a link or a named pipe.
+
+    :param mode: with an x, which neither follows nor waits (open(2), O_EXCL).
+    """
+    path.unlink(missing_ok=True)
+    return path.open(mode, **options)
 
 
 def replace(path: Path, content: str | bytes) -> None:

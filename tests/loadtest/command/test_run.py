@@ -205,6 +205,31 @@ def test_a_server_that_never_answers_some_clients_fails_the_run(tmp_path: Path) 
     assert verify.main([str(run.folder)]) == 0
 
 
+IN_A_HURRY = """
+import sys
+from parked.loadtest.command import arguments, run, settings
+run.END_S, settings.SPARE_S = 1.0, 1
+sys.exit(arguments.main())
+"""
+
+
+def test_a_run_that_does_not_end_is_ended_when_its_plan_is_over(tmp_path: Path) -> None:
+    (tmp_path / "hangs.py").write_text(
+        f"import os, time\nwith open({str(tmp_path / 'pid')!r}, 'w') as file:\n"
+        "    file.write(str(os.getpid()))\ntime.sleep(1e6)\n"
+    )
+    with Many(("127.0.0.1", 0), Mute) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        options = ["-c", "1", "--hold", "5s", "-f", str(tmp_path / "hangs.py"), "--plain"]
+        options += ["--host", f"http://127.0.0.1:{server.server_port}", "--results", str(tmp_path / "run")]
+        options += ["--master-port", str(free_ports(1)[0])]
+        done = commands.run([sys.executable, "-c", IN_A_HURRY, *options], cwd=PROJECT, timeout=RUN_S)
+        server.shutdown()
+    assert done.returncode == 5, done.stdout + done.stderr
+    assert "Locust ended with code -9" in done.stdout + done.stderr
+    assert not psutil.pid_exists(int((tmp_path / "pid").read_text()))
+
+
 def test_a_run_that_has_failed_is_ended_early_if_asked_for(tmp_path: Path) -> None:
     options = ("-c", "20", "--think", "0.2", "--hold", "10m", "--expect-status", "404", "--abort-on-fail")
     with run_test(tmp_path / "run", *options) as run:

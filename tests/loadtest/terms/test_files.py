@@ -20,6 +20,24 @@ def test_a_link_in_the_place_of_a_file_is_replaced_and_what_it_names_is_left_alo
     assert sorted(path.name for path in tmp_path.iterdir()) == ["page", "precious"]
 
 
+def test_a_new_file_takes_the_place_of_whatever_has_its_name(tmp_path: Path) -> None:
+    precious = tmp_path / "precious"
+    precious.write_text("kept")
+    (tmp_path / "link").symlink_to(precious)
+    (tmp_path / "hard").hardlink_to(precious)
+    (tmp_path / "dangling").symlink_to(tmp_path / "elsewhere")
+    os.mkfifo(tmp_path / "pipe")
+    for name in ("link", "hard", "dangling", "pipe", "nothing"):
+        with files.new(tmp_path / name) as file:
+            file.write("written")
+        assert (tmp_path / name).read_text() == "written"
+    assert precious.read_text() == "kept"
+    assert not (tmp_path / "elsewhere").exists()
+    (tmp_path / "folder").mkdir()
+    with pytest.raises(OSError):
+        files.new(tmp_path / "folder")
+
+
 def test_what_can_not_be_written_leaves_what_was_there(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

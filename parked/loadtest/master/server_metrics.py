@@ -117,7 +117,7 @@ def parse(text: str, unix_time_s: float) -> Reading:
                 elif labels == {"state": "pending"}:
                     samples["pending"] = value
     except (ValueError, LookupError, TypeError) as error:
-        raise NoMetrics(f"no metrics as Prometheus reads them: {error}"[:200]) from None
+        raise NoMetrics(for_terminal(f"no metrics as Prometheus reads them: {error}")[:200]) from None
     return Reading(
         unix_time_s,
         _count(samples, "parked_connections"),

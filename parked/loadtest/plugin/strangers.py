@@ -32,6 +32,9 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
+#: Characters of a sender or of a kind of message.
+LONGEST_NAME = 300
+
 #: Name of the message by which a worker of a joined host says of which.
 OF_HOST = "parked_of_host"
 #: Events of a master's socket (zmq_socket_monitor(3)): which one a worker without the key makes depends on
@@ -126,7 +129,7 @@ def _careful(upstream: Callable[..., Any]) -> Callable[..., Any]:
     def recv_from_client(self: Any) -> Any:
         try:
             sender, message = upstream(self)
-            if isinstance(message.type, str) and isinstance(message.node_id, str):
+            if _is_name(message.type) and _is_name(message.node_id):
                 return sender, message
         except RPCError:
             raise
@@ -135,6 +138,11 @@ def _careful(upstream: Callable[..., Any]) -> Callable[..., Any]:
         raise RPCReceiveError("a message that is none")
 
     return recv_from_client
+
+
+def _is_name(value: Any) -> bool:
+    """Whether it may stand in a log, as upstream writes it there."""
+    return isinstance(value, str) and len(value) <= LONGEST_NAME and value.isprintable()
 
 
 def _surviving(upstream: Callable[..., None]) -> Callable[..., None]:

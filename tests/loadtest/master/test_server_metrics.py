@@ -45,6 +45,8 @@ def test_a_page_becomes_cells() -> None:
         "server_sent_bytes_total": 9_000_000,
         "server_loop_lag_max_ms": 20.4,
         "server_gc_pause_max_ms": 3.0,
+        "server_pending": None,
+        "server_messages_total": None,
     }
 
 

@@ -86,8 +86,11 @@ def test_a_worker_of_none_of_a_runs_hosts_is_named_and_not_answered(
         msgpack.dumps([1, 2]),
         msgpack.dumps([{}, {}, []]),
         msgpack.dumps(["a", {"__datetime__": True, "as_str": "never"}, "b"]),
+        msgpack.dumps(["stats", {}, "stranger\x1b[2J"]),
+        msgpack.dumps(["stats\n", {}, "stranger"]),
+        msgpack.dumps(["stats", {}, "x" * 1000]),
     ],
-    ids=range(7),
+    ids=range(10),
 )
 def test_bytes_that_are_no_message_are_an_error_that_locust_lives_with(data: bytes) -> None:
     server = zmqrpc.Server("127.0.0.1", 0)

@@ -35,6 +35,8 @@ CHECKOUT: Final = Path(__file__).resolve().parents[1]
 CASE_TIMEOUT_S: Final = 60.0
 _GET: Final = b"GET / HTTP/1.1\r\nHost: test\r\n\r\n"
 _MANY_FIELDS: Final = b"".join(b"X-%d: %d\r\n" % (number, number) for number in range(98))
+_CHUNKED: Final = b"Transfer-Encoding: chunked"
+_LONG_HEAD: Final = b"GET / HTTP/1.1\r\nHost: test\r\n%bX-Last: " % (b"X-Field: %b\r\n" % (b"x" * 985) * 60)
 _EXPECT: Final = b"Expect: 100-continue\r\nContent-Length: 1"
 _UPGRADE: Final = b"GET /upgrade HTTP/1.1\r\nHost: test\r\nConnection: Upgrade\r\nUpgrade: test\r\n\r\n"
 
@@ -104,7 +106,7 @@ def _post(path: str, fields: bytes, content: bytes) -> bytes:
 
 def _chunked(path: str, content_bytes: int, size: int = 1, extension: bytes = b"") -> bytes:
     chunk = b"%x%b\r\n%b\r\n" % (size, extension, b"x" * size)
-    return _post(path, b"Transfer-Encoding: chunked", chunk * (content_bytes // size) + b"0\r\n\r\n")
+    return _post(path, _CHUNKED, chunk * (content_bytes // size) + b"0\r\n\r\n")
 
 
 def _of_length(path: str, content: bytes) -> bytes:
@@ -137,12 +139,11 @@ def _drain(sock: socket.socket) -> None:
             pass
 
 
-def _drip(port: int, _: bytes) -> None:
-    """Send a head of 60 KB at once and then 2,000 bytes more, one at a time."""
+def _drip(port: int, data: bytes) -> None:
+    """Send this at once and then 2,000 bytes more, one at a time."""
     with socket.create_connection(("127.0.0.1", port), timeout=CASE_TIMEOUT_S) as sock:
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        sock.sendall(b"GET / HTTP/1.1\r\nHost: test\r\n" + b"X-Field: %b\r\n" % (b"x" * 985) * 60)
-        sock.sendall(b"X-Last: ")
+        sock.sendall(data)
         for _byte in range(2_000):
             sock.sendall(b"x")
             time.sleep(0.0005)
@@ -228,7 +229,13 @@ def _cases() -> list[Case]:
         Case("pipelines 5,000 requests with 99 fields", (_GET[:-2] + _MANY_FIELDS + b"\r\n") * 5_000),
         Case("pipelines 20,000 requests that wait for 100 Continue", _post("/read", _EXPECT, b"x") * 20_000),
         Case("downloads 5 MB in pieces of 10 bytes", _GET.replace(b"/ ", b"/drops ", 1)),
-        Case("drips 2,000 bytes behind a head of 60 KB", b"", 1, _drip),
+        Case("drips 2,000 bytes behind a head of 60 KB", _LONG_HEAD, 1, _drip),
+        Case(
+            "drips 2,000 bytes of a chunk extension",
+            _post("/read", _CHUNKED, b"1" + b";a" * 3000 + b";"),
+            1,
+            _drip,
+        ),
     ]
 
 

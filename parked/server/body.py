@@ -38,17 +38,18 @@ _SIZE, _CONTENT, _CHUNK_END, _TRAILER = range(4)
 _CLOSED_EARLY: Final = "the client closed before the end of its request"
 _CONTINUE: Final = b"HTTP/1.1 100 Continue\r\n\r\n"
 
-_TOKEN: Final = rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]+"
-_QUOTED: Final = rb'"(?:[\t \x21\x23-\x5b\x5d-\x7e\x80-\xff]|\\[\t \x21-\x7e\x80-\xff])*"'
+# Possessive, all of it: whatever comes next is none of what was taken, and to go back takes a millisecond.
+_TOKEN: Final = rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]++"
+_QUOTED: Final = rb'"(?:[\t \x21\x23-\x5b\x5d-\x7e\x80-\xff]|\\[\t \x21-\x7e\x80-\xff])*+"'
 # RFC 9112, 7.1 and 7.1.1: chunk-size [ chunk-ext ] CRLF; 15 digits stay below 2**60.
 _CHUNK_LINE: Final = re.compile(
-    rb"([0-9A-Fa-f]{1,15})(?:[ \t]*;[ \t]*"
+    rb"([0-9A-Fa-f]{1,15})(?:[ \t]*+;[ \t]*+"
     + _TOKEN
-    + rb"(?:[ \t]*=[ \t]*(?:"
+    + rb"(?:[ \t]*+=[ \t]*+(?:"
     + _TOKEN
     + rb"|"
     + _QUOTED
-    + rb"))?)*\r\n"
+    + rb"))?+)*+\r\n"
 )
 # Whole chunks of up to 15 bytes, without extensions: in one go, for a line of Python costs as much for one
 # byte as for a thousand. 0.3 us per chunk instead of 1.2.
@@ -282,10 +283,11 @@ class RequestBody(pywsgi.Input):  # type: ignore[misc] # gevent has no type hint
                         parts.append(content)
                         at = run.end()
                         return False
+                    # Once it is there: a line that drips is not read for each of its bytes.
+                    if self._lacks_line(data, at, MAX_CHUNK_LINE_BYTES):
+                        return True
                     line = _CHUNK_LINE.match(data, at, at + MAX_CHUNK_LINE_BYTES)
                     if line is None:
-                        if self._lacks_line(data, at, MAX_CHUNK_LINE_BYTES):
-                            return True
                         raise self._invalid("malformed chunk size")
                     self._begin_chunk(int(line[1], 16), line.end() - line.end(1) - 2)
                     at = line.end()

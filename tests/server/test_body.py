@@ -1,13 +1,17 @@
 from __future__ import annotations
 
 import random
+import re
 import socket
 from collections.abc import Iterator
+from types import SimpleNamespace
+from typing import Any
 
 import gevent
 import pytest
 from gevent import pywsgi
 
+from parked.server import body
 from parked.server.body import RequestBody
 from parked.server.connection import Connection
 from parked.server.stream import ConnectionReader
@@ -100,3 +104,27 @@ def test_a_line_that_never_ends_is_refused(line: bytes, pair: tuple[socket.socke
     theirs.sendall(line)
     with pytest.raises(pywsgi._InvalidClientInput, match="line too long"):
         chunked(connection).read()
+
+
+def test_a_chunk_line_that_drips_is_read_once(
+    pair: tuple[socket.socket, Connection], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    theirs, connection = pair
+    looks: list[Any] = []
+    line = body._CHUNK_LINE
+
+    def match(*args: Any) -> re.Match[bytes] | None:
+        looks.append(args)
+        return line.match(*args)
+
+    monkeypatch.setattr(body, "_CHUNK_LINE", SimpleNamespace(match=match))
+
+    def drip() -> None:
+        for byte in b"2;name=value\r\nok\r\n0\r\n\r\n":
+            theirs.sendall(bytes([byte]))
+            gevent.sleep(0)
+
+    dripping = gevent.spawn(drip)
+    assert chunked(connection).read() == b"ok"
+    dripping.join()
+    assert len(looks) == 2

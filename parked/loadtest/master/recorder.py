@@ -30,6 +30,8 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
+#: Workers that are listened to.
+MOST_WORKERS = 10_000
 #: Kinds of failures; ours are ten, and a locustfile may have its own. Each is a series of the metrics.
 MOST_KINDS = 100
 #: Senders of messages that make no sense who are named; all of them are counted.
@@ -80,6 +82,8 @@ class Recorder:
             why = "sends has not a part of each hundredth"
         if not why and len(sample["failures_by_kind"]) > MOST_KINDS:
             why = "it has failures of too many kinds"
+        if not why and sender not in self._latest and len(self._latest) >= MOST_WORKERS:
+            why = f"there are {MOST_WORKERS:,} workers already"
         if not why:
             offset_s = 0.0 if self._hosts is None else self._hosts.offset_s(sample["host"])
             sample["unix_time_s"] += offset_s
@@ -95,8 +99,11 @@ class Recorder:
 
     def _refuse(self, sender: str, why: str) -> None:
         """Count a message that makes no sense, and name who sent it, once."""
+        known = len(self._refused)
+        if known >= MOST_NAMED and sender not in self._refused:
+            sender = "others"
         self._refused[sender] += 1
-        if self._refused[sender] == 1 and len(self._refused) <= MOST_NAMED:
+        if known < MOST_NAMED and self._refused[sender] == 1:
             text = f"a message of {for_terminal(sender)[:100]} makes no sense and is not counted: {why}"
             if self._run is not None and not self._run.ended:
                 self._run.note(text)

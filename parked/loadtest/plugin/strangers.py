@@ -149,7 +149,7 @@ def _surviving(upstream: Callable[..., None]) -> Callable[..., None]:
     def handle_message(runner: Any, sender: str, message: Any) -> None:
         try:
             upstream(runner, sender, message)
-        except (TypeError, ValueError, LookupError, AttributeError) as error:
+        except Exception as error:  # whatever it was about: the next message is another one
             kind = for_terminal(repr(message.type))[:100]
             logger.warning("message %s of %s makes no sense: %s", kind, for_terminal(sender)[:100], error)
 

@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
 BUCKETS_A_DOUBLING = 32
+#: Beyond any value, sum or number of them.
+MOST = 1e18
 #: What is smaller counts as this: 0 has no logarithm.
 LEAST = 0.001
 
@@ -71,10 +73,15 @@ class Distribution:
         made = cls()
         if values := list(parts):
             sum_, least, most, buckets = values
-            made._add(
-                Counter({int(bucket): int(count) for bucket, count in buckets}),
-                float(sum_), float(least), float(most),
-            )  # fmt: skip
+            try:
+                made._add(
+                    Counter({int(bucket): int(count) for bucket, count in buckets}),
+                    float(sum_), float(least), float(most),
+                )  # fmt: skip
+                if not all(abs(value) <= MOST for value in (made.sum, made.least, made.most, made.count)):
+                    raise ValueError("a distribution of no numbers")
+            except OverflowError as error:
+                raise ValueError(str(error)) from None
         return made
 
     @property

@@ -348,6 +348,17 @@ def test_a_folder_with_something_in_it_is_not_written_to(tmp_path: Path) -> None
     assert [file.name for file in (tmp_path / "run").iterdir()] == ["run.json"]
 
 
+@pytest.mark.parametrize("name", ["server.log", "locust_stats.csv", "run.json"])
+def test_a_folder_that_leads_elsewhere_is_not_written_to(tmp_path: Path, name: str) -> None:
+    folder = tmp_path / "run"
+    folder.mkdir()
+    (folder / name).symlink_to(tmp_path / "elsewhere")
+    code, text = refusal(folder, "-c", "10", "--hold", "1s", "--overwrite")
+    assert code == 6
+    assert f"{name} is a link" in text.splitlines()[-1]
+    assert not (tmp_path / "elsewhere").exists()
+
+
 def test_a_host_that_does_not_speak_http_is_exit_code_4(tmp_path: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as listener:
 

@@ -45,7 +45,7 @@ from parked.server.proxy_protocol import DEFAULT_PEERS, ProxyProtocol
 from parked.server.request import BadRequestError, Fields, HeadScan, parse_head
 from parked.server.response import Counts
 from parked.server.stream import send_all
-from parked.server.tls import is_behind
+from parked.server.tls import TLSSocket
 from parked.server.turns import of_hub
 from parked.server.waiting import PendingResponses
 
@@ -370,7 +370,7 @@ class KeepAliveWSGIServer(AcceptingServer):
                 self.parking.close(connection)
                 return
             connection.buffer = connection.buffer + data if connection.buffer else data
-            if len(data) == RECV_BYTES or is_behind(sock):
+            if len(data) == RECV_BYTES or (type(sock) is TLSSocket and sock.is_behind):
                 connection.pending = True  # there may be more, and no edge will tell
                 if self.turns.over():
                     self._go_on_later(connection)

@@ -17,7 +17,7 @@ from typing import Any, Final
 from gevent.socket import socket, wait_read, wait_write
 
 from parked.server.connection import Connection
-from parked.server.tls import is_behind
+from parked.server.tls import TLSSocket
 from parked.server.turns import Turns, of_hub
 
 #: Bytes of a file that sendfile(2) passes at once, in about 0.3 ms.
@@ -205,7 +205,7 @@ class ConnectionReader:
             except OSError as error:
                 self.failure = error
                 raise
-        if len(data) == RECV_BYTES or is_behind(connection.sock):
+        if len(data) == RECV_BYTES or (type(connection.sock) is TLSSocket and connection.sock.is_behind):
             connection.pending = True  # the edge is used up, though more may be waiting
         connection.buffer = connection.buffer[self.at :] + data
         self.at = 0

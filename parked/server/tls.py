@@ -123,11 +123,6 @@ class TLSSocket:
             pass  # sent, with the client's still to come; or there is nobody to tell
 
 
-def is_behind(sock: Any) -> bool:
-    """Whether a client's socket may hold more, though its last `recv` was short."""
-    return type(sock) is TLSSocket and sock.is_behind
-
-
 def _sharing(call: Callable[..., Any]) -> Callable[..., Any]:
     """As `parked.server.stream.SharingSocket`: its recv() is made of read()."""
 

@@ -23,6 +23,7 @@ from gunicorn.sock import ssl_context
 from gunicorn.workers.ggevent import GeventResponse, GeventWorker
 
 from parked.server import KeepAliveWSGIHandler, KeepAliveWSGIServer, Limits
+from parked.server.access_format import content_bytes
 from parked.server.trust import LOCAL, TrustedPeers
 from parked.shared.descriptors import raise_nofile
 
@@ -121,8 +122,7 @@ class Handler(KeepAliveWSGIHandler):
         fields = [
             (name.decode("latin-1"), value.decode("latin-1")) for name, value in self.response_headers or ()
         ]
-        head = len(f"HTTP/1.1 {status}\r\n\r\n") + sum(len(f"{name}: {value}\r\n") for name, value in fields)
-        return GeventResponse(status, fields, max(0, self.response_length - head))
+        return GeventResponse(status, fields, content_bytes(self))
 
     def _refused_environ(self) -> dict[str, Any]:
         """Of what was no request: what its line says."""

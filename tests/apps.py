@@ -94,3 +94,13 @@ def waiting(environ: dict[str, Any], start_response: Callable[..., Any]) -> list
     }
     start_response("200 OK", [("Content-Type", "application/json")])
     return [json.dumps(figures).encode()]
+
+
+def made() -> Callable[..., Any]:
+    """A factory: --app tests.apps:made()."""
+    return pid
+
+
+def unmakeable() -> Callable[..., Any]:
+    """A factory that fails."""
+    raise RuntimeError("no application today")

@@ -23,7 +23,7 @@ class StartError(Exception):
 
 
 def load(name: str) -> Callable[..., Any]:
-    """Import MODULE:CALLABLE; the current directory counts as on Python's own path.
+    """Import MODULE:CALLABLE, or call MODULE:FACTORY(); the current directory is on Python's path for it.
 
     What it imports (sockets, locks, database drivers) is made to cooperate before, so that a request that
     waits lets others run.
@@ -34,12 +34,14 @@ def load(name: str) -> Callable[..., Any]:
         monkey.patch_all()
     except ImportError as error:  # Python's own modules, which the user that we became may not read
         raise StartError(f"cannot go on as this user: {error}", EXIT_APP) from error
-    module_name, _, attributes = name.partition(":")
+    module_name, _, attributes = name.removesuffix("()").partition(":")
     sys.path.insert(0, str(Path.cwd()))
     try:
         found: Any = importlib.import_module(module_name)
         for attribute in attributes.split("."):
             found = getattr(found, attribute)
+        if name.endswith("()"):
+            found = found()
     except StopRequested:
         raise
     except SystemExit as error:

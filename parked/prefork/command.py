@@ -32,6 +32,8 @@ def main(demo: str = "parked.demo.wsgi:application") -> int:
             if hint := lacks("without --app the demo is served, which", "falcon", "demo"):
                 raise StartError(hint, settings.EXIT_APP)
             chosen = dataclasses.replace(chosen, app=demo)
+        if chosen.check_config:
+            return trial.check(chosen)
         return trial.run(chosen, tried) if signals is None else supervisor.run(chosen, signals)
     except StopRequested:
         return 0

@@ -67,6 +67,8 @@ def open_all(settings: Settings, left: handover.Handover | None) -> Opened:
             left.old,
             left.lifelines,
         )
+    if settings.umask is not None:
+        os.umask(settings.umask)
     folder = _folder(settings.chdir)
     identity = find(settings.user, settings.group)
     owner = find(*settings.socket_owner.partition(":")[::2])

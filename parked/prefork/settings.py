@@ -1,13 +1,14 @@
 """The settings of `python -m app`, as one table: what --help prints and docs/server.md lists comes from here.
 
 Each field of `Settings` is a flag (`idle_timeout` is --idle-timeout) and an environment variable
-(PARKED_IDLE_TIMEOUT); the flag wins.
+(PARKED_IDLE_TIMEOUT), and may be in a file; a flag comes before a variable, that before the file.
 """
 
 from __future__ import annotations
 
 import argparse
 import dataclasses
+import json
 import math
 import re
 import sys
@@ -15,9 +16,10 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
-from parked.prefork import binding
+from parked.prefork import binding, configuration
 from parked.prefork.binding import Binding
 from parked.server import server
+from parked.server.access_format import AccessFormat
 from parked.server.certificates import MINIMUM, VERIFY
 from parked.server.limits import Limits
 from parked.server.proxy_protocol import DEFAULT_PEERS, ProxyProtocol
@@ -89,16 +91,22 @@ def auto_or_positive(text: str) -> int | None:
 def application_name(text: str) -> str:
     if not text:
         return ""
-    module, colon, name = text.partition(":")
+    module, colon, name = text.removesuffix("()").partition(":")
     if not (module and colon and name) or not all(
         part.isidentifier() for part in f"{module}.{name}".split(".")
     ):
-        raise ValueError("needs MODULE:CALLABLE")
+        raise ValueError("needs MODULE:CALLABLE or MODULE:FACTORY()")
     return text
 
 
 def file_name(text: str) -> str:
     return text
+
+
+def switch(text: str) -> bool:
+    if text not in ("yes", "no"):
+        raise ValueError("needs yes or no")
+    return text == "yes"
 
 
 def socket_mode(text: str) -> int | None:
@@ -133,8 +141,10 @@ def proxy_protocol(text: str) -> str:
 
 
 def log_format(text: str) -> str:
-    if text not in ("common", "json"):
-        raise ValueError("needs common or json")
+    if "%(" in text:
+        AccessFormat(text)
+    elif text not in ("common", "json"):
+        raise ValueError("needs common, json or a form with atoms, such as %(h)s")
     return text
 
 
@@ -173,7 +183,10 @@ class Settings:
         " http:// or https:// before it in clear, or over TLS.",
     )
     app: str = _setting(
-        "", "MODULE:CALLABLE", application_name, "The WSGI application to serve; empty: a demonstration."
+        "",
+        "MODULE:CALLABLE",
+        application_name,
+        "The WSGI application, or with () behind it a function that makes one; empty: a demonstration.",
     )
     workers: int | None = _setting(
         "auto",
@@ -302,7 +315,10 @@ class Settings:
         "", "FILE", file_name, "Append a line per request to FILE, - for standard output; off if empty."
     )
     access_log_format: str = _setting(
-        "common", "common|json", log_format, "The form of the access log: pywsgi's, or JSON objects."
+        "common",
+        "common|json|FORM",
+        log_format,
+        "The form of the access log: pywsgi's, JSON objects, or a form with gunicorn's atoms.",
     )
     metrics: Address | None = _setting(  # noqa: RUF009 - as bind
         "", "ADDRESS", optional_address, "Serve /metrics for Prometheus at this address; off if empty."
@@ -310,6 +326,12 @@ class Settings:
     pid: str = _setting("", "FILE", file_name, "Keep the supervisor's process id in FILE; off if empty.")
     user: str = _setting("", "NAME", file_name, "Become this user when listening, by name or by any number.")
     group: str = _setting("", "NAME", file_name, "Become this group instead of the user's own.")
+    umask: int | None = _setting(
+        "",
+        "MODE",
+        socket_mode,
+        "Permissions that files made here never get, such as 027; empty: as inherited.",
+    )
     socket_mode: int | None = _setting(
         "",
         "MODE",
@@ -324,6 +346,19 @@ class Settings:
     )
     chdir: str = _setting(
         "", "DIR", file_name, "Work in this folder; links in its path are followed anew at each reload."
+    )
+    reload: bool = _setting(
+        "no", "yes|no", switch, "For development: reload when a file of the application has changed."
+    )
+    config: str = _setting(
+        "",
+        "FILE",
+        file_name,
+        "Settings in TOML, by the names of the flags; flags and variables come before it.",
+    )
+    print_config: bool = _setting("no", "yes|no", switch, "Print all settings and where they come from; end.")
+    check_config: bool = _setting(
+        "no", "yes|no", switch, "Read settings and certificates, import the application, and end."
     )
 
 
@@ -346,10 +381,13 @@ def parser() -> argparse.ArgumentParser:
     )
     for field in dataclasses.fields(Settings):
         sentence, default = field.metadata["sentence"], field.metadata["default"]
+        is_switch = field.metadata["convert"] is switch
         result.add_argument(
             flag(field),
             action="append" if field.name == "bind" else "store",
             metavar=field.metadata["metavar"],
+            nargs="?" if is_switch else None,
+            const="yes" if is_switch else None,
             default=None,
             help=f"{sentence} [{default or 'empty'}; {', '.join(variables(field))}]".replace("%", "%%"),
         )
@@ -360,23 +398,51 @@ def load(arguments: Sequence[str], environment: Mapping[str, str]) -> Settings:
     """Read the settings; what is wrong ends the program with one line and `EXIT_USAGE`."""
     command = parser()
     given = vars(command.parse_args(arguments))
+    texts = {name: ",".join(text) if isinstance(text, list) else text for name, text in given.items() if text}
+    sources = {name: "--" + name.replace("_", "-") for name in texts}
+    for field in dataclasses.fields(Settings):
+        for variable in variables(field):
+            if field.name not in texts and environment.get(variable):
+                texts[field.name], sources[field.name] = environment[variable], variable
+    try:
+        in_file = configuration.read(texts["config"], _names()) if texts.get("config") else {}
+    except ValueError as error:
+        command.exit(EXIT_USAGE, f"{command.prog}: {error}\n")
+    for name, text in in_file.items():
+        if name not in texts:
+            texts[name], sources[name] = text, f"{texts['config']}: {name}"
     values: dict[str, Any] = {}
     for field in dataclasses.fields(Settings):
-        text, source = given[field.name], flag(field)
-        if isinstance(text, list):
-            text = ",".join(text)
-        if text is None:
-            for variable in variables(field):
-                if environment.get(variable):
-                    text, source = environment[variable], variable
-                    break
-        if text is None:
+        if field.name not in texts:
             continue
         try:
-            values[field.name] = field.metadata["convert"](text)
+            values[field.name] = field.metadata["convert"](texts[field.name])
         except ValueError as error:
-            command.exit(EXIT_USAGE, f"{command.prog}: {source} {text!r}: {error}\n")
-    return Settings(**values)
+            command.exit(
+                EXIT_USAGE, f"{command.prog}: {sources[field.name]} {texts[field.name]!r}: {error}\n"
+            )
+    settings = Settings(**values)
+    if settings.print_config:
+        print(_as_toml(texts, sources), end="")
+        command.exit()
+    return settings
+
+
+def _names() -> list[str]:
+    """Of settings that a file may have."""
+    return [field.name for field in dataclasses.fields(Settings) if field.name != "config"]
+
+
+def _as_toml(texts: Mapping[str, str], sources: Mapping[str, str]) -> str:
+    """A file that `configuration` reads, with where each setting comes from."""
+    lines = []
+    for field in dataclasses.fields(Settings):
+        if field.name in ("config", "print_config"):
+            continue
+        text = texts.get(field.name, field.metadata["default"])
+        name = field.name.replace("_", "-")
+        lines.append(f"{name} = {json.dumps(text)}  # {sources.get(field.name, 'default')}\n")
+    return "".join(lines)
 
 
 def markdown_table() -> str:

@@ -18,9 +18,10 @@ from os import _exit, close, fork  # as they are before gevent patches them
 from socket import socket
 from typing import Final
 
-from parked.prefork import application, forks, handover, sizing, trial, worker
+from parked.prefork import application, changes, forks, handover, sizing, trial, worker
 from parked.prefork.access_log import LogError
 from parked.prefork.application import StartError
+from parked.prefork.changes import Changes
 from parked.prefork.identity import IdentityError
 from parked.prefork.lifetime import is_bounded
 from parked.prefork.listening import ListenError, another, by_address, can_multiply, place
@@ -115,6 +116,7 @@ class Supervisor:
         self._look_s = look_s(settings.timeout) if settings.timeout else _IDLE_S
         if is_bounded(settings):
             self._look_s = min(self._look_s, _LOOK_S)
+        self._changes = Changes(())
         self._lifeline = os.pipe()
         self._announced = False
         self._start_failures = 0
@@ -144,6 +146,9 @@ class Supervisor:
             # It was tried before, so it may well work the next time. The old workers serve on.
             self._say(f"{error}; trying again in {_BACK_OFF_S[1]:g} s, the old workers stay")
             self._again = time.monotonic() + _BACK_OFF_S[1]
+        if self.settings.reload:
+            self._changes = changes.of_application(self.settings.config)
+            self._look_s = min(self._look_s, changes.LOOK_S)
         self._signals.interrupts = False
         self._signals.take_all()
         gc.collect()
@@ -158,6 +163,9 @@ class Supervisor:
                     self._announce_if_ready()
             elif self._again <= time.monotonic():
                 self._become_next()
+            if changed := self._changes.look():
+                self._say(f"{changed} has changed")
+                self._reload_wanted = True
             self._reload_if_wanted()
             if self.settings.timeout:
                 self._watchdog.look(time.monotonic())

@@ -12,7 +12,7 @@ import signal
 import sys
 from os import _exit, fork, waitpid  # as they are before gevent patches them
 from socket import socket
-from typing import Final, NoReturn
+from typing import Any, Final, NoReturn
 
 from parked.prefork import application, handover, metrics, opening, sizing, worker
 from parked.prefork.application import StartError
@@ -78,21 +78,33 @@ def run(settings: Settings, fd: int) -> int:
             os.killpg(0, signal.SIGTERM)  # helpers that the application has started
 
 
-def _try(settings: Settings, fd: int) -> int:
+def check(settings: Settings) -> int:
+    """Read what a start would read and import the application, for --check-config; returns the exit code.
+
+    :raises StartError: the server could not start so.
+    """
+    _read(settings)
+    print("the configuration is fine", flush=True)
+    return 0
+
+
+def _read(settings: Settings) -> tuple[int, Any, Any]:
+    """Descriptors that a process may open, the TLS context and the application."""
     nofile = raise_nofile()
     try:
         sizing.plan(settings.workers, settings.connections, nofile, sizing.cpu_count())
-    except sizing.SizingError as error:
+        context = opening.tls_context(settings)
+    except (sizing.SizingError, CertificateError) as error:
         raise StartError(str(error), EXIT_USAGE) from error
+    return nofile, context, application.load(settings.app)
+
+
+def _try(settings: Settings, fd: int) -> int:
     try:
         listener = handover.adopt(fd)
     except handover.HandoverError as error:
         raise StartError(f"{_VARIABLE}={fd}: {error}", EXIT_USAGE) from error
-    try:
-        context = opening.tls_context(settings)
-    except CertificateError as error:
-        raise StartError(str(error), EXIT_USAGE) from error
-    found = application.load(settings.app)
+    nofile, context, found = _read(settings)
     board = Scoreboard()
     if settings.metrics is not None:
         load_metrics(board)

@@ -107,7 +107,7 @@ def run(duty: Duty) -> int:
         for server in servers:
             server.retire()
         gone = gevent.spawn(gevent.wait, [server.drained for server in servers])
-        gevent.wait([stopping, gone], timeout=settings.reload_timeout, count=1)
+        gevent.wait([stopping, gone], timeout=0 if settings.reload else settings.reload_timeout, count=1)
     drains = [gevent.spawn(server.drain, settings.graceful_timeout) for server in servers]
     finished = all(drain.get() for drain in drains)
     if log is not None:
@@ -243,6 +243,7 @@ def _make_server(duty: Duty, place: Place, log: GuardedLog | None, pool: Any) ->
         proxy_protocol=settings.proxy_protocol,
         proxy_allow_from=settings.proxy_allow_from,
         logs_json=settings.access_log_format == "json",
+        log_format=settings.access_log_format if "%(" in settings.access_log_format else "",
         **tls,
     )
     if place.is_own:

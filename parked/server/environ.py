@@ -10,6 +10,7 @@ import sys
 from collections.abc import Callable
 from typing import Any, Final
 
+from parked.server import disconnected
 from parked.server.body import NO_BODY
 from parked.server.defer import KEY
 from parked.server.request import Fields
@@ -25,6 +26,7 @@ _PLACES: Final[dict[str, Any]] = {
     "wsgi.input": NO_BODY,
     "wsgi.input_terminated": True,
     KEY: None,
+    disconnected.KEY: None,
 }
 #: Entries that are added without the dictionary growing: REMOTE_PORT, and those of middleware.
 ROOM: Final = 8

@@ -21,7 +21,8 @@ from typing import Any, ClassVar, Final
 
 from gevent import pywsgi
 
-from parked.server import client_certificate, unix
+from parked.server import client_certificate, disconnected, unix
+from parked.server.access_format import ESCAPES
 from parked.server.body import NO_BODY, RequestBody, UpgradeInput
 from parked.server.connection import Connection
 from parked.server.defer import KEY, Deferring
@@ -32,8 +33,6 @@ from parked.server.tls import TLSSocket
 
 #: Bytes of a refused request line that the access log shows.
 MAX_LOGGED_BYTES: Final = 200
-#: What would end a quoted part of the access log's lines, or do something to who reads them; as nginx has it.
-_ESCAPES: Final = {code: f"\\x{code:02x}" for code in (*range(32), *b'"\\', *range(127, 256))}
 
 
 class _Lazy:
@@ -228,6 +227,7 @@ class KeepAliveWSGIHandler(Deferring):
         environ["QUERY_STRING"] = head.query
         environ["SERVER_PROTOCOL"] = head.version
         environ[KEY] = self.defer
+        environ[disconnected.KEY] = self.client_disconnected
         address = self.client_address
         if type(address) is tuple:
             environ["REMOTE_ADDR"] = address[0]
@@ -254,6 +254,11 @@ class KeepAliveWSGIHandler(Deferring):
                 environ["wsgi.input"] = UpgradeInput(self._upgraded_reader, self.take_socket)
                 environ["wsgi.input_terminated"] = False
         return environ
+
+    def client_disconnected(self) -> bool:
+        """`environ["parked.client_disconnected"]()`: whether nobody is left to read the response."""
+        assert self.connection is not None
+        return disconnected.has_left(self.connection.sock.fileno())
 
     def _certificate(self) -> dict[str, Any] | None:
         assert self.connection is not None
@@ -352,11 +357,13 @@ class KeepAliveWSGIHandler(Deferring):
 
     def format_request(self) -> str:
         address = self.client_address
+        if self.server.access_format is not None:
+            return self.server.access_format.line(self)
         if not self.server.logs_json:
             as_received = self.requestline
-            self.requestline = (as_received or "").translate(_ESCAPES)
+            self.requestline = (as_received or "").translate(ESCAPES)
             if not isinstance(address, tuple):  # of a unix socket: what the client has bound its own to
-                self.client_address = str(address or "").translate(_ESCAPES)
+                self.client_address = str(address or "").translate(ESCAPES)
             line: str = super().format_request()
             self.requestline, self.client_address = as_received, address
             return line

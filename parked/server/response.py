@@ -13,6 +13,7 @@ from typing import Any, Final, Protocol
 
 from gevent import pywsgi
 
+from parked.server.access_format import AccessFormat
 from parked.server.body import RequestBody
 from parked.server.connection import Connection
 from parked.server.fields import (
@@ -65,6 +66,7 @@ class Server(Protocol):
     names_clients: bool
     logs_requests: bool
     logs_json: bool
+    access_format: AccessFormat | None
     timed_out_bodies: int
     timed_out_writes: int
 

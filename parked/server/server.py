@@ -30,6 +30,7 @@ from greenlet import getcurrent
 
 from parked.server import unix
 from parked.server.accepting import ACCEPTS_A_WAKEUP, AcceptingServer
+from parked.server.access_format import AccessFormat
 from parked.server.connection import Connection
 from parked.server.dispatch import RequestGreenlets
 from parked.server.environ import BaseEnviron, begin, fill
@@ -86,6 +87,7 @@ class KeepAliveWSGIServer(AcceptingServer):
         none.
     :param proxy_allow_from: the peers that send these, see `parked.server.proxy_protocol`.
     :param logs_json: write the access log as JSON, an object a line, instead of in pywsgi's form.
+    :param log_format: the form of its lines, by gunicorn's atoms; empty for pywsgi's.
     """
 
     handler_class = KeepAliveWSGIHandler
@@ -112,6 +114,7 @@ class KeepAliveWSGIServer(AcceptingServer):
         max_pending: int = 0,
         limits: Limits | None = None,
         logs_json: bool = False,
+        log_format: str = "",
         forwarded_allow_ips: str = "",
         proxy_protocol: str = "",
         proxy_allow_from: str = DEFAULT_PEERS,
@@ -128,6 +131,7 @@ class KeepAliveWSGIServer(AcceptingServer):
         #: No new connections; responses end theirs.
         self.draining = False
         self.logs_json = logs_json
+        self.access_format = AccessFormat(log_format) if log_format else None
         #: Set when the last connection of a draining server is closed.
         self.drained = Event()
         #: Counts responses, if anybody wants to know.

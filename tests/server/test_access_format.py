@@ -1,0 +1,58 @@
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from io import StringIO
+from typing import Any
+
+import pytest
+
+from parked.server.access_format import AccessFormat
+from tests.support import Client, eventually, serving
+
+
+def answers(environ: dict[str, Any], start_response: Callable[..., Any]) -> list[bytes]:
+    start_response("200 OK", [("X-B", "b"), ("Content-Length", "5")])
+    return [b"hello"]
+
+
+REQUEST = b'GET /a?b=c HTTP/1.1\r\nHost: x\r\nUser-Agent: "\xe4\r\nReferer: /r\r\nX-Request-ID: 7\r\n\r\n'
+# That gunicorn's own worker writes the same is tests/test_gunicorn.py's affair.
+CASES = {
+    "%(h)s %(l)s %(u)s": "127.0.0.1 - -",
+    '"%(r)s"': '"GET /a?b=c HTTP/1.1"',
+    "%(m)s %(U)s %(q)s %(H)s": "GET /a b=c HTTP/1.1",
+    "%(s)s %(B)s %(b)s": "200 5 5",
+    "%(f)s %(a)s": r"/r \x22\xe4",
+    "%({x-request-id}i)s %({X-None}i)s": "7 -",
+    "%({x-b}o)s %({X-None}o)s": "b -",
+    "%({REMOTE_ADDR}e)s %({none}e)s": "127.0.0.1 -",
+    "%(t)s": r"\[\d\d/\w{3}/\d{4}:\d\d:\d\d:\d\d [+-]\d{4}\]",
+    "%(T)s %(M)s %(D)s %(L)s": r"\d+ \d+ \d+ \d+\.\d{6}",
+    "%(p)s": r"<\d+>",
+    "100 %% of it": "100 % of it",
+}
+
+
+def logged(form: str, sent: bytes = REQUEST) -> str:
+    log = StringIO()
+    with serving(answers, log=log, log_format=form) as server, Client(server) as client:
+        client.ask(sent)
+        return str(eventually(log.getvalue))
+
+
+@pytest.mark.parametrize(("form", "line"), CASES.items())
+def test_atoms_are_filled_in(form: str, line: str) -> None:
+    pattern = line if "\\d" in line else re.escape(line)
+    assert re.fullmatch(pattern + "\n", logged(form))
+
+
+def test_what_was_no_request_has_a_line_too() -> None:
+    line = logged('%(h)s "%(r)s" %(s)s %(a)s %({x-b}o)s', b"GET /\x01 HTTP/1.1\r\n\r\n")
+    assert line == '127.0.0.1 "GET /\\x01 HTTP/1.1" 400 - -\n'
+
+
+@pytest.mark.parametrize("form", ["%(x)s", "%(hh)s", "%({a}x)s", "%(h)d", "%s", "%"])
+def test_an_unknown_atom_is_refused(form: str) -> None:
+    with pytest.raises(ValueError, match="unknown atom"):
+        AccessFormat(form)

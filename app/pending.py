@@ -16,7 +16,8 @@ import gevent
 MIN_SECONDS: Final = 0.1
 MAX_SECONDS: Final = 3600.0
 #: Seconds after which a silent stream says that it is alive; proxies close one that is silent for a minute.
-HEARTBEAT_S: Final = 15.0
+#: One pair for all of them.
+HEARTBEAT: Final = (15.0, b":\n\n")
 #: Events that are repeated at most for a client that comes back.
 MAX_MISSED: Final = 100
 #: Streams written to in one go, some 15 us each; then others have their turn.
@@ -61,7 +62,7 @@ class Events:
         broadcast = self._broadcasts.get(every)
         if broadcast is None:
             broadcast = self._broadcasts[every] = Broadcast(every)
-        pending = _defer(request)(on_close=broadcast.forget, heartbeat=(HEARTBEAT_S, b":\n\n"))
+        pending = _defer(request)(on_close=broadcast.on_close, heartbeat=HEARTBEAT)
         broadcast.add(pending, int(last) if last.isascii() and last.isdigit() else None)
 
 
@@ -72,6 +73,8 @@ class Broadcast:
         self._every = every
         self._streams: set[Any] = set()
         self._runs = False
+        #: Bound once: each stream keeps it.
+        self.on_close = self.forget
 
     def add(self, pending: Any, last: int | None) -> None:
         """Begin a stream behind the event *last*, or with the next one."""

@@ -1,0 +1,150 @@
+from __future__ import annotations
+
+import _socket
+import os
+import socket
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import gevent
+import pytest
+
+from parked.server.connection import Connection
+from parked.server.stream import ClientTimeoutError, ConnectionReader, WriteTimeoutError, send_all, send_file
+from parked.server.turns import of_hub
+
+
+class Pair:
+    """A connection of ours and its client."""
+
+    def __init__(self) -> None:
+        ours, self.client = socket.socketpair()
+        raw = _socket.socket(ours.family, ours.type, ours.proto, fileno=ours.detach())
+        raw.setblocking(False)
+        self.client.setblocking(False)
+        self.connection = Connection(raw, "")
+
+    def reader(self, buffered: bytes = b"", timeout: float = 5) -> ConnectionReader:
+        self.connection.buffer = buffered
+        return ConnectionReader(self.connection, of_hub(), timeout)
+
+    def received(self) -> bytes:
+        data = b""
+        try:
+            while part := self.client.recv(1 << 20):
+                data += part
+        except BlockingIOError:
+            pass
+        return data
+
+
+@pytest.fixture
+def pair() -> Iterator[Pair]:
+    pair = Pair()
+    yield pair
+    pair.client.close()
+    pair.connection.sock.close()
+
+
+class Encrypted:
+    """A socket that is not the system's, so that files are read for it."""
+
+    def __init__(self, sock: Any) -> None:
+        self.sock = sock
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.sock, name)
+
+
+@pytest.mark.parametrize("encrypted", [False, True])
+@pytest.mark.parametrize(("offset", "count", "sent"), [(0, 10, 10), (3, 4, 4), (3, 100, 7), (10, 5, 0)])
+def test_a_file_is_sent_from_where_to_where_it_was_asked_for_or_to_its_end(
+    pair: Pair, tmp_path: Path, offset: int, count: int, sent: int, encrypted: bool
+) -> None:
+    path = tmp_path / "file"
+    path.write_bytes(b"0123456789")
+    if encrypted:
+        pair.connection.sock = Encrypted(pair.connection.sock)
+    fd = os.open(path, os.O_RDONLY)
+    try:
+        with gevent.Timeout(10):
+            assert send_file(pair.connection, of_hub(), fd, offset, count) == sent
+    finally:
+        os.close(fd)
+    assert pair.received() == b"0123456789"[offset : offset + count]
+
+
+def test_what_the_socket_does_not_take_at_once_follows_in_order(pair: Pair) -> None:
+    data = os.urandom(1 << 20)
+    sending = gevent.spawn(send_all, pair.connection, data, 5)
+    received = b""
+    with gevent.Timeout(20):
+        while len(received) < len(data):
+            gevent.sleep(0)
+            received += pair.received()
+        sending.get()
+    assert received == data
+
+
+def test_a_client_that_does_not_read_for_too_long_counts_as_gone(pair: Pair) -> None:
+    with gevent.Timeout(10), pytest.raises(WriteTimeoutError):
+        send_all(pair.connection, b"x" * (8 << 20), 0.05)
+
+
+LINES = [b"first\n", b"\n", b"a third one\n", b"the end"]
+
+
+@pytest.mark.parametrize("size", [1, 2, 3, 6, 100])
+def test_lines_are_the_same_however_they_arrive(pair: Pair, size: int) -> None:
+    """All in the buffer; the rest behind the request's first bytes; nothing yet."""
+    data = b"".join(LINES)
+    for buffered in (len(data), 8, 0):
+        pair = Pair()
+        reader = pair.reader(data[:buffered])
+
+        def send(client: socket.socket = pair.client, rest: bytes = data[buffered:]) -> None:
+            for start in range(0, len(rest), size):
+                client.sendall(rest[start : start + size])
+                gevent.sleep(0)
+            client.shutdown(socket.SHUT_WR)
+
+        sender = gevent.spawn(send)
+        with gevent.Timeout(10):
+            assert [reader.readline() for _ in range(5)] == [*LINES, b""]
+            sender.get()
+        pair.client.close()
+        pair.connection.sock.close()
+
+
+def test_a_line_is_cut_at_the_size_and_goes_on_with_the_next_call(pair: Pair) -> None:
+    reader = pair.reader(b"0123456789\nnext\n")
+    assert [reader.readline(4), reader.readline(6), reader.readline(6), reader.readline(100)] == [
+        b"0123",
+        b"456789",
+        b"\n",
+        b"next\n",
+    ]
+    assert not reader.held
+
+
+def test_reading_takes_as_much_as_was_asked_for_and_leaves_the_rest(pair: Pair) -> None:
+    reader = pair.reader(b"0123")
+    pair.client.sendall(b"456789")
+    assert not reader.used
+    with gevent.Timeout(10):
+        assert reader.read(0) == b""
+        assert reader.read(2) == b"01"
+        assert reader.read(6) == b"234567"
+    assert reader.used
+    reader.settle()
+    assert pair.connection.buffer == b"89"
+    pair.client.shutdown(socket.SHUT_WR)
+    with gevent.Timeout(10):
+        assert (reader.read(), reader.read(), reader.read(None)) == (b"89", b"", b"")
+
+
+def test_content_that_does_not_come_is_the_clients_fault(pair: Pair) -> None:
+    reader = pair.reader(timeout=0.05)
+    with gevent.Timeout(10), pytest.raises(ClientTimeoutError):
+        reader.read(1)

@@ -168,12 +168,12 @@ class Process:
         Raises ValueError for what is no http:// or https:// URL.
         """
         headers, factory = user.default_headers or {}, user.ssl_context_factory
-        place = Place.of(urlsplit(url))
         # What a method of the user's makes is the user's own.
         shared = getattr(factory, "__self__", None) is not user
         key = (url, user.insecure, factory, *((name, str(value)) for name, value in headers.items()))
         origin = self._origins.get(key) if shared else None
         if origin is None:
+            place = Place.of(urlsplit(url))
             context = self._tls_context(user, shared) if place.scheme == "https" else None
             origin = Origin(url, self.server(place), headers, context)
             if shared:

@@ -89,23 +89,27 @@ class Pace:
                 self._patience_s = PATIENCE_S
         elif second.connections and waiting < BACKLOG_S * self.per_s:
             if late_s < ON_TIME_S:
-                factor = max(self._room(machine), FASTER if late_s < PROMPT_S else A_LITTLE_FASTER)
+                factor = self._room(machine, late_s < PROMPT_S)
             elif self._patience_s <= 0:
                 factor = A_LITTLE_FASTER
         self._dropped, self._waiting = dropped, waiting
         self._before_per_s = self.per_s
         self.per_s = max(self.per_s * factor, self._least)
 
-    def _room(self, machine: MachineSample | None) -> float:
+    def _room(self, machine: MachineSample | None, prompt: bool) -> float:
         """By how much faster it may be, as far as the cores can be seen.
 
         What they were busy with, the requests too, is taken for the work of connections, of those that were
-        asked for a second ago, since these are the ones that were opened.
+        asked for a second ago, since these are the ones that were opened. If it was mostly other programs,
+        nothing follows from it as long as all is prompt.
         """
         if machine is None or self._cores is None or not machine.busy_cores:
             return FASTER
+        parts = machine.server_cores, machine.client_cores, machine.kernel_cores
+        others = sum(filter(None, parts)) < machine.busy_cores / 2
         allowed_per_s = self._before_per_s * FULL * self._cores / machine.busy_cores
-        return min(MUCH_FASTER, allowed_per_s / self.per_s)
+        least = FASTER if prompt and others else A_LITTLE_FASTER
+        return min(MUCH_FASTER, max(least, allowed_per_s / self.per_s))
 
 
 class _Shared(list[Any]):

@@ -11,6 +11,7 @@ from locust import User
 from locust.runners import WorkerNode
 
 from parked.loadtest.master.ramp import (
+    A_LITTLE_FASTER,
     BACKLOG_S,
     FASTER,
     FULL,
@@ -39,8 +40,17 @@ def second(
     )
 
 
-def machine(dropped: int = 0, busy_cores: float | None = None) -> Any:
-    return SimpleNamespace(listen_overflows=dropped, listen_drops=0, busy_cores=busy_cores)
+def machine(dropped: int = 0, busy_cores: float | None = None, others: float = 0.0) -> Any:
+    """`others`: share of what is busy that is other programs'."""
+    client_cores = (busy_cores or 0.0) * (1 - others)
+    return SimpleNamespace(
+        listen_overflows=dropped,
+        listen_drops=0,
+        busy_cores=busy_cores,
+        client_cores=client_cores,
+        server_cores=None,
+        kernel_cores=None,
+    )
 
 
 def test_the_pace_rises_while_all_is_on_time_whatever_it_began_with() -> None:
@@ -66,8 +76,10 @@ def test_idle_cores_let_the_pace_rise_at_once_to_what_they_can_do() -> None:
 
 def test_cores_that_others_keep_busy_do_not_hold_up_a_ramp_in_which_all_is_prompt() -> None:
     pace = Pace(1000, cores=2)
-    pace.observe(second(), machine(busy_cores=2.0))
+    pace.observe(second(), machine(busy_cores=2.0, others=0.8))
     assert pace.per_s == FASTER * 1000
+    pace.observe(second(), machine(busy_cores=2.0))
+    assert pace.per_s == FASTER * 1000 * A_LITTLE_FASTER
 
 
 def test_the_pace_waits_for_a_first_connection() -> None:

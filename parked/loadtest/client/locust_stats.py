@@ -49,7 +49,7 @@ class BatchedStatistics:
     @property
     def only_locust_listens(self) -> bool:
         """Whether nobody but the runner is told of each request."""
-        return self._listeners == self._alone and self.may_fold
+        return self.may_fold and self._listeners == self._alone
 
     def tell(self, **request: Any) -> None:
         """Fire the request event, since somebody else listens."""

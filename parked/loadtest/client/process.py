@@ -150,6 +150,8 @@ class Process:
         # Before whoever listens already: they look at figures that are only whole after this.
         environment.events.test_stopping._handlers.insert(0, self._test_stopping)
         environment.events.test_stop._handlers.insert(0, self._test_stopped)
+        # The same, where this comes first (a signal): its handlers run from the last one on.
+        environment.events.quitting.add_listener(lambda **_: self.statistics.fold())
         environment.events.spawning_complete.add_listener(freeze_users)
         gc.set_threshold(*GC_THRESHOLDS)
         _let_others_finish()

@@ -63,7 +63,8 @@ class Readiness:
     def __init__(self) -> None:
         self._hub = gevent.get_hub()
         self._epoll = _epoll()
-        self._connections: dict[int, Watched] = {}
+        #: By descriptor.
+        self._connections: list[Watched | None] = []
         # Descriptors registered since the events at hand were fetched. A number that was closed and taken
         # again in between would get its predecessor's event, such as its end.
         self._newborn: set[int] = set()
@@ -80,7 +81,7 @@ class Readiness:
 
     def close(self) -> None:
         """Stop watching, also what is being dispatched now. The connections are their owners' to close."""
-        self._connections.clear()
+        self._connections[:] = [None] * len(self._connections)
         self._watcher.stop()
         self._watcher.close()
         self._sweeper.stop()
@@ -88,14 +89,17 @@ class Readiness:
         self._epoll.close()
 
     def register(self, connection: Watched) -> None:
-        self._connections[connection.fd] = connection
+        connections, fd = self._connections, connection.fd
+        if fd >= len(connections):
+            connections.extend([None] * (fd + 1 - len(connections)))
+        connections[fd] = connection
         self._newborn.add(connection.fd)
         self._epoll.register(connection.fd, BOTH_WAYS)
 
     def unregister(self, connection: Watched) -> None:
         """Forget a connection that is about to close; the kernel drops the descriptor from the set by
         itself."""
-        self._connections.pop(connection.fd, None)
+        self._connections[connection.fd] = None
 
     @property
     def waiting(self) -> int:
@@ -161,7 +165,7 @@ class Readiness:
         newborn.clear()
         self.events += len(ready)
         for fd, events in ready:
-            connection = connections.get(fd)
+            connection = connections[fd]
             if connection is None or fd in newborn:
                 continue  # closed by a greenlet that an earlier event of this batch woke
             if events & GONE:

@@ -350,7 +350,9 @@ class KeepAliveResponse:
         result = self._manual_result
         if result is None:
             if exc_type is None:
-                result = self.error or ("exception" in self._meta and self._assigned()) or True
+                result = self.error
+                if result is None and "exception" in self._meta:
+                    result = self._assigned()
             elif isinstance(exc, ResponseError | CatchResponseError) or exc is self.error:
                 result = exc  # from raise_for_status(), or a failure in the task's own words
             else:

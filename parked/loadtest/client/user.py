@@ -36,6 +36,8 @@ from parked.loadtest.client.think import SLOT_S, Slot
 from parked.loadtest.client.turns import UserHandle
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from gevent.pool import Group
     from locust.env import Environment
 
@@ -88,6 +90,8 @@ class RestingTaskSet(DefaultTaskSet):
     min_wait = max_wait = wait_function = None
     _cp_last_run = _cp_last_wait_time = _time_start = 0.0
     _in_task = False
+    #: It is the user's on_stop that waits: there is nothing more to be told to end.
+    is_last = False
     _tasks_to_do: _ShortQueue | None = None
 
     def __init__(self, parent: User) -> None:
@@ -95,7 +99,7 @@ class RestingTaskSet(DefaultTaskSet):
 
     @property
     def _task_queue(self) -> Any:  # type: ignore[override]
-        """Made when a turn first asks for it, and dropped at rest if empty (see :meth:`wait`)."""
+        """Made when a turn first asks for it."""
         if self._tasks_to_do is None:
             self._tasks_to_do = _ShortQueue()
         return self._tasks_to_do
@@ -107,7 +111,18 @@ class RestingTaskSet(DefaultTaskSet):
         finally:
             self._in_task = False
 
+    def start(self, on_start: Callable[[], object]) -> None:
+        """Like a task, it keeps its greenlet while it waits."""
+        self._in_task = True
+        try:
+            on_start()
+        finally:
+            self._in_task = False
+
     def wait(self) -> None:
+        if self.is_last:
+            self._sleep(self.wait_time())
+            return
         if self._in_task:  # a task's own self.wait(): it goes on afterwards, so it needs its greenlet
             super().wait()
             return
@@ -117,7 +132,6 @@ class RestingTaskSet(DefaultTaskSet):
         user._state = LOCUST_STATE_WAITING
         wait_s = self.wait_time()
         if wait_s >= SHORT_WAIT_S:
-            self._tasks_to_do = self._tasks_to_do or None
             raise Rest(wait_s, thinks=True)
         user.process.counters.thinks_s.append(max(wait_s, 0.0))
         user.client.due = None
@@ -170,7 +184,8 @@ class KeepAliveUser(FastHttpUser):
     insecure: bool = False
     client: KeepAliveSession  # type: ignore[assignment]
     _greenlet: UserHandle
-    _taskset_instance: RestingTaskSet
+    #: None at rest, as long as no task has put others into its queue.
+    _taskset_instance: RestingTaskSet | None
     #: Where the user waits among the think timer's slots; None while its turn runs.
     slot: Slot | None = None
     _retry_connect_s = RETRY_CONNECT_FIRST_S
@@ -183,6 +198,8 @@ class KeepAliveUser(FastHttpUser):
                 )
         # Not FastHttpUser's: it makes an HTTP client with a pool and a cookie jar, of which nothing is used.
         User.__init__(self, environment)
+        if type(self).wait_time is KeepAliveUser.wait_time:
+            self._cp_last_run = 0.0  # for constant_pacing alone, and 24 bytes for each user
         if self.host is None:
             raise StopTest("no host: give --host URL, or set `host` in the user class")
         self.process = Process.of(environment)
@@ -263,35 +280,40 @@ class KeepAliveUser(FastHttpUser):
             else:
                 self._begin()
         except Rest as rest:
-            handle.turn = None
-            self.client.due = None
+            self._let_go()
             slept_s = self.process.timer.sleep(self, rest.seconds)
             if rest.thinks:
                 self.process.counters.thinks_s.append(slept_s)
         except Waits:
-            handle.turn = None
-            self.client.due = None
+            self._let_go()
         except (GreenletExit, StopUser, StopTest):
             self._last_turn()
         except BaseException:
             self._finish()
             raise
 
-    def _prepare(self) -> None:
-        """What is needed for turns."""
-        self._taskset_instance = RestingTaskSet(self)
+    def _let_go(self) -> None:
+        """Give up what a turn needs."""
+        self._greenlet.turn = None
+        self.client.due = None
+        taskset = self._taskset_instance
+        if taskset is not None and not taskset._tasks_to_do:
+            self._taskset_instance = None
 
     def _go_on(self) -> None:
         """Do what there is to do until the next rest, which raises."""
-        self._taskset_instance.run()
+        taskset = self._taskset_instance
+        if taskset is None:
+            taskset = self._taskset_instance = RestingTaskSet(self)
+        taskset.run()
 
     def _begin(self) -> None:
         """As `User.run` begins, with the connection opened first."""
         self._open_connection()
         self._state = LOCUST_STATE_RUNNING
-        self._prepare()
+        taskset = self._taskset_instance = RestingTaskSet(self)
         try:
-            self.on_start()
+            taskset.start(self.on_start)
         except Exception as error:
             logger.error("%s\n%s", error, traceback.format_exc())
             if not isinstance(error, StopUser | StopTest):
@@ -318,6 +340,8 @@ class KeepAliveUser(FastHttpUser):
 
     def _last_turn(self) -> None:
         self._greenlet.turn = getcurrent()
+        taskset = self._taskset_instance = RestingTaskSet(self)
+        taskset.is_last = True
         try:
             self.on_stop()
         finally:

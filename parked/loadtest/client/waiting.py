@@ -59,9 +59,6 @@ class WaitingUser(KeepAliveUser):
     def first_wait_time(self) -> float:
         return 0.0
 
-    def _prepare(self) -> None:
-        pass
-
     def _ask(self, path: str, fields: dict[str, str]) -> Connection:
         """Send the request; its response will come on this connection. Raises a :class:`RequestFailure`."""
         session = self.client

@@ -80,7 +80,7 @@ TABLE = (
         "DURATION",
         "end the test this long after all connections are established, such as 30s or 5m",
         None,
-        unset="--run-time decides, 2m if not given",
+        unset="--run-time decides",
         of_run_test="60s",
     ),
     Option(

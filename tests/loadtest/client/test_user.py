@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import gc
 import os
+import socket
 import statistics
 import subprocess
 import sys
 import time
+import tracemalloc
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, ClassVar
@@ -526,3 +529,32 @@ def test_a_single_user_runs_in_a_debugger(peer: Peer, tmp_path: Path) -> None:
     assert "got ok" in done.stdout, done.stderr
     assert "GET" in done.stdout, "Locust's listener prints each request"
     assert done.returncode == 0
+
+
+def test_a_user_at_rest_takes_little_memory(environment: Environment) -> None:
+    """What all have in common is made once: links to the group, the slot; the task set is its turn's."""
+    count = 300
+
+    class Resting(KeepAliveUser):
+        think_time = (50.0, 50.0)
+
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        listener.listen(count + 10)  # the kernel shakes hands; nobody else in here has anything of it
+        Resting.host = f"http://127.0.0.1:{listener.getsockname()[1]}"
+        group, counters = Group(), Process.of(environment).counters
+        Resting(environment).start(group)  # what is there once
+        eventually(lambda: counters.connections == 1)
+        tracemalloc.start()
+        try:
+            before = tracemalloc.get_traced_memory()[0]
+            for _ in range(count):
+                Resting(environment).start(group)
+            eventually(lambda: counters.connections == count + 1)
+            gc.collect()
+            each = (tracemalloc.get_traced_memory()[0] - before) / count
+            assert each < (720 if sys.version_info[:2] == (3, 11) else 1000), "bytes, by objects' sizes"
+
+        finally:
+            tracemalloc.stop()
+            group.kill()

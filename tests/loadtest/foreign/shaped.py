@@ -17,7 +17,8 @@ class Staged(FastHttpUser):
 
 
 class Stages(LoadTestShape):
-    stages = ((1, 2), (3.5, 4))
+    # Long enough for the users of one to have ended when the next begins, on a busy machine too.
+    stages = ((4, 2), (8, 4))
 
     def tick(self):
         for until_s, users in self.stages:

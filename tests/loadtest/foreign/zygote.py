@@ -12,6 +12,7 @@ from gevent import monkey
 
 monkey.patch_all()
 
+import gevent  # noqa: E402
 import locust  # noqa: E402
 import locust.main  # noqa: E402
 
@@ -47,6 +48,8 @@ def _write(environment, **_):
 
 
 def run(command: dict) -> None:
+    # The loop stands still in here, and timers would start from when it last looked at the time.
+    gevent.get_hub().loop.update_now()
     os.chdir(command["folder"])
     for number, name in enumerate(("stdout", "stderr"), 1):
         os.dup2(os.open(name, os.O_WRONLY | os.O_CREAT, 0o600), number)
@@ -71,6 +74,8 @@ def main() -> None:
             except SystemExit as end:
                 sys.stdout.flush()
                 os._exit(end.code if isinstance(end.code, int) else int(end.code is not None))
+            except KeyboardInterrupt:  # as a shell has it
+                os._exit(130)
             os._exit(0)
         running[child] = number
         while len(running) >= AT_ONCE or (running and number == len(commands) - 1):

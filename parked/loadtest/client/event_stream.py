@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 MAX_RETRY_DIGITS = 9
 #: Pieces that are remembered: an event, a heartbeat, and what came before them.
 PIECES = 8
+#: Bytes of an id that is one, and of data that is kept.
+LARGEST_ID, LARGEST_KEPT = 1_024, 4_096
 #: Bytes of a piece that is worth it.
 LARGEST_PIECE = 65_536
 _TIME = re.compile(rb'"sent"\s*:\s*(\d{1,12}(?:\.\d{1,9})?)(?=\s*[,}])')
@@ -29,7 +31,9 @@ _NUMBER = re.compile(rb"\d{1,18}")
 class Event(NamedTuple):
     """One event, as all who get it have it.
 
-    :ivar id: as it stands in the event itself; None if it has none.
+    :ivar id: as it stands in the event itself; None if it has none, or one that is too long to go back in a
+        field of the next request.
+    :ivar data: empty where it is large: each user keeps its last event.
     :ivar number: the id, where it is one.
     :ivar sent: when it was sent, Unix time; None if it does not say.
     """
@@ -137,7 +141,8 @@ class EventReader:
     def _made(self) -> Event:
         data, id_ = b"\n".join(self._data), self._id
         number = int(id_) if id_ is not None and _NUMBER.fullmatch(id_) else None
-        return Event(id_, data, number, self._sent_at(data))
+        sent = self._sent_at(data)
+        return Event(id_, data if len(data) <= LARGEST_KEPT else b"", number, sent)
 
     def _field(self, line: bytes) -> None:
         name, _, value = line.removeprefix(b"\xef\xbb\xbf").partition(b":")
@@ -149,7 +154,7 @@ class EventReader:
         if name == b"data":
             self._data.append(value)
         elif name == b"id":
-            if b"\0" not in value:
+            if b"\0" not in value and len(value) <= LARGEST_ID:
                 self._id = value
         elif name == b"retry" and value.isdigit() and len(value) <= MAX_RETRY_DIGITS:
             self._retry_ms = int(value)

@@ -28,6 +28,8 @@ if TYPE_CHECKING:
 
 #: What an EventSource says of itself (WHATWG HTML, 9.2.2 and 9.2.3); a coding would be a state per stream.
 FIELDS = {"Accept": "text/event-stream", "Cache-Control": "no-store", "Accept-Encoding": "identity"}
+#: Content types that a failure may name; others are the server's to invent, one each time.
+KNOWN = ("application/json", "application/octet-stream", "text/html", "text/plain")
 
 
 class EventStream:
@@ -186,7 +188,7 @@ class EventsUser(WaitingUser):
         last = self._last
         if last is None or not last.id:
             return FIELDS | self.fields
-        return FIELDS | {"Last-Event-ID": last.id.decode("utf-8", "replace")} | self.fields
+        return FIELDS | {"Last-Event-ID": last.id.decode("latin-1")} | self.fields
 
     def _finish(self) -> None:
         if self._stream is not None:
@@ -204,7 +206,8 @@ def _objection(raw: RawResponse) -> RequestFailure | None:
     if raw.status != 200:
         return NoEvents(f"status {raw.status}, no event stream")
     if kind != "text/event-stream":
-        return NoEvents(f"content type {kind[:60] or 'missing'}, no event stream")
+        named = kind if kind in KNOWN else "of another kind" if kind else "missing"
+        return NoEvents(f"content type {named}, no event stream")
     if raw.field(b"content-encoding").lower() not in ("", "identity"):
         return BadResponse("a content coding that was not asked for")
     return None

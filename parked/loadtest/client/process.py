@@ -236,7 +236,7 @@ class Process:
             method, name = str(method), str(name)  # Locust sorts its rows by them
         self.counters.request_done(time_ms, length_bytes, received_bytes, failure)
         if self.server_software is None and response is not None:
-            self.server_software = str(response.headers.get("server", ""))[:LONGEST_NAME]
+            self.server_software = str(response.headers.get("server", ""))
         if self.statistics.only_locust_listens:
             self.statistics.log(method, name, time_ms, length_bytes, failure)
         else:
@@ -267,7 +267,7 @@ class Process:
                 "open_s": self._open_s(),
                 "gc_pause_s": self.pauses.seconds,
                 "gc_pause_max_s": self.pauses.begin_window(),
-                "server": self.server_software or "",
+                "server": (self.server_software or "")[:LONGEST_NAME],
                 "host": os.environ.get(variables.HOST, ""),
             }
             if self.heard.used:

@@ -7,7 +7,16 @@ import time
 import pytest
 
 from parked.loadtest.client.errors import BadResponse, TooLarge
-from parked.loadtest.client.event_stream import PIECES, Event, EventReader, Piece, Pieces, sent_at
+from parked.loadtest.client.event_stream import (
+    LARGEST_ID,
+    LARGEST_KEPT,
+    PIECES,
+    Event,
+    EventReader,
+    Piece,
+    Pieces,
+    sent_at,
+)
 
 STREAM = (
     b"\xef\xbb\xbf: hello\n\n"
@@ -102,3 +111,11 @@ def test_only_a_few_pieces_are_remembered() -> None:
         pieces.keep(b"%d" % number, Piece((), number))
     assert pieces.get(b"99") == Piece((), 99)
     assert sum(pieces.get(b"%d" % number) is not None for number in range(100)) == PIECES
+
+
+def test_what_each_user_would_keep_is_bounded() -> None:
+    large = b"id: %b\ndata: %b\n\n" % (b"7" * (LARGEST_ID + 1), b"x" * (LARGEST_KEPT + 1))
+    (event,) = EventReader(False, 1 << 20).feed(large).events
+    assert (event.id, event.data) == (None, b"")
+    (event,) = EventReader(False, 1 << 20, lambda data: float(len(data))).feed(large).events
+    assert event.sent == LARGEST_KEPT + 1, "looked at before"

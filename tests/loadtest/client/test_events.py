@@ -162,6 +162,34 @@ def test_a_stream_that_ends_comes_back_with_its_last_id_and_the_servers_patience
         assert run.process.counters.reconnects == run.process.counters.closed_by_peer == 1
 
 
+@pytest.mark.parametrize("id_", ["\u20ac", "\u00e9", "a b"])
+def test_an_id_of_any_characters_goes_back_as_it_came(environment: Environment, id_: str) -> None:
+    def serve(served: Served) -> None:
+        served.read_request()
+        if served.number == 0:
+            served.send(CHUNKED + chunk(f"retry: 10\nid: {id_}\ndata: x\n\n".encode()) + b"0\r\n\r\n")
+        stay(served)
+
+    with Peer(serve) as peer:
+        listening(environment, peer)
+        eventually(lambda: len(peer.requests) == 2)
+        assert f"\r\nLast-Event-ID: {id_}\r\n".encode() in peer.requests[1]
+
+
+def test_a_kind_of_content_that_the_server_has_made_up_is_not_told(environment: Environment) -> None:
+    def serve(served: Served) -> None:
+        served.read_request()
+        served.send(b"HTTP/1.1 200 OK\r\nContent-Type: x/%d\r\nContent-Length: 0\r\n\r\n" % served.number)
+
+    with Peer(serve) as peer:
+        listening(environment, peer)
+        eventually(lambda: len(peer.requests) >= 3)
+        environment.parked_process.statistics.fold()  # type: ignore[attr-defined]
+        assert {str(error.error) for error in environment.stats.errors.values()} == {
+            "content type of another kind, no event stream"
+        }
+
+
 @pytest.mark.parametrize(
     ("head", "body", "kind"),
     [

@@ -140,20 +140,24 @@ class SharingSocket(socket):  # type: ignore[misc] # gevent has no type hints
     the client sends faster than it reads.
     """
 
-    __slots__ = ()
+    __slots__ = ("_turns",)
+
+    def __init__(self, *args: Any, **options: Any) -> None:
+        super().__init__(*args, **options)
+        self._turns = of_hub()
 
     def recv(self, *args: Any) -> bytes:
-        of_hub().share()
+        self._turns.share()
         data: bytes = super().recv(*args)
         return data
 
     def recv_into(self, *args: Any) -> int:
-        of_hub().share()
+        self._turns.share()
         size: int = super().recv_into(*args)
         return size
 
     def send(self, *args: Any, **timeout: Any) -> int:
-        of_hub().share()
+        self._turns.share()
         size: int = super().send(*args, **timeout)
         return size
 

@@ -126,8 +126,10 @@ class TLSSocket:
 def _sharing(call: Callable[..., Any]) -> Callable[..., Any]:
     """As `parked.server.stream.SharingSocket`: its recv() is made of read()."""
 
+    turns = of_hub()
+
     def shared(*args: Any, **options: Any) -> Any:
-        of_hub().share()
+        turns.share()
         return call(*args, **options)
 
     return shared

@@ -15,7 +15,12 @@ import pytest
 #: Files that take long begin first, the longest of all at the very first, so that none is left to one process
 #: when the others have ended.
 LONG = (
-    *("command/test_run.py", "drills/test_small_forms.py", "master/test_several_hosts.py"),
+    *(
+        "tests/test_commands.py",
+        "command/test_run.py",
+        "drills/test_small_forms.py",
+        "master/test_several_hosts.py",
+    ),
     *("deploy/test_install.py", "report/test_verify.py", "examples/test_notify.py", "report/test_heard.py"),
     *("plugin/test_install.py", "plugin/test_metrics.py", "tests/test_gunicorn.py"),
     *("prefork/test_operations.py", "foreign/test_foreign.py", "plugin/test_other_users.py"),

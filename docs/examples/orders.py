@@ -9,6 +9,7 @@ from parked.user import KeepAliveUser
 
 
 class Customer(KeepAliveUser):
+    host = "http://127.0.0.1:8000"
     think_time = (5.0, 15.0)
 
     def on_start(self) -> None:

@@ -29,6 +29,13 @@ def pid(environ: dict[str, Any], start_response: Callable[..., Any]) -> list[byt
     return [str(os.getpid()).encode()]
 
 
+def sized(environ: dict[str, Any], start_response: Callable[..., Any]) -> list[bytes]:
+    """Which worker answers, with the length of it."""
+    text = str(os.getpid()).encode()
+    start_response("200 OK", [("Content-Type", "text/plain"), ("Content-Length", str(len(text)))])
+    return [text]
+
+
 _leaked: list[bytearray] = []
 
 

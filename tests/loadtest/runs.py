@@ -22,6 +22,8 @@ from parked.loadtest.terms.histogram import new_histogram
 from tests.commands import free_ports
 
 PROJECT = Path(__file__).resolve().parents[2]
+#: PYTHONPATH for runs whose pictures nobody looks at.
+NO_PICTURES = f"{PROJECT}:{Path(__file__).with_name('plain_python')}"
 MIB = 1024 * 1024
 STARTED_UNIX_S = 1_700_000_000.0
 #: Seconds that a real run of 10 s may take on a loaded machine.

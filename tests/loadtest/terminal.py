@@ -15,6 +15,8 @@ from typing import TYPE_CHECKING, Self
 
 import pyte
 
+from tests.loadtest.runs import NO_PICTURES
+
 if TYPE_CHECKING:
     from collections.abc import Callable
 
@@ -35,7 +37,7 @@ class Terminal:
         self._size = columns, lines
         self._environment = (
             {name: value for name, value in os.environ.items() if name != "NO_COLOR"}
-            | {"TERM": "xterm-256color", "PYTHONPATH": str(PROJECT), "PYTHONUTF8": "1"}
+            | {"TERM": "xterm-256color", "PYTHONPATH": NO_PICTURES, "PYTHONUTF8": "1"}
             | environment
         )
         self.output = b""

@@ -24,6 +24,7 @@ import pytest
 from parked.loadtest.report import verify
 from tests import commands
 from tests.commands import free_ports
+from tests.loadtest.runs import NO_PICTURES
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -37,7 +38,13 @@ RUN_S = 150
 class RunTest:
     """One run_test process and what it leaves."""
 
-    def __init__(self, folder: Path, *options: str, before: Callable[[], object] | None = None) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        *options: str,
+        before: Callable[[], object] | None = None,
+        pictures: bool = False,
+    ) -> None:
         self.folder = folder
         server_port, master_port = free_ports(2)
         given = options
@@ -58,16 +65,20 @@ class RunTest:
                 stdin=subprocess.DEVNULL,
                 stdout=out,
                 stderr=subprocess.STDOUT,
-                env=os.environ | {"PYTHONPATH": str(PROJECT)},
+                env=os.environ | {"PYTHONPATH": str(PROJECT) if pictures else NO_PICTURES},
                 preexec_fn=before,
             )
         self._family: dict[int, psutil.Process] = {}
 
     def family(self) -> list[psutil.Process]:
         """Every process that it has started so far and that is still there."""
-        with suppress(psutil.NoSuchProcess):
-            for child in psutil.Process(self.process.pid).children(recursive=True):
-                self._family.setdefault(child.pid, child)
+        unseen = [self.process.pid]
+        while unseen:
+            for pid in children(unseen.pop()):
+                unseen.append(pid)
+                if pid not in self._family:
+                    with suppress(psutil.NoSuchProcess):
+                        self._family[pid] = psutil.Process(pid)
         return [process for process in self._family.values() if process.is_running()]
 
     def text(self) -> str:
@@ -79,7 +90,7 @@ class RunTest:
             assert self.process.poll() is None, f"ended before {wanted!r}:\n{self.text()}"
             assert time.monotonic() < deadline, f"no {wanted!r} within {within_s} s:\n{self.text()}"
             self.family()
-            time.sleep(0.05)
+            time.sleep(0.1)
 
     def end(self, within_s: float = RUN_S) -> int:
         """Wait for its end; nothing that it started may be left then."""
@@ -87,7 +98,7 @@ class RunTest:
         while self.process.poll() is None:
             assert time.monotonic() < deadline, f"did not end within {within_s} s:\n{self.text()}"
             self.family()
-            time.sleep(0.05)
+            time.sleep(0.1)
         left = [process for process in self.family() if process.status() != psutil.STATUS_ZOMBIE]
         assert not left, f"left running: {left}"
         return self.process.returncode
@@ -112,9 +123,20 @@ class RunTest:
         self.process.wait()
 
 
+def children(pid: int) -> list[int]:
+    """Of a process, as the kernel lists them: psutil would look at all processes there are."""
+    found: list[int] = []
+    with suppress(OSError):
+        for thread in Path(f"/proc/{pid}/task").iterdir():
+            found += map(int, (thread / "children").read_text().split())
+    return found
+
+
 @contextmanager
-def run_test(folder: Path, *options: str, before: Callable[[], object] | None = None) -> Iterator[RunTest]:
-    run = RunTest(folder, *options, before=before)
+def run_test(
+    folder: Path, *options: str, before: Callable[[], object] | None = None, pictures: bool = False
+) -> Iterator[RunTest]:
+    run = RunTest(folder, *options, before=before, pictures=pictures)
     try:
         yield run
     finally:
@@ -129,7 +151,8 @@ def refusal(folder: Path, *options: str, before: Callable[[], object] | None = N
 
 
 def test_two_thousand_connections_are_held_and_everything_is_written(tmp_path: Path) -> None:
-    with run_test(tmp_path / "run", "-c", "2000", "--hold", "4s", "--think", "1:3") as run:
+    options = ("-c", "2000", "--hold", "4s", "--think", "1:3")
+    with run_test(tmp_path / "run", *options, pictures=True) as run:
         summary = run.end_well()
     assert summary["peak_connections"] == summary["min_connections_in_hold"] == 2000
     assert (summary["failures"], summary["reconnects"]) == (0, 0)

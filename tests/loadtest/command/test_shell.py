@@ -17,6 +17,7 @@ import pytest
 
 from tests.commands import free_ports, run
 from tests.loadtest.command.test_run import PROJECT, RUN_S
+from tests.loadtest.runs import NO_PICTURES
 from tests.loadtest.terminal import Terminal
 
 
@@ -31,7 +32,7 @@ def command(folder: Path, *options: str) -> list[str]:
 def environment(tmp_path: Path) -> dict[str, str]:
     """With a folder for temporary files that the test can look into."""
     (tmp_path / "tmp").mkdir()
-    return os.environ | {"PYTHONPATH": str(PROJECT), "TMPDIR": str(tmp_path / "tmp")}
+    return os.environ | {"PYTHONPATH": NO_PICTURES, "TMPDIR": str(tmp_path / "tmp")}
 
 
 def await_rows(folder: Path, count: int) -> None:

@@ -20,7 +20,7 @@ from parked.loadtest.report import heard as heard_module
 from parked.loadtest.report import report, verify
 from parked.loadtest.report.comparison import Run, other_workloads
 from tests.commands import free_port
-from tests.loadtest.runs import REAL_RUN_S, write_run
+from tests.loadtest.runs import NO_PICTURES, REAL_RUN_S, write_run
 
 PROJECT = Path(__file__).resolve().parents[3]
 
@@ -43,7 +43,7 @@ def real(workload: str) -> tuple[Path, str]:
         stderr=subprocess.STDOUT,
         text=True,
         timeout=REAL_RUN_S,
-        env=os.environ | {"PYTHONPATH": str(PROJECT)},
+        env=os.environ | {"PYTHONPATH": NO_PICTURES},
         check=False,
     )
     assert ended.returncode in (0, 1), (

@@ -73,7 +73,10 @@ class Pace:
     def observe(self, second: Second, machine: MachineSample | None) -> None:
         """Take in what the last second was like."""
         dropped = (machine.listen_overflows or 0) + (machine.listen_drops or 0) if machine is not None else 0
-        waiting = second.users - second.connections
+        established = second.connections
+        if second.heard is not None:  # a request that waits for the head of its stream is no less behind
+            established = min(established, second.heard.streams)
+        waiting = second.users - established
         # A worker that owes its sample, one a second, is as late as that, and says so only afterwards.
         late_s = max(second.loop_lag_max_s, second.silent_s - SAMPLE_S)
         if second.latencies.get_total_count():

@@ -32,11 +32,17 @@ def second(
     users: int = 1000,
     connections: int = 1000,
     silent_s: float = 0.5,
+    streams: int | None = None,
 ) -> Any:
     latencies = new_histogram()
     latencies.record_value(round(latency_s * 1e6))
     return SimpleNamespace(
-        latencies=latencies, loop_lag_max_s=lag_s, users=users, connections=connections, silent_s=silent_s
+        latencies=latencies,
+        loop_lag_max_s=lag_s,
+        users=users,
+        connections=connections,
+        silent_s=silent_s,
+        heard=None if streams is None else SimpleNamespace(streams=streams),
     )
 
 
@@ -60,6 +66,15 @@ def test_the_pace_rises_while_all_is_on_time_whatever_it_began_with() -> None:
     for _ in range(30):
         pace.observe(second(), machine())
     assert pace.per_s > 50_000
+
+
+def test_streams_that_have_not_begun_hold_the_pace_up_as_connections_do() -> None:
+    pace = Pace(1000)
+    pace.observe(second(users=10_000, connections=10_000, streams=9_500), machine())
+    assert pace.per_s > 1000
+    before = pace.per_s
+    pace.observe(second(users=20_000, connections=20_000, streams=12_000), machine())
+    assert pace.per_s < before
 
 
 def test_idle_cores_let_the_pace_rise_at_once_to_what_they_can_do() -> None:
@@ -151,7 +166,7 @@ def test_a_dropped_syn_halves_the_pace_once() -> None:
 def test_the_pace_needs_no_monitor_and_no_requests() -> None:
     pace = Pace(1000)
     quiet = SimpleNamespace(
-        latencies=new_histogram(), loop_lag_max_s=0.0, users=9, connections=9, silent_s=0.0
+        latencies=new_histogram(), loop_lag_max_s=0.0, users=9, connections=9, silent_s=0.0, heard=None
     )
     pace.observe(quiet, None)  # type: ignore[arg-type]
     assert pace.per_s > 1000

@@ -476,3 +476,49 @@ def test_a_missing_descriptor_for_a_client_is_no_reason_to_lose_it() -> None:
                 assert other.ask().status == 200
         finally:
             os.close(copy)
+
+
+def test_a_socket_that_the_application_has_taken_is_not_lost_when_an_error_is_logged() -> None:
+    same: list[bool] = []
+
+    class Taking(KeepAliveWSGIHandler):
+        def run_application(self) -> None:
+            taken = self.socket
+            self.log_error("something to say")
+            same.append(self.socket is taken)
+            super().run_application()
+
+    log = io.StringIO()
+    with serving(handler_class=Taking, error_log=log) as server, Client(server) as client:
+        assert client.ask().status == client.ask().status == 200
+    assert same == [True, True]
+    assert log.getvalue().count("something to say") == 2
+
+
+class Noted:
+    """What a worker counts, and nobody logs."""
+
+    def __init__(self) -> None:
+        self.responses: list[tuple[int | None, int, float]] = []
+
+    def note(self, status: int | None, sent_bytes: int, seconds: float) -> None:
+        self.responses.append((status, sent_bytes, seconds))
+
+    def note_refusal(self, status: int) -> None:
+        raise AssertionError("nothing is refused here")
+
+
+def test_responses_are_counted_with_their_time_without_an_access_log() -> None:
+    def app(environ: dict[str, Any], start_response: Callable[..., Any]) -> list[bytes]:
+        gevent.sleep(0.02)
+        return hello(environ, start_response)
+
+    with serving(app, log=None) as server, Client(server) as client:
+        assert not server.logs_requests
+        server.statistics = noted = Noted()
+        assert client.ask().status == 200
+        eventually(lambda: noted.responses)
+    ((status, sent_bytes, seconds),) = noted.responses
+    assert status == 200
+    assert sent_bytes > 20
+    assert 0.01 < seconds < 60

@@ -8,19 +8,25 @@ from __future__ import annotations
 
 import zlib
 from importlib import import_module
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import gevent
+from gevent.lock import BoundedSemaphore
 
 from parked.loadtest.client.errors import BadResponse, TooLarge
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 #: Most that a decoder is asked for at a time, in bytes, and what one is fed at a time: zlib copies what it
 #: leaves.
 STEP_BYTES = 1 << 20
 FEED_BYTES = 1 << 16
-#: Decoded bytes, some 15 ms of work, after which other users have their turn, and seconds that they get at
+#: Decoded bytes, some 8 ms of work, after which other users have their turn, and seconds that they get at
 #: least: 256 MB would keep them for a second.
-BYTES_A_TURN, PAUSE_S = 1 << 22, 0.0001
+BYTES_A_TURN, PAUSE_S = 1 << 21, 0.0001
+#: Held while more than that is decoded for one user: all of them at once would take the memory of all.
+_LARGE = BoundedSemaphore()
 #: What one that can't be asked for less is fed: a block of 128 KB takes 4 bytes at least (RFC 8878, 3.1.1.2).
 ZSTANDARD_FEED_BYTES = 1 << 6
 #: Memory that a frame may ask for (RFC 9659, 3).
@@ -49,8 +55,23 @@ class Decoder(Protocol):
     def end(self) -> bytes: ...
 
 
-def decoder(codings: str, most_bytes: int) -> Decoder:
-    """For the value of a Content-Encoding field; raises :class:`BadResponse` for one that can't be undone."""
+class _IsLarge(Exception):
+    """More than a turn's worth of it has come out."""
+
+
+def _give_way() -> None:
+    gevent.sleep(PAUSE_S)
+
+
+def _give_up() -> None:
+    raise _IsLarge
+
+
+def decoder(codings: str, most_bytes: int, pause: Callable[[], None] = _give_way) -> Decoder:
+    """For the value of a Content-Encoding field; raises :class:`BadResponse` for one that can't be undone.
+
+    :param pause: called whenever `BYTES_A_TURN` have come out.
+    """
     names = [name.strip().lower() for name in codings.split(",")]
     names = [name for name in names if name not in ("", "identity")]
     if len(names) > MOST_CODINGS:
@@ -58,13 +79,26 @@ def decoder(codings: str, most_bytes: int) -> Decoder:
     if unknown := [name for name in names if name not in _KINDS]:
         named = f" {unknown[0]!r}" if unknown[0] in KNOWN else ""
         raise BadResponse(f"a content coding{named} that was not asked for")
-    return _Chain([_KINDS[name](name, most_bytes) for name in reversed(names)])
+    return _Chain([_KINDS[name](name, most_bytes, pause) for name in reversed(names)])
 
 
 def decoded(body: bytes, codings: str, most_bytes: int) -> bytes:
     """A whole body without its codings."""
-    one = decoder(codings, most_bytes)
-    return one.feed(body) + one.end()
+    whole = _decoded_at_once(body, codings, most_bytes)
+    if whole is None:
+        with _LARGE:
+            one = decoder(codings, most_bytes)
+            whole = one.feed(body) + one.end()
+    return whole
+
+
+def _decoded_at_once(body: bytes, codings: str, most_bytes: int) -> bytes | None:
+    """The same; None if it is large, and nothing of it is kept then."""
+    one = decoder(codings, most_bytes, _give_up)
+    try:
+        return one.feed(body) + one.end()
+    except _IsLarge:
+        return None
 
 
 class _Chain:
@@ -94,8 +128,9 @@ class _Chain:
 class _Bounded:
     """Counts what comes out."""
 
-    def __init__(self, name: str, most_bytes: int) -> None:
+    def __init__(self, name: str, most_bytes: int, pause: Callable[[], None]) -> None:
         self._name = name
+        self._pause = pause
         self._left = most_bytes
         self._turn = BYTES_A_TURN
         self._parts: list[bytes] = []
@@ -108,7 +143,7 @@ class _Bounded:
         self._turn -= len(part)
         if self._turn < 0:
             self._turn = BYTES_A_TURN
-            gevent.sleep(PAUSE_S)
+            self._pause()
 
     def _taken(self) -> bytes:
         parts, self._parts = self._parts, []
@@ -121,8 +156,8 @@ class _Bounded:
 class _Zlib(_Bounded):
     """gzip (also several members one behind the other) and deflate."""
 
-    def __init__(self, name: str, most_bytes: int) -> None:
-        super().__init__(name, most_bytes)
+    def __init__(self, name: str, most_bytes: int, pause: Callable[[], None]) -> None:
+        super().__init__(name, most_bytes, pause)
         self._object: Any = None
 
     def feed(self, data: bytes) -> bytes:
@@ -158,8 +193,8 @@ class _Zlib(_Bounded):
 
 
 class _Brotli(_Bounded):
-    def __init__(self, name: str, most_bytes: int) -> None:
-        super().__init__(name, most_bytes)
+    def __init__(self, name: str, most_bytes: int, pause: Callable[[], None]) -> None:
+        super().__init__(name, most_bytes, pause)
         self._object = brotli.Decompressor()
 
     def feed(self, data: bytes) -> bytes:
@@ -181,8 +216,8 @@ class _Brotli(_Bounded):
 
 
 class _Zstandard(_Bounded):
-    def __init__(self, name: str, most_bytes: int) -> None:
-        super().__init__(name, most_bytes)
+    def __init__(self, name: str, most_bytes: int, pause: Callable[[], None]) -> None:
+        super().__init__(name, most_bytes, pause)
         self._object = zstandard.ZstdDecompressor(max_window_size=ZSTANDARD_WINDOW_BYTES).decompressobj()
 
     def feed(self, data: bytes) -> bytes:

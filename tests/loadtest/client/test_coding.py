@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import gzip
 import tracemalloc
 import zlib
@@ -110,6 +111,25 @@ def test_others_have_their_turns_while_a_large_body_is_decoded(coding: str) -> N
     decoded(body, coding, MUCH)
     beside.kill()
     assert turns >= 5
+
+
+def test_large_bodies_are_decoded_one_after_the_other() -> None:
+    """All at once would have the memory of all."""
+
+    def under_way() -> int:
+        return sum(isinstance(one, codings._Zlib) for one in gc.get_objects())
+
+    body = gzip.compress(bytes(4 * codings.BYTES_A_TURN))
+    gc.collect()  # what other tests have left
+    before = under_way()
+    large = [gevent.spawn(decoded, body, "gzip", MUCH) for _ in range(3)]
+    gevent.sleep(0)
+    most = 0
+    while not all(one.ready() for one in large):
+        most = max(most, under_way() - before)
+        gevent.sleep(0.0001)
+    assert most == 1
+    assert {len(one.get()) for one in large} == {4 * codings.BYTES_A_TURN}
 
 
 def test_a_frame_that_asks_for_more_memory_than_it_may_is_a_failure() -> None:

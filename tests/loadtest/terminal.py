@@ -10,7 +10,6 @@ import struct
 import subprocess
 import termios
 import time
-from pathlib import Path
 from typing import TYPE_CHECKING, Self
 
 import pyte
@@ -20,7 +19,6 @@ from tests.loadtest.runs import NO_PICTURES
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-PROJECT = Path(__file__).resolve().parents[2]
 #: xterm's control sequences for the alternate screen and the cursor.
 ENTER, LEAVE = b"\x1b[?1049h", b"\x1b[?1049l"
 SHOW_CURSOR, HIDE_CURSOR = b"\x1b[?25h", b"\x1b[?25l"

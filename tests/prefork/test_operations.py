@@ -50,6 +50,7 @@ class Load(threading.Thread):
                 except OSError as error:
                     self.failures.append(repr(error))
                     self._forget(number)
+            self.ended.wait(0.005)  # the new workers need the processor, too
         for number in range(len(self._clients)):
             self._forget(number)
 

@@ -26,7 +26,7 @@ ENCODERS: dict[str, Callable[[bytes], bytes]] = {
     "x-gzip": gzip.compress,
     "Deflate": zlib.compress,
     "deflate": lambda body: zlib.compress(body, wbits=-15),
-    "br": brotli.compress,
+    "br": lambda body: brotli.compress(body, quality=5),
     "zstd": zstandard.compress,
 }
 

@@ -61,7 +61,7 @@ SCENES = {
     "the first look": """
         ./run_test --quick
         ./run_test --quick --fail-if 'latency_ms.p99 > 200'
-        ./run_test compare last previous
+        ./run_test compare previous last --fail-if 'latency_ms.p99>2'
         ./run_test report last
         ./run_test report RUN
         ./run_test verify last
@@ -111,6 +111,7 @@ SCENES = {
         locust -f loadtest/keepalive.py --headless
         & locust -f loadtest/keepalive.py
         + await 8089; end
+        ./run_test -f FILE -c 1000
         & locust -f loadtest/keepalive.py --metrics 127.0.0.1:9102
         + await 8089; end
         & locust -f loadtest/keepalive.py --processes 4
@@ -259,7 +260,7 @@ def commands(document: Path) -> list[str]:
 
 def small(command: str) -> str:
     """The same command in small."""
-    command = re.sub(r"\bRUN(\.\.\.)?(?= |$)", "last", command)
+    command = re.sub(r"\bRUN(\.\.\.)?(?= |$)", "last", command).replace("FILE", "reader.py")
     is_locust, is_run = (
         command.startswith("locust"),
         re.match(r"\./run_test(?! (--help|report|verify|compare))", command),

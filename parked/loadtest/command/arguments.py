@@ -90,7 +90,7 @@ def parser() -> argparse.ArgumentParser:
         default="auto",
         type=lambda text: text if text == "auto" else values.count(text),
         metavar="R|auto",
-        help="connections opened a second; auto: as fast as requests stay on time (default: auto)",
+        help="connections opened per second; auto: as fast as requests stay on time (default: auto)",
     )
     made.add_argument(
         "--workload",
@@ -186,7 +186,7 @@ def parser() -> argparse.ArgumentParser:
         help="how long a master waits for its hosts, and a host for its master (default: 2m)",
     )
     made.add_argument(
-        "--plain", action="store_true", help="print a line a second also to a terminal, no live screen"
+        "--plain", action="store_true", help="print a line per second also to a terminal, no live screen"
     )
     made.add_argument(
         "--plan",

@@ -178,3 +178,13 @@ def test_what_a_task_forks_is_its_own_affair(tmp_path: Path, processes: list[str
         assert "children 5 6" in done.stdout, done.stderr
         assert len(peer.requests) == 2
         assert done.returncode == 0
+
+
+def test_users_without_tasks_are_named_before_a_run_that_is_recorded(tmp_path: Path) -> None:
+    locustfile = tmp_path / "idle.py"
+    locustfile.write_text(
+        "from parked.user import KeepAliveUser\n\n\nclass Idle(KeepAliveUser):\n    host = 'http://127.0.0.1:9'\n"
+    )
+    done = run_locust(tmp_path, "-f", str(locustfile), "--headless", "-t", "1s", "--results", "run")
+    assert done.returncode != 0
+    assert "No tasks defined in Idle" in done.stderr + done.stdout

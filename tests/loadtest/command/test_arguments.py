@@ -1,0 +1,73 @@
+"""What the options of ./run_test come to, before anything is started."""
+
+from __future__ import annotations
+
+import argparse
+import webbrowser
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from parked.loadtest.command import arguments, outcome, run
+from parked.loadtest.command.processes import Stop
+from parked.loadtest.command.settings import Settings
+from parked.loadtest.machine.machine import Machine
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+
+def settings(*words: str) -> Settings:
+    """As `arguments.main` makes them."""
+    made = arguments.parser()
+    chosen, chosen.of_locust = made.parse_known_args(words)  # type: ignore[misc]
+    arguments._settle(made, chosen)
+    return Settings.of(chosen, Machine.read(), "./run_test", 0.0)
+
+
+def test_quick_is_20000_for_30_s_unless_said_otherwise() -> None:
+    quick = settings("--quick")
+    assert (quick.connections, quick.hold) == (20_000, "30s")
+    smaller = settings("--quick", "-c", "100", "--hold", "1s")
+    assert (smaller.connections, smaller.hold) == (100, "1s")
+
+
+@pytest.mark.parametrize("shell", ["bash", "zsh"])
+def test_the_completion_knows_every_option(shell: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert arguments.main(["--print-completion", shell]) == 0
+    script = capsys.readouterr().out
+    options = [name for action in arguments.parser()._actions for name in action.option_strings]
+    assert [name for name in options if name not in script] == []
+
+
+def test_overwrite_replaces_the_files_of_a_run_and_no_others(tmp_path: Path) -> None:
+    for name in ("run.json", "samples.csv", "notes.txt"):
+        (tmp_path / name).write_text("old")
+    with pytest.raises(Stop, match="--overwrite"):
+        run._make_folder(settings("-c", "10", "--results", str(tmp_path)))
+    run._make_folder(settings("-c", "10", "--results", str(tmp_path), "--overwrite"))
+    assert [file.name for file in tmp_path.iterdir()] == ["notes.txt"]
+
+
+@pytest.mark.parametrize("has_one", [True, False])
+def test_open_shows_the_page_in_a_browser_if_there_is_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, has_one: bool
+) -> None:
+    shown: list[Any] = []
+    monkeypatch.setattr(webbrowser, "open", lambda url: shown.append(url) or has_one)
+    assert outcome.show(tmp_path) is has_one
+    assert shown == [f"file://{tmp_path}/index.html"]
+    assert settings("--open").open_page
+
+
+@pytest.mark.parametrize(
+    ("verdict", "interrupts", "code"), [("pass", 1, 0), ("fail", 1, 130), ("fail", 0, 1), ("pass", 0, 0)]
+)
+def test_a_run_that_has_passed_is_passed_also_if_its_web_page_is_ended_by_an_interrupt(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, verdict: str, interrupts: int, code: int
+) -> None:
+    monkeypatch.setattr(run.report, "make", lambda *_: {"verdict": verdict})
+    monkeypatch.setattr(run.report, "lines", lambda *_: [])
+    interrupted = argparse.Namespace(is_set=bool(interrupts), count=interrupts)
+    asked = settings("-c", "10", "--results", str(tmp_path), "--web")
+    assert run._report(asked, 0, "", interrupted) == code  # type: ignore[arg-type]

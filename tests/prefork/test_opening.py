@@ -70,7 +70,7 @@ def test_tcp_unix_and_tls_are_served_at_once_by_all_workers_also_after_a_reload(
                 before = {worker.pid for worker in server.workers()}
                 server.signal(signal.SIGHUP)
                 eventually(replaced(server, before), "reloaded", RELOAD_S)
-                eventually(lambda: len(server.workers()) == 2)
+                eventually(lambda: len(server.workers()) == 2, "the old ones gone", RELOAD_S)
             workers = {str(worker.pid).encode() for worker in server.workers()}
             found: dict[str, set[bytes]] = {"tcp": set(), "unix": set(), "tls": set()}
             deadline = time.monotonic() + RELOAD_S

@@ -23,7 +23,7 @@ SMALL = {
     "fuzz": "--seconds 20",
     "server-faults": "--connections 50 --rate 50 --seconds 2 pool fork output",
     "waiting-clients": "--clients 40 --at-once 20 --seconds 30",
-    "waiting-users": "--users 100 --every 1 --hold 20 --reloads 1 --kills 1 --undisturbed 0",
+    "waiting-users": "--users 100 --every 1 --seconds 20 --reloads 1 --kills 1 --undisturbed 0",
     "own-locustfile": "--users 600 --rate 600 --seconds 8 --processes 2",
 }
 

@@ -864,6 +864,58 @@ def test_a_connection_that_ends_at_once_is_not_held(new_session: NewSession, pro
         assert not client.connected
 
 
+def test_a_connection_that_has_ended_as_it_opens_serves_a_request_but_is_not_held(
+    new_session: NewSession, process: Process, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    usual = connection_module.Connection.open
+
+    def opened(*args: Any, **options: Any) -> connection_module.Connection:
+        connection = usual(*args, **options)
+        connection.hung_up = True
+        return connection
+
+    with Peer(answering(OK)) as peer:
+        client = new_session(peer.url)
+        with monkeypatch.context() as patch:
+            patch.setattr(connection_module.Connection, "open", opened)
+            with pytest.raises(ConnectFailed, match="closed by the server at once"):
+                client.connect()
+        assert (process.counters.connections, process.counters.opened) == (0, 0)
+        client.connect()
+        assert process.counters.opened == 1
+
+
+def test_a_timeout_that_is_long_enough_changes_nothing(new_session: NewSession) -> None:
+    with Peer(answering(OK)) as peer:
+        assert new_session(peer.url).get("/", timeout=60.0).ok
+
+
+def test_close_ends_connections_to_other_servers_too(new_session: NewSession, process: Process) -> None:
+    with Peer(answering(OK)) as peer, Peer(answering(OK)) as other:
+        client = new_session(peer.url)
+        assert client.get("/").ok
+        assert client.get(other.url + "/").ok
+        assert (process.counters.connections, process.elsewhere.connections) == (1, 1)
+        client.close()
+        assert (process.counters.connections, process.elsewhere.connections) == (0, 0)
+
+
+def test_an_exception_that_a_task_assigns_in_words_is_a_failure(
+    new_session: NewSession, fired: list[Any]
+) -> None:
+    with Peer(answering(OK)) as peer:
+        with new_session(peer.url).get("/", catch_response=True) as answer:
+            answer.request_meta["exception"] = "not good enough"
+        assert str(fired[0]["exception"]) == "not good enough"
+
+
+def test_a_body_that_is_there_can_be_read_in_pieces_and_lines(new_session: NewSession) -> None:
+    with Peer(answering(response(b"one\ntwo\r\nthree"))) as peer:
+        answer = new_session(peer.url).get("/")
+        assert list(answer.iter_content(5, decode_content=False)) == [b"one\nt", b"wo\r\nt", b"hree"]
+        assert list(answer.iter_lines(4)) == [b"one", b"two", b"three"]
+
+
 def test_no_memory_for_a_response_is_its_failure(
     new_session: NewSession, process: Process, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -33,6 +33,10 @@ def test_a_worker_goes_on_to_its_next_address_and_round_again() -> None:
     assert sources.next() == "127.1.0.1"
 
 
+def test_a_range_of_two_addresses_is_used_whole_from_its_first_one_on() -> None:
+    assert taken(SourceAddresses("127.1.0.4/31", 0, 1), 3) == ["127.1.0.4", "127.1.0.5", "127.1.0.4"]
+
+
 def test_workers_have_addresses_of_their_own() -> None:
     blocks = [
         set(taken(SourceAddresses(LOOPBACK_RANGE, worker, 1), ADDRESSES_A_WORKER)) for worker in range(100)

@@ -191,6 +191,14 @@ def test_a_slot_before_the_next_tick_is_not_left_until_then(woken: Woken) -> Non
     eventually(is_the_next_tick)
 
 
+def test_a_sleep_says_how_long_it_is(woken: Woken) -> None:
+    began = time.perf_counter()
+    said_s = woken.timer.sleep(Sleeper(), 0.05)
+    asked = time.perf_counter()
+    ((_, due, _),) = eventually(lambda: woken.all)
+    assert due - asked <= said_s <= due - began
+
+
 def test_no_sleep_ends_before_it_begins(woken: Woken) -> None:
     for _ in range(20):  # somewhere between two slots
         gevent.sleep(SLOT_S / 3)

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import gc
+import sys
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -79,3 +80,9 @@ def new_session(environment: Environment) -> Iterator[NewSession]:
     yield new
     for session in made:
         session.close()
+
+
+@pytest.fixture
+def no_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Reports as without matplotlib: to draw a run takes longer than all else that is made of it."""
+    monkeypatch.setitem(sys.modules, "matplotlib", None)

@@ -10,6 +10,8 @@ from parked.loadtest.report import report
 from parked.loadtest.terms import checkout
 from tests.loadtest.runs import write_run
 
+pytestmark = pytest.mark.usefixtures("no_pictures")
+
 
 def test_each_condition_is_a_test_for_a_build_server(tmp_path: Path) -> None:
     goals = ("hold_rps < 1", "latency_ms.p99 > 1")

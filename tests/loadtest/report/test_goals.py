@@ -9,6 +9,8 @@ from parked.loadtest.report import report, verify
 from parked.loadtest.report.goals import Goal
 from tests.loadtest.runs import write_run
 
+pytestmark = pytest.mark.usefixtures("no_pictures")
+
 SUMMARY: dict[str, Any] = {"hold_rps": 500.0, "latency_ms": {"p99": 46.1, "p50": None}, "verdict": "pass"}
 
 

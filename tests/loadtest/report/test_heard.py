@@ -22,6 +22,8 @@ from parked.loadtest.report.comparison import Run, other_workloads
 from tests.commands import free_port
 from tests.loadtest.runs import NO_PICTURES, REAL_RUN_S, write_run
 
+pytestmark = pytest.mark.usefixtures("no_pictures")
+
 PROJECT = Path(__file__).resolve().parents[3]
 
 

@@ -2,8 +2,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
+
 from parked.loadtest.report import report
 from tests.loadtest.runs import write_run
+
+pytestmark = pytest.mark.usefixtures("no_pictures")
 
 STATS = """Type,Name,Request Count,Failure Count,50%,90%,99%,100%
 GET,/orders/N,90,3,5,9,22,31.5

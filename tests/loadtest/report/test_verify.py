@@ -17,6 +17,8 @@ from parked.loadtest.report.summary import summarise
 from parked.loadtest.terms.histogram import merge, new_histogram
 from tests.loadtest.runs import PROJECT, STARTED_UNIX_S, a_real_run, write_run
 
+pytestmark = pytest.mark.usefixtures("no_pictures")
+
 Rows = list[dict[str, str]]
 
 

@@ -15,6 +15,7 @@ import django
 import falcon
 import flask
 import gevent
+import gevent.event
 import psutil
 import pytest
 from django.conf import settings as django_settings
@@ -298,10 +299,12 @@ def test_an_upload_lets_others_have_their_turn() -> None:
 
 
 def test_sleeping_and_raising_applications_do_not_disturb_their_neighbours() -> None:
+    awake = gevent.event.Event()
+
     def app(environ: dict[str, Any], start_response: Callable[..., Any]) -> Any:
         path = environ["PATH_INFO"]
         if path == "/sleep":
-            gevent.sleep(0.5)
+            awake.wait()
         elif path == "/early":
             raise RuntimeError("before the first byte")
         start_response("200 OK", [("Content-Type", "text/plain")])
@@ -328,6 +331,7 @@ def test_sleeping_and_raising_applications_do_not_disturb_their_neighbours() -> 
                 assert late_client.rest().endswith(b"\r\n\r\n4\r\nsome\r\n")
                 assert quick.ask().body == b"/"
         assert server.active == 50
+        awake.set()
         for client in sleepers:
             assert client.answer().body == b"/sleep"
             assert client.ask().body == b"/"

@@ -71,7 +71,9 @@ class Host:
 
     def __init__(self) -> None:
         self.clock = Clock()
-        self.deadlines: Deadlines[PendingResponse] = Deadlines(PendingResponse.on_due, self.clock)
+        self.deadlines: Deadlines[PendingResponse] = Deadlines(
+            PendingResponse.on_due, self.complain, self.clock
+        )
         self.thread = pending_module._get_ident()
         self.stopping = False
         self.write_timeout = WRITE_TIMEOUT_S

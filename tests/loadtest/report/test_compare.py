@@ -34,7 +34,7 @@ def test_figures_stand_beside_each_other_with_their_ratio(
     assert table["server memory, MiB"] == ["30", "30", "1.000"]
     assert table["failed requests"] == ["0", "0", "1.000"]
     assert table["server, bytes per connection"][0] == f"{30 * 1024 * 1024 / 1000:,.0f}"
-    assert table["server, CPU us a request"][:2] == ["300", "306"]
+    assert table["server, CPU us per request"][:2] == ["300", "306"]
 
 
 def test_the_page_has_the_table_and_a_line_a_run(tmp_path: Path) -> None:

@@ -103,7 +103,7 @@ def test_others_have_their_turns_while_a_large_body_is_decoded(coding: str) -> N
     def other() -> None:
         nonlocal turns
         while True:
-            gevent.sleep(0.0001)
+            gevent.sleep(0)
             turns += 1
 
     body = ENCODERS[coding](bytes(10 * codings.BYTES_A_TURN))

@@ -366,7 +366,7 @@ def test_all_checks_run_and_pass(checks: Copy) -> None:
         "lint-imports",
         "pytest ['--ignore', 'tests/loadtest']",
         "pytest ['tests/loadtest']",
-        "== 6 passed, 3 skipped, 6 warnings in ",
+        "== 8 passed, 4 skipped, 8 warnings in ",
     ):
         assert line in result.stdout
     assert result.stdout.endswith("all passed\n")

@@ -385,7 +385,7 @@ def test_a_failure_of_one_process_is_told_and_counted(checks: Copy) -> None:
     result = checks.run(str(checks.path / "tests/run"), FAILING="--ignore")
     assert result.returncode == 1
     assert "-- tests: FAILED (" in result.stdout
-    assert "== 1 failed, 6 passed, 2 skipped, 4 warnings in " in result.stdout
+    assert "== 2 failed, 8 passed, 2 skipped, 4 warnings in " in result.stdout
     assert result.stdout.endswith("\nFAILED: tests\n")
 
 

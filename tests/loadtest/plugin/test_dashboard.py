@@ -12,6 +12,7 @@ from typing import Any
 
 from prometheus_client import CollectorRegistry, generate_latest
 
+from parked.loadtest.client.heard import HeardByProcess
 from parked.loadtest.plugin import metrics
 from parked.prefork.metrics import WorkersCollector
 from parked.prefork.scoreboard import STATUSES, Scoreboard
@@ -26,7 +27,9 @@ DOCUMENTED = (DEPLOY.parent / "docs" / "monitoring.md").read_text()
 def exported() -> set[str]:
     """Names of all series of both sides."""
     served = metrics.Metrics()
-    served.take(run_of(sample(1, [1.0])))
+    run = run_of(sample(1, [1.0]) | {"heard": HeardByProcess().sample() | {"streams": 1, "streams_min": 1}})
+    run.row |= {"streams": 1, "delivery_max_ms": 1.0}
+    served.take(run)
     scoreboard = Scoreboard()
     os.close(scoreboard.fd)  # its memory stays mapped
     row = scoreboard.claim()

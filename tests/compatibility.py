@@ -112,26 +112,65 @@ def environment(python: Path) -> dict[str, str]:
 
 
 def run_tests(python: Path, suites: tuple[tuple[str, ...], ...], folder: Path) -> tuple[bool, Counter[str]]:
-    """Whether all passed, and how many of each outcome."""
-    outputs = [folder / f"tests.{number}" for number in range(len(suites))]
+    """Whether all passed, and how many of each outcome.
+
+    What fails beside the others is run again by itself, and said: here it is versions that are on trial, and
+    a machine that was too busy for a moment fails nothing twice.
+    """
+    commands = [
+        [
+            "timeout",
+            str(TESTS_S),
+            str(python),
+            "-m",
+            "pytest",
+            "-q",
+            "-o",
+            f"cache_dir={folder}/cache.{number}",
+        ]
+        for number in range(len(suites))
+    ]
     processes = []
-    for suite, output in zip(suites, outputs, strict=True):
-        command = ["timeout", str(TESTS_S), str(python), "-m", "pytest", "-q", *suite]
-        with output.open("wb") as file:
+    for number, (command, suite) in enumerate(zip(commands, suites, strict=True)):
+        with (folder / f"tests.{number}").open("wb") as file:
             processes.append(
                 subprocess.Popen(
-                    command, cwd=CHECKOUT, env=environment(python), stdout=file, stderr=subprocess.STDOUT
+                    [*command, *suite],
+                    cwd=CHECKOUT,
+                    env=environment(python),
+                    stdout=file,
+                    stderr=subprocess.STDOUT,
                 )
             )
     passed = True
     counts: Counter[str] = Counter()
-    for process, output in zip(processes, outputs, strict=True):
-        passed &= process.wait() == 0
-        text = output.read_text(errors="replace")
-        print(text if process.returncode else text.splitlines()[-1])
-        for number, word in re.findall(r"(\d+) ([a-z]+)", text.splitlines()[-1].partition(" in ")[0]):
-            counts[word] += int(number)
+    for number, process in enumerate(processes):
+        code = process.wait()
+        text = (folder / f"tests.{number}").read_text(errors="replace")
+        print(text if code else text.splitlines()[-1], flush=True)
+        outcomes = outcomes_of(text)
+        if code == 1:
+            again = [*commands[number], "--last-failed", "--last-failed-no-failures=none", *suites[number]]
+            print(f"-- the {outcomes['failed'] + outcomes['error']} that failed, by themselves", flush=True)
+            done = subprocess.run(
+                again, cwd=CHECKOUT, env=environment(python), stdout=subprocess.PIPE, text=True, check=False
+            )
+            print(done.stdout, flush=True)
+            code = done.returncode
+            second = outcomes_of(done.stdout)
+            outcomes["passed"] += second["passed"]
+            outcomes["failed"], outcomes["error"] = second["failed"], second["error"]
+        passed &= code == 0
+        counts += outcomes
     return passed, counts
+
+
+def outcomes_of(text: str) -> Counter[str]:
+    """What pytest's last line counts."""
+    found = re.findall(r"(\d+) ([a-z]+)", text.splitlines()[-1].partition(" in ")[0])
+    return Counter(
+        {word.removesuffix("s") if word == "errors" else word: int(number) for number, word in found}
+    )
 
 
 def load(python: Path, folder: Path) -> str:

@@ -98,7 +98,9 @@ def test_the_wheel_has_every_file_of_the_library_and_no_other_name(wheel: Path) 
     assert "parked/py.typed" in tracked
     metadata = ".dist-info", ".data"
     files = [name for name in contents(wheel) if not name.partition("/")[0].endswith(metadata)]
-    demo = {f"parked/demo/{name}.py" for name in ("wsgi", "pending", "keepalive")}
+    demo = {
+        f"parked/demo/{name}.py" for name in ("wsgi", "pending", "keepalive", "long_poll", "event_streams")
+    }
     assert set(files) == {*tracked, *demo}
     version = re.search(
         r'^__version__ = "(.+)"$', (CHECKOUT / "parked/__init__.py").read_text(), re.MULTILINE

@@ -18,8 +18,8 @@ from parked.loadtest.terms.shape import wrong
 PROTOCOL = 1
 #: Characters of a name (RFC 1035, 2.3.4), and of a text that is shown.
 LONGEST_NAME, LONGEST_TEXT = 255, 300
-#: Least and most of what a host may have; more workers than that are no plan of anybody's.
-_RANGES = {"cpu_count": (1, 1 << 16), "nofile_hard": (1, 1 << 31), "workers": (0, 10_000)}
+#: Least and most of what a host may have; there are no more processes than that (PID_MAX_LIMIT; proc(5)).
+_RANGES = {"cpu_count": (1, 1 << 16), "nofile_hard": (1, 1 << 31), "workers": (0, 1 << 22)}
 _NUMBERS = frozenset(field.name for field in dataclasses.fields(MachineSample))
 _without_odd = re.compile(r"[^0-9A-Za-z._:-]").sub
 

@@ -80,8 +80,10 @@ def serving() -> Iterator[str]:
     """The URL of a server that can be reached: the run is over before it begins."""
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Answering) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
-        yield f"http://127.0.0.1:{server.server_port}"
-        server.shutdown()
+        try:
+            yield f"http://127.0.0.1:{server.server_port}"
+        finally:  # or it goes on asking for a descriptor that is closed
+            server.shutdown()
 
 
 def joined(folder: Path, name: str, port: str, *options: str) -> subprocess.Popen[bytes]:

@@ -16,7 +16,6 @@ import pytest
 #: when the others have ended.
 LONG = (
     *(
-        "tests/test_commands.py",
         "command/test_run.py",
         "drills/test_small_forms.py",
         "master/test_several_hosts.py",

@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from tests import documented
+
 CHECKOUT = Path(__file__).resolve().parents[1]
 DOCUMENTS = sorted([*CHECKOUT.glob("*.md"), *CHECKOUT.glob("docs/**/*.md"), CHECKOUT / "results/README.md"])
 
@@ -64,3 +66,17 @@ def test_the_design_has_a_table_for_every_folder_with_every_module(folder: Path)
 def test_the_locustfile_that_is_shown_is_the_one_that_is_tried() -> None:
     code = (CHECKOUT / "docs/examples/orders.py").read_text().split('"""')[2].strip()
     assert textwrap.indent(code, "    ") in (CHECKOUT / "docs/client.md").read_text()
+
+
+def test_every_command_of_the_documents_is_run_or_named_with_a_reason() -> None:
+    shown = {command for document in documented.DOCUMENTS for command in documented.commands(document)}
+    played = {
+        line.removeprefix("& ").strip()
+        for scene in documented.SCENES.values()
+        for line in textwrap.dedent(scene).strip().splitlines()
+        if not line.startswith("+ ")
+    }
+    untried = {command for command in shown if command.split()[0] in documented.UNTRIED_PROGRAMS}
+    untried |= set(documented.UNTRIED)
+    assert sorted(shown - played - untried) == []
+    assert sorted((played | set(documented.UNTRIED)) - shown) == []  # what is not shown any more

@@ -95,6 +95,7 @@ class Watchdog:
                 )
                 self._condemned[pid] = now
                 self._signal(pid, _STACKS)
+                break  # the next one at the next look: what two write at once would be mixed
         for pid, asked in [*self._condemned.items()]:
             if pid not in owners:
                 del self._condemned[pid]

@@ -16,7 +16,7 @@ import time
 from contextlib import contextmanager, suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, Self, cast
 
 import psutil
 import pytest
@@ -207,15 +207,21 @@ class Many(ThreadingHTTPServer):
     request_queue_size = 200
     daemon_threads = True
 
+    def __enter__(self) -> Self:
+        threading.Thread(target=self.serve_forever, daemon=True).start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.shutdown()  # or the thread goes on asking for a descriptor that is closed
+        self.server_close()
+
 
 def test_a_server_that_never_answers_some_clients_fails_the_run(tmp_path: Path) -> None:
     with Many(("127.0.0.1", 0), Mute) as server:
-        threading.Thread(target=server.serve_forever, daemon=True).start()
         host = f"http://127.0.0.1:{server.server_port}"
         options = ("--host", host, "-c", "100", "--think", "2:3", "--hold", "8s", "--path", "/")
         with run_test(tmp_path / "run", *options) as run:
             assert run.end() == 1
-        server.shutdown()
     summary = run.summary()
     reasons = str(summary["reasons"])
     assert "4 requests were unanswered at the end of the hold for longer than" in reasons
@@ -242,12 +248,10 @@ def test_a_run_that_does_not_end_is_ended_when_its_plan_is_over(tmp_path: Path) 
         "    file.write(str(os.getpid()))\ntime.sleep(1e6)\n"
     )
     with Many(("127.0.0.1", 0), Mute) as server:
-        threading.Thread(target=server.serve_forever, daemon=True).start()
         options = ["-c", "1", "--hold", "5s", "-f", str(tmp_path / "hangs.py"), "--plain"]
         options += ["--host", f"http://127.0.0.1:{server.server_port}", "--results", str(tmp_path / "run")]
         options += ["--master-port", str(free_ports(1)[0])]
         done = commands.run([sys.executable, "-c", IN_A_HURRY, *options], cwd=PROJECT, timeout=RUN_S)
-        server.shutdown()
     assert done.returncode == 5, done.stdout + done.stderr
     assert "Locust ended with code -9" in done.stdout + done.stderr
     assert not psutil.pid_exists(int((tmp_path / "pid").read_text()))

@@ -15,6 +15,7 @@ import pytest
 
 from parked.loadtest.master import server_metrics
 from parked.loadtest.master.server_metrics import COLUMNS, NoMetrics, ServerMetrics, parse
+from tests.commands import free_port
 from tests.loadtest.peers import Peer, Served
 from tests.loadtest.runs import PROJECT
 
@@ -71,8 +72,7 @@ def test_another_page_is_refused(text: str) -> None:
 def test_who_does_not_answer_is_told_once_and_is_no_witness(
     caplog: pytest.LogCaptureFixture, tmp_path: Path
 ) -> None:
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        nobody = ServerMetrics(f"127.0.0.1:{free.getsockname()[1]}")
+    nobody = ServerMetrics(f"127.0.0.1:{free_port()}")
     for metrics in (nobody, ServerMetrics(f"unix:{tmp_path}/none")):
         with pytest.raises(NoMetrics):
             metrics.read()

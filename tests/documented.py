@@ -5,7 +5,8 @@ before it leaves it in the background; lines with `+` are ours, and make what th
 module). A scene has a clone, process ids and a network of its own (unshare(1)), so that it may listen at the
 ports that the documents name, and nothing of it stays.
 
-So that a suite can afford it, what is large is made small before it is run, by `small` and nothing else: numbers
+They take minutes, and so are run by `tests/documents`; that none is forgotten is looked at in
+`tests/test_documents.py`. What is large is made small before it is run, by `small` and nothing else: numbers
 of connections become 100, a hold becomes two seconds, and think times are short. Only the first scene draws plots.
 """
 
@@ -215,6 +216,7 @@ UNTRIED = {
     "tests/drills/several-hosts --kill": _DRILL,
     "tests/run": "is what runs this test",
     "tests/run tests/app -k health": "may refresh the environment that this test runs in",
+    "tests/documents": "is what runs this",
     "tests/compat": "makes environments of many versions, for minutes",
     "benchmarks/sizing RUN RUN... --fit": "tests/loadtest/plan/test_measured_run.py",
     "benchmarks/sizing RUN RUN... --fit SERVER_WORKER_CORES CLIENT_WORKER_CORES": (
@@ -396,16 +398,3 @@ def test_what_the_documents_say_can_be_typed(scenes: dict[str, Future[Seen]], sc
             seen.output,
             summary["reasons"],
         )
-
-
-def test_every_command_of_the_documents_is_run_or_named_with_a_reason() -> None:
-    shown = {command for document in DOCUMENTS for command in commands(document)}
-    played = {
-        line.removeprefix("& ").strip()
-        for scene in SCENES.values()
-        for line in textwrap.dedent(scene).strip().splitlines()
-        if not line.startswith("+ ")
-    }
-    untried = {command for command in shown if command.split()[0] in UNTRIED_PROGRAMS} | set(UNTRIED)
-    assert sorted(shown - played - untried) == []
-    assert sorted((played | set(UNTRIED)) - shown) == []  # what is not shown any more

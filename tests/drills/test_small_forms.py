@@ -16,7 +16,7 @@ AT_ONCE = 3
 
 SMALL = {
     "slowloris": "--connections 200 --good 50 --rate 100 --seconds 4 --header-timeout 2 --factor 99",
-    "reload": "--connections 100 --rate 200 --seconds 10 --reloads 2",
+    "reload": "--connections 100 --rate 100 --seconds 24 --reloads 2",
     "worker-killed": "--connections 100 --rate 300 --seconds 4",
     "descriptors": "--connections 300 --descriptors 150 --seconds 1",
     "tls": "--connections 100 --seconds 1",

@@ -226,7 +226,9 @@ def test_a_server_that_never_answers_some_clients_fails_the_run(tmp_path: Path) 
     summary = run.summary()
     reasons = str(summary["reasons"])
     # The others are served by this process, which may be slow.
-    assert re.search(r"\b([4-9]|\d\d) requests were unanswered at the end of the hold for longer than", reasons)
+    assert re.search(
+        r"\b([4-9]|\d\d) requests were unanswered at the end of the hold for longer than", reasons
+    )
     assert summary["failures"] == 0
     assert summary["latency_ms"]["max"] > 5_000  # type: ignore[index]
     with (run.folder / "samples.csv").open(newline="") as file:

@@ -167,3 +167,18 @@ def test_who_has_ended_meanwhile_is_no_error() -> None:
     kennel.board.set(kennel.row, "owner", 0)
     kennel.look(0.1)
     assert not kennel.dog._condemned
+
+
+def test_stacks_of_two_workers_are_asked_for_one_after_the_other() -> None:
+    board, asked = Scoreboard(), []
+    for pid in (4711, 4712):
+        row = board.claim()
+        assert row is not None
+        board.set(row, "owner", pid)
+        board.set(row, "turned", 1)
+    dog = Watchdog(board, 4.0, lambda line: None, lambda pid, number: asked.append(pid))
+    now = time.monotonic()
+    dog.look(now)
+    assert asked == [4711], "what both write at once would be mixed"
+    dog.look(now + 0.25)
+    assert asked == [4711, 4712]

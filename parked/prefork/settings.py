@@ -19,7 +19,7 @@ from typing import Any, Final
 from parked.prefork import binding, configuration
 from parked.prefork.binding import Binding
 from parked.server import server
-from parked.server.access_format import AccessFormat
+from parked.server.access_format import line_format
 from parked.server.certificates import MINIMUM, VERIFY
 from parked.server.limits import Limits
 from parked.server.proxy_protocol import DEFAULT_PEERS, ProxyProtocol
@@ -141,10 +141,7 @@ def proxy_protocol(text: str) -> str:
 
 
 def log_format(text: str) -> str:
-    if "%(" in text:
-        AccessFormat(text)
-    elif text not in ("common", "json"):
-        raise ValueError("needs common, json or a form with atoms, such as %(h)s")
+    line_format(text)
     return text
 
 
@@ -318,7 +315,14 @@ class Settings:
         "common",
         "common|json|FORM",
         log_format,
-        "The form of the access log: pywsgi's, JSON objects, or a form with gunicorn's atoms.",
+        "The form of the access log: pywsgi's, JSON objects (json:FIELD,... chooses), or one with gunicorn's"
+        " atoms.",
+    )
+    request_id: bool = _setting(
+        "no",
+        "yes|no",
+        switch,
+        "Give each request an id, a trusted peer's X-Request-ID or a new one, for application and log.",
     )
     metrics: Address | None = _setting(  # noqa: RUF009 - as bind
         "", "ADDRESS", optional_address, "Serve /metrics for Prometheus at this address; off if empty."

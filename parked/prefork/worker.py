@@ -240,10 +240,10 @@ def _make_server(duty: Duty, place: Place, log: GuardedLog | None, pool: Any) ->
             settings.limit_body,
         ),
         forwarded_allow_ips=settings.forwarded_allow_ips,
+        request_ids=settings.request_id,
         proxy_protocol=settings.proxy_protocol,
         proxy_allow_from=settings.proxy_allow_from,
-        logs_json=settings.access_log_format == "json",
-        log_format=settings.access_log_format if "%(" in settings.access_log_format else "",
+        log_format=settings.access_log_format,
         **tls,
     )
     if place.is_own:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from typing import Any, Final, Protocol
 
+from parked.server import request_id
 from parked.server.body import NO_BODY
 from parked.server.connection import Connection
 from parked.server.pending import (
@@ -110,7 +111,8 @@ class Deferring(ResponseWriter):
             heartbeat=heartbeat,
         )
         if self.server.logs_requests:
-            pending.request = head.line, self.client_address
+            known = self.environ.get(request_id.KEY) if self.server.gives_ids else None
+            pending.request = head.line, self.client_address, known
         self.deferred = pending
         self.close_connection = (
             True  # the server lets go of it as of one that is closed, and the response takes it
@@ -134,7 +136,9 @@ class Deferring(ResponseWriter):
         """Log and count a pending response that has ended, in a handler made for that."""
         line = ""
         if pending.request is not None:
-            line, self.client_address = pending.request
+            line, self.client_address, known = pending.request
+            if known:
+                self.environ = {request_id.KEY: known}
         self.requestline = line
         self.command, self.path, self.request_version = (line.split(" ") + ["", ""])[:3]
         self.code = pending.code

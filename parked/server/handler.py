@@ -8,12 +8,10 @@ head has been read; it does not outlive the response.
 from __future__ import annotations
 
 import _socket
-import json
 import os
 import sys
 import time
 from collections.abc import Callable
-from datetime import UTC, datetime
 from http import HTTPStatus
 from io import BytesIO
 from time import monotonic
@@ -356,26 +354,13 @@ class KeepAliveWSGIHandler(Deferring):
                 self.server.error_log.note_lost()
 
     def format_request(self) -> str:
-        address = self.client_address
         if self.server.access_format is not None:
             return self.server.access_format.line(self)
-        if not self.server.logs_json:
-            as_received = self.requestline
-            self.requestline = (as_received or "").translate(ESCAPES)
-            if not isinstance(address, tuple):  # of a unix socket: what the client has bound its own to
-                self.client_address = str(address or "").translate(ESCAPES)
-            line: str = super().format_request()
-            self.requestline, self.client_address = as_received, address
-            return line
-        return json.dumps(
-            {
-                "time": datetime.now(UTC).isoformat(timespec="milliseconds"),
-                "client": address[0] if isinstance(address, tuple) else "",
-                "method": self.command,
-                "target": self.path,
-                "version": self.request_version,
-                "status": abs(self.code or 0),
-                "bytes": self.response_length,
-                "seconds": round(self.time_finish - self.time_start, 6),
-            }
-        )
+        address = self.client_address
+        as_received = self.requestline
+        self.requestline = (as_received or "").translate(ESCAPES)
+        if not isinstance(address, tuple):  # of a unix socket: what the client has bound its own to
+            self.client_address = str(address or "").translate(ESCAPES)
+        line: str = super().format_request()
+        self.requestline, self.client_address = as_received, address
+        return line

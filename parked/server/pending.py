@@ -131,8 +131,8 @@ class PendingResponse(Outgoing):
         self._heartbeat = heartbeat
         self._state = WAITING
         self.code = 0
-        #: For the access log, if there is one.
-        self.request: tuple[str, Any] | None = None
+        #: For the access log, if there is one: the request's line, its client's address, and its id.
+        self.request: tuple[str, Any, str | None] | None = None
         self.started = 0.0
         #: How it has ended; None while it is open.
         self.reason: Reason | None = None

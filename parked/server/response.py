@@ -13,7 +13,7 @@ from typing import Any, Final, Protocol
 
 from gevent import pywsgi
 
-from parked.server.access_format import AccessFormat
+from parked.server.access_format import LineFormat
 from parked.server.body import RequestBody
 from parked.server.connection import Connection
 from parked.server.fields import (
@@ -32,6 +32,7 @@ from parked.server.files import FileWrapper
 from parked.server.forwarded import Forwarded
 from parked.server.limits import Limits
 from parked.server.request import Fields
+from parked.server.request_id import RequestIds
 from parked.server.stream import WriteTimeoutError, reset_on_close, send_all, send_file
 from parked.server.turns import Turns
 from parked.shared.log import GuardedLog
@@ -62,11 +63,11 @@ class Server(Protocol):
     write_timeout: float
     statistics: Counts | None
     error_log: GuardedLog
-    forwarded: Forwarded | None
+    forwarded: Forwarded | RequestIds | None
+    gives_ids: bool
     names_clients: bool
     logs_requests: bool
-    logs_json: bool
-    access_format: AccessFormat | None
+    access_format: LineFormat | None
     timed_out_bodies: int
     timed_out_writes: int
 

@@ -30,7 +30,7 @@ from greenlet import getcurrent
 
 from parked.server import unix
 from parked.server.accepting import ACCEPTS_A_WAKEUP, AcceptingServer
-from parked.server.access_format import AccessFormat
+from parked.server.access_format import JSON, line_format
 from parked.server.connection import Connection
 from parked.server.dispatch import RequestGreenlets
 from parked.server.environ import BaseEnviron, begin, fill
@@ -44,6 +44,7 @@ from parked.server.parking import Parking
 from parked.server.pending import PendingResponse
 from parked.server.proxy_protocol import DEFAULT_PEERS, ProxyProtocol
 from parked.server.request import BadRequestError, Fields, HeadScan, parse_head
+from parked.server.request_id import RequestIds
 from parked.server.response import Counts
 from parked.server.stream import send_all
 from parked.server.tls import TLSSocket
@@ -86,8 +87,11 @@ class KeepAliveWSGIServer(AcceptingServer):
     :param proxy_protocol: v1, v2 or auto: which PROXY headers connections of balancers begin with; empty for
         none.
     :param proxy_allow_from: the peers that send these, see `parked.server.proxy_protocol`.
-    :param logs_json: write the access log as JSON, an object a line, instead of in pywsgi's form.
-    :param log_format: the form of its lines, by gunicorn's atoms; empty for pywsgi's.
+    :param request_ids: give each request an id, see `parked.server.request_id`; the peers of
+        *forwarded_allow_ips* may send theirs.
+    :param log_format: the form of the access log's lines, see `parked.server.access_format`; empty for
+        pywsgi's.
+    :param logs_json: the same as *log_format* json.
     """
 
     handler_class = KeepAliveWSGIHandler
@@ -116,6 +120,7 @@ class KeepAliveWSGIServer(AcceptingServer):
         logs_json: bool = False,
         log_format: str = "",
         forwarded_allow_ips: str = "",
+        request_ids: bool = False,
         proxy_protocol: str = "",
         proxy_allow_from: str = DEFAULT_PEERS,
         **ssl_args: Any,
@@ -124,14 +129,15 @@ class KeepAliveWSGIServer(AcceptingServer):
         self.write_timeout = write_timeout
         self.max_connections = max_connections
         self.limits = limits if limits is not None else Limits()
-        #: Who is behind a proxy, if any is trusted.
-        self.forwarded = Forwarded(forwarded_allow_ips) if forwarded_allow_ips else None
+        self.gives_ids = request_ids
+        forwarded = Forwarded(forwarded_allow_ips) if forwarded_allow_ips else None
+        #: Who is behind a proxy, if any is trusted. With ids before it, so that requests ask for one thing.
+        self.forwarded = RequestIds(forwarded_allow_ips, forwarded) if request_ids else forwarded
         self.proxy_protocol = ProxyProtocol(proxy_protocol, proxy_allow_from) if proxy_protocol else None
         self.turns = of_hub()
         #: No new connections; responses end theirs.
         self.draining = False
-        self.logs_json = logs_json
-        self.access_format = AccessFormat(log_format) if log_format else None
+        self.access_format = line_format(JSON if logs_json else log_format, request_ids)
         #: Set when the last connection of a draining server is closed.
         self.drained = Event()
         #: Counts responses, if anybody wants to know.

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Callable
 from io import StringIO
@@ -7,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from parked.server.access_format import AccessFormat
+from parked.server.access_format import line_format
 from tests.support import Client, eventually, serving
 
 
@@ -55,4 +56,35 @@ def test_what_was_no_request_has_a_line_too() -> None:
 @pytest.mark.parametrize("form", ["%(x)s", "%(hh)s", "%({a}x)s", "%(h)d", "%s", "%"])
 def test_an_unknown_atom_is_refused(form: str) -> None:
     with pytest.raises(ValueError, match="unknown atom"):
-        AccessFormat(form)
+        line_format(f"%(h)s {form}")
+
+
+def test_json_has_the_fields_that_were_chosen_in_their_order() -> None:
+    names = (
+        "status,path,query,host,scheme,user,content_bytes,agent,{x-request-id}i,{X-B}o,{SERVER_NAME}e,{none}e"
+    )
+    entry = json.loads(logged(f"json:{names}"))
+    name = entry.pop("SERVER_NAME")
+    assert isinstance(name, str)
+    assert list(entry.items()) == [
+        *(
+            ("status", 200),
+            ("path", "/a"),
+            ("query", "b=c"),
+            ("host", "x"),
+            ("scheme", "http"),
+            ("user", None),
+        ),
+        *(("content_bytes", 5), ("agent", '"\xe4'), ("x-request-id", "7"), ("X-B", "b"), ("none", None)),
+    ]
+
+
+def test_json_of_what_was_no_request_has_the_same_fields() -> None:
+    entry = json.loads(logged("json:method,status,host,request_id", b"GET /\x01 HTTP/1.1\r\n\r\n"))
+    assert entry == {"method": "GET", "status": 400, "host": None, "request_id": None}
+
+
+@pytest.mark.parametrize("form", ["json:", "json:tiem", "json:status,", "json:{a}x", "json:{a,b}i", "jason"])
+def test_an_unknown_field_is_refused(form: str) -> None:
+    with pytest.raises(ValueError, match=r"unknown field|needs common, json"):
+        line_format(form)

@@ -298,6 +298,9 @@ class AcceptingServer(pywsgi.WSGIServer):  # type: ignore[misc] # gevent has no 
         """Say what was wrong with what a client sent, now and then."""
         self._refusals.say(kind, f"{shown(address)}: {reason}")
 
+    def _tell_of_certificates(self, line: str) -> None:
+        self._failures.say("certificates", line)
+
     def _note_refusal(self, connection: Connection, status: HTTPStatus, reason: str, size: int) -> None:
         """Count and log what is answered without a handler: its line in the access log, and why."""
         self.refused += 1

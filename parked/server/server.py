@@ -31,6 +31,7 @@ from greenlet import getcurrent
 from parked.server import unix
 from parked.server.accepting import ACCEPTS_A_WAKEUP, AcceptingServer
 from parked.server.access_format import JSON, line_format
+from parked.server.certificate_files import OF_CONTEXT, CertificateFiles
 from parked.server.connection import Connection
 from parked.server.dispatch import RequestGreenlets
 from parked.server.environ import BaseEnviron, begin, fill
@@ -185,11 +186,14 @@ class KeepAliveWSGIServer(AcceptingServer):
         self._next_pause_line = 0.0  # on the monotonic clock
         self._dispatch: RequestGreenlets | None = None
         self._own_environ: BaseEnviron | None = None
+        if ssl_args.get("certfile") and "ssl_context" not in ssl_args:
+            of_context = {name: ssl_args.pop(name) for name in OF_CONTEXT if name in ssl_args}
+            ssl_args["ssl_context"] = CertificateFiles(self._tell_of_certificates, **of_context)
         super().__init__(
             listener, application, backlog, spawn, log, error_log, handler_class, environ, **ssl_args
         )
         context = ssl_args.get("ssl_context")
-        asks = context.verify_mode if context is not None else ssl_args.get("cert_reqs", CERT_NONE)
+        asks = context.verify_mode if context is not None else CERT_NONE
         #: Whether clients show certificates, whose names the application finds in environ.
         self.names_clients = asks != CERT_NONE
         #: Whether anybody reads the access log; if not, its lines are not made.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from email import message_from_bytes
+from email import message_from_string
 from http.client import HTTPMessage
 from typing import TYPE_CHECKING, Any
 from urllib.request import Request
@@ -42,4 +42,4 @@ class _Headers:
         self._head = head
 
     def info(self) -> HTTPMessage:
-        return message_from_bytes(self._head.partition(b"\r\n")[2], _class=HTTPMessage)
+        return message_from_string(self._head.partition(b"\r\n")[2].decode("latin-1"), _class=HTTPMessage)

@@ -67,7 +67,7 @@ class TooLarge(RequestFailure):
 
 
 class BadStatus(RequestFailure):
-    """A complete response whose status says failure (400 and above)."""
+    """A complete response whose status says failure: 400 and above, and others that are no success."""
 
     kind = "status"
 

@@ -101,7 +101,7 @@ class Line:
             self._tally.connection_closed(by_peer)
 
     def _exchange(
-        self, method: str, path: str, message: bytes, deadline: float, timeout: float | None, stream: bool
+        self, path: str, message: bytes, deadline: float, timeout: float | None, stream: bool
     ) -> RawResponse:
         """Send a request, read its response; open the connection before and drop it after where need be."""
         user = self._user
@@ -111,7 +111,7 @@ class Line:
             if time.perf_counter() >= deadline:
                 raise too_late()
         connection, early = self._send(message, connect_s, timeout_s, deadline)
-        to_head = method in ("HEAD", "head")
+        to_head = message.startswith(b"HEAD ")
         if stream and not early:
             return self._begin_stream(self._begin(connection, timeout_s, to_head, deadline), path)
         return self._receive(connection, timeout_s, to_head, deadline, path, early)

@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import json as jsonlib
+import re
 from collections.abc import Iterable, Mapping
+from enum import IntEnum
 from typing import TYPE_CHECKING, Any, NamedTuple, cast
 from urllib.parse import urlencode
 
 import requests
+from requests.utils import requote_uri
+
+from parked.loadtest.client.origin import field_lines, is_token, last_of_each
 
 if TYPE_CHECKING:
     from parked.loadtest.client.origin import Origin
@@ -16,22 +21,58 @@ if TYPE_CHECKING:
 Fields = tuple[tuple[str, str], ...]
 
 
+class Rank(IntEnum):
+    """Whose place the header fields of a body take, as FastHttpUser has it."""
+
+    NOBODY = 0
+    #: That of the user's `default_headers`.
+    USER = 1
+    #: That of the request's own, too: no other boundary would do.
+    REQUEST = 2
+
+
 class Body(NamedTuple):
-    """:ivar fields: header fields that go with it, unless the request or the user has them already."""
+    """:ivar fields: header fields that go with it, by their rank before those of the user and the request."""
 
     content: bytes
     fields: Fields
+    rank: Rank = Rank.NOBODY
 
 
+#: Finds what must not stand in a request line as it is (RFC 3986, 2), and what is encoded or not sent.
+find_unsafe = re.compile(r"[^!$&-;=?-\[\]_a-z~]").search
 #: Methods that are about their content: they say its length even if there is none (RFC 9110, 8.6).
 WITH_CONTENT = frozenset(("POST", "PUT", "PATCH", "post", "put", "patch"))
 NONE = Body(b"", ())
-FORM: Fields = (("Content-Type", "application/x-www-form-urlencoded"),)
+FORM: Fields = (("Content-Type", "application/x-www-form-urlencoded; charset=utf-8"),)
 JSON: Fields = (("Content-Type", "application/json"), ("Accept", "application/json"))
 TEXT: Fields = (("Content-Type", "text/plain; charset=utf-8"),)
 BYTES: Fields = (("Content-Type", "application/octet-stream"),)
 
+#: Arguments of FastHttpSession that are none of a request, and have no meaning here.
+ABSENT = frozenset(("max_retries", "to_string", "debug_stream", "response_codes"))
+
 _as_json = jsonlib.JSONEncoder().encode
+
+
+def fit(path: str) -> str:
+    """A path with its query as it may stand in a request line; without its fragment, which is not sent."""
+    return requote_uri(path.partition("#")[0])
+
+
+def taken_in(method: str, data: Any, json: Any, params: Any, more: dict[str, Any]) -> tuple[Any, Any]:
+    """Data and parameters with what else a request was given: fields of a POST's form, otherwise parameters.
+
+    So has FastHttpSession it, a `verify=False` among it. Raises TypeError for what has no meaning here.
+    """
+    if absent := ABSENT & more.keys():
+        raise TypeError(f"a KeepAliveUser has no {', '.join(sorted(absent))}")
+    if method.upper() != "POST":
+        if params is None or isinstance(params, dict):
+            params = (params or {}) | more
+    elif isinstance(data, dict) or (data is None and json is None):
+        data = (data or {}) | more
+    return data, params
 
 
 def encoded(data: Any, json: Any, files: Any) -> Body:
@@ -41,9 +82,10 @@ def encoded(data: Any, json: Any, files: Any) -> Body:
     """
     if files:
         form = requests.Request("POST", "http://form", data=data, files=files).prepare()
-        return Body(cast(bytes, form.body), (("Content-Type", str(form.headers["Content-Type"])),))
+        kind = ("Content-Type", str(form.headers["Content-Type"]))
+        return Body(cast(bytes, form.body), (kind,), Rank.REQUEST)
     if not data and json is not None:
-        return Body(_as_json(json).encode(), JSON)
+        return Body(_as_json(json).encode(), JSON, Rank.USER)
     if not data:
         return NONE
     if hasattr(data, "read"):
@@ -79,25 +121,33 @@ def message(
 
     :param fields: the request's own, in place of those of the origin; None as a value leaves one out.
     :param bare: with nothing that the user would send to its own server.
+    :raises ValueError: for what would be no message of HTTP/1.1.
     """
+    if not (method.isalpha() and method.isascii()) and not is_token(method):
+        raise ValueError(f"no method of HTTP: {method!r}")
     content = body.content
     has_length = content or method in WITH_CONTENT
     first = f"{method.upper()} {path}".encode()
     if not fields and not bare:
         if has_length:
-            return b"%b%b%d\r\n\r\n%b" % (first, origin.tail_to_length(body.fields), len(content), content)
+            tail = origin.tail_to_length(body.fields, body.rank > Rank.NOBODY)
+            return b"%b%b%d\r\n\r\n%b" % (first, tail, len(content), content)
         return b"%b%b\r\n" % (first, origin.tail)
-    lines = {name: value for name, value in fields.items() if value is not None}
     given = {name.lower() for name in fields}
-    lines |= {
-        name: value
-        for name, value in body.fields
-        if not ((lower := name.lower()) in given or (lower in origin.named and not bare))
-    }
+    if len(given) < len(fields):
+        fields = last_of_each(fields)
+    lines = {name: value for name, value in fields.items() if value is not None}
+    if body.rank == Rank.REQUEST:
+        lines = merged(lines, dict(body.fields))
+    else:
+        kept = () if bare or body.rank == Rank.USER else origin.named
+        lines |= {
+            name: value
+            for name, value in body.fields
+            if not ((lower := name.lower()) in given or lower in kept)
+        }
     if has_length:
         lines = merged(lines, {"Content-Length": len(content)})
-    own = "".join([f"{name}: {value}\r\n" for name, value in lines.items()])
-    if own.count("\r") != len(lines) or own.count("\n") != len(lines):
-        raise ValueError(f"line break in the header fields {list(fields)}")
+    own = field_lines(lines)
     tail = origin.tail_beside((*fields, *lines), bare)
-    return b"%b%b%b\r\n%b" % (first, tail, own.encode("latin-1"), content)
+    return b"%b%b%b\r\n%b" % (first, tail, own, content)

@@ -7,6 +7,7 @@ the same share one; it is theirs by value, not by class, since each may have a t
 
 from __future__ import annotations
 
+import re
 import socket
 import ssl
 import time
@@ -29,6 +30,9 @@ RESOLVED_FOR_S = 1.0
 MAX_TAILS = 64
 
 PORTS = {"http": 80, "https": 443}
+
+#: What methods and names of header fields are made of (RFC 9110, 5.6.2).
+is_token = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+").fullmatch
 
 
 class Address(NamedTuple):
@@ -150,7 +154,7 @@ class Origin:
         self.named = frozenset(name.lower() for name in default_headers)
         fields = {name: value for name, value in fields.items() if name.lower() not in self.named}
         #: With and without what is the user's own.
-        self._fields = fields | {name: str(value) for name, value in default_headers.items()}
+        self._fields: dict[str, Any] = fields | dict(default_headers)
         self._bare = bare
         self._tails: dict[tuple[tuple[str, ...], bool], bytes] = {}
         self._to_length: dict[tuple[tuple[str, str], ...], bytes] = {}
@@ -159,34 +163,64 @@ class Origin:
     @property
     def authorization(self) -> str | None:
         """What the user has to show, if anything."""
-        return next((value for name, value in self._fields.items() if name.lower() == "authorization"), None)
+        return next(
+            (str(value) for name, value in self._fields.items() if name.lower() == "authorization"), None
+        )
 
     def tail_beside(self, names: tuple[str, ...], bare: bool = False) -> bytes:
         """Version and shared fields, less those that a request brings; `bare`: nothing of the user's."""
         tail = self._tails.get((names, bare))
         if tail is None:
+            fields = self._bare if bare else self._fields
+            for name in (*names, *fields):
+                if not is_token(name):
+                    raise ValueError(f"no name of a header field: {name!r}")
             brought = {name.lower() for name in names}
-            fields = "".join(
-                f"{name}: {value}\r\n"
-                for name, value in (self._bare if bare else self._fields).items()
-                if name.lower() not in brought
+            tail = b" HTTP/1.1\r\n" + field_lines(
+                {name: value for name, value in fields.items() if name.lower() not in brought}
             )
-            tail = b" HTTP/1.1\r\n" + fields.encode("latin-1")
             if len(self._tails) < MAX_TAILS:
                 self._tails[names, bare] = tail
         return tail
 
-    def tail_to_length(self, fields: tuple[tuple[str, str], ...]) -> bytes:
-        """Version, shared fields, and those of a body up to the number of its bytes."""
+    def tail_to_length(self, fields: tuple[tuple[str, str], ...], instead: bool) -> bytes:
+        """Version, shared fields, and those of a body up to the number of its bytes.
+
+        :param instead: they take the place of the user's, which otherwise stay.
+        """
         tail = self._to_length.get(fields)
         if tail is None:
-            beside = {name: value for name, value in fields if name.lower() not in self.named}
-            tail = self.tail_beside((*beside, "Content-Length"))
-            tail += "".join(f"{name}: {value}\r\n" for name, value in beside.items()).encode("latin-1")
-            tail += b"Content-Length: "
+            kept = () if instead else self.named
+            beside = {name: value for name, value in fields if name.lower() not in kept}
+            tail = self.tail_beside((*beside, "Content-Length")) + field_lines(beside) + b"Content-Length: "
             if len(self._to_length) < MAX_TAILS:
                 self._to_length[fields] = tail
         return tail
+
+
+def last_of_each(fields: Any) -> dict[str, Any]:
+    """Header fields by their names, however these are spelt: the last one of each counts.
+
+    :param fields: mapping or pairs.
+    """
+    return dict({name.lower(): (name, value) for name, value in dict(fields).items()}.values())
+
+
+def field_lines(fields: Mapping[str, Any]) -> bytes:
+    """Header fields as they are sent; a list has a line for each of its values, as in FastHttpUser.
+
+    Raises ValueError for what would be more than a line (CWE-113), or no text of HTTP.
+    """
+    lines: list[str] = []
+    for name, value in fields.items():
+        if isinstance(value, list | tuple):
+            lines += [f"{name}: {one}\r\n" for one in value]
+        else:
+            lines.append(f"{name}: {value}\r\n")
+    text = "".join(lines)
+    if text.count("\r") != len(lines) or text.count("\n") != len(lines) or "\0" in text:
+        raise ValueError(f"line break or NUL in the header fields {list(fields)}")
+    return text.encode("latin-1")
 
 
 class TlsSettings(Protocol):
@@ -216,5 +250,14 @@ def credentials_of(parts: SplitResult) -> tuple[str, str] | None:
 
 def basic_authorization(user: str | bytes, password: str | bytes) -> str:
     """The Authorization field's value (RFC 7617)."""
-    parts = [part if isinstance(part, bytes) else part.encode() for part in (user, password)]
-    return "Basic " + b64encode(b":".join(parts)).decode()
+    return "Basic " + b64encode(b":".join((_as_bytes(user), _as_bytes(password)))).decode()
+
+
+def _as_bytes(text: str | bytes) -> bytes:
+    """In Latin-1 as FastHttpUser and requests have it, and what that can't say in UTF-8."""
+    if isinstance(text, bytes):
+        return text
+    try:
+        return text.encode("latin-1")
+    except UnicodeEncodeError:
+        return text.encode()

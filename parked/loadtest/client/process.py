@@ -23,7 +23,7 @@ from parked.loadtest.client.counters import Counters
 from parked.loadtest.client.errors import RequestFailure
 from parked.loadtest.client.heard import HeardByProcess
 from parked.loadtest.client.locust_stats import FOLD_S, BatchedStatistics
-from parked.loadtest.client.origin import Origin, Place, Server, TlsSettings, tls_context
+from parked.loadtest.client.origin import Origin, Place, Server, TlsSettings, last_of_each, tls_context
 from parked.loadtest.client.readiness import Readiness
 from parked.loadtest.client.think import GOLDEN, SLOT_S, Sleeper, ThinkTimer
 from parked.loadtest.client.turns import TurnPool
@@ -54,8 +54,15 @@ GC_THRESHOLDS = (100_000, 50, 1_000)
 #: Characters of the Server field that are told; it goes to the master each second.
 LONGEST_NAME = 100
 
-#: What a request event is given, as long as no task has looked at it (`KeepAliveResponse.request_meta`).
-UNSEEN = 6
+#: In place of what a task has taken out of `KeepAliveResponse.request_meta`.
+TAKEN_OUT = {
+    "request_type": "",
+    "name": "",
+    "response_time": None,
+    "response_length": None,
+    "start_time": None,
+    "context": None,
+}
 
 
 def _is_quantity(value: object) -> bool:
@@ -169,7 +176,7 @@ class Process:
 
         Raises ValueError for what is no http:// or https:// URL.
         """
-        headers, factory = user.default_headers or {}, user.ssl_context_factory
+        headers, factory = last_of_each(user.default_headers or ()), user.ssl_context_factory
         # What a method of the user's makes is the user's own.
         shared = getattr(factory, "__self__", None) is not user
         key = (url, user.insecure, factory, *((name, str(value)) for name, value in headers.items()))
@@ -227,27 +234,31 @@ class Process:
         :param meta: what the request event is given, without what only listeners of it see. Time, length and
             names may be what a task has put there; what is no number fails its request.
         """
+        if seen := "response" in meta:  # a task may have changed anything
+            meta = TAKEN_OUT | meta
         time_ms, length_bytes = meta["response_time"], meta["response_length"]
         name, method = meta["name"], meta["request_type"]
-        if len(meta) > UNSEEN and not (_is_quantity(time_ms) and _is_quantity(length_bytes)):
+        if seen and not (_is_quantity(time_ms) and _is_quantity(length_bytes)):
             failure = failure or RequestFailure("the task has set a time or length that is no number")
             time_ms, length_bytes = 0.0, 0
         if type(name) is not str or type(method) is not str:
             method, name = str(method), str(name)  # Locust sorts its rows by them
         self.counters.request_done(time_ms, length_bytes, received_bytes, failure)
-        if self.server_software is None and response is not None:
+        if self.server_software is None and response is not None and response.status_code:
             self.server_software = str(response.headers.get("server", ""))
         if self.statistics.only_locust_listens:
             self.statistics.log(method, name, time_ms, length_bytes, failure)
         else:
-            told = meta | {"response": None} if response is None else response.request_meta
+            if response is None:
+                told = meta | {"response": None, "context": {**user.context(), **(meta["context"] or {})}}
+            else:
+                told = TAKEN_OUT | response.request_meta
             checked = {
                 "request_type": method,
                 "name": name,
                 "response_time": time_ms,
                 "response_length": length_bytes,
                 "exception": failure,
-                "context": {**user.context(), **(meta["context"] or {})},
             }
             self.statistics.tell(**told | checked)
 

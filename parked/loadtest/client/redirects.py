@@ -3,30 +3,32 @@
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Protocol
-from urllib.parse import quote, urljoin, urlsplit
+from urllib.parse import urljoin, urlsplit
 
 from parked.loadtest.client.errors import BadResponse, ConnectFailed
-from parked.loadtest.client.message import NONE, Body
+from parked.loadtest.client.message import NONE, Body, fit, merged
 from parked.loadtest.client.origin import Place
 from parked.loadtest.client.response import Reporter
 from parked.shared.private import is_private
 
 if TYPE_CHECKING:
+    from collections.abc import Container
+
     from parked.loadtest.client.origin import Origin
     from parked.loadtest.client.streaming import Stream
     from parked.loadtest.client.wire import RawResponse
 
-#: Statuses that send a client elsewhere, and those of them after which a GET follows (RFC 9110, 15.4).
-REDIRECTS = frozenset((301, 302, 303, 307, 308))
+#: Statuses that send a client elsewhere and after which a GET follows (RFC 9110, 15.4).
 BECOMES_GET = frozenset((301, 302, 303))
-
-#: What is left alone when the rest is percent-encoded: delimiters, and escapes that are there already.
-SAFE = "%/?:@!$&'()*+,;=[]~"
+#: Fields that say what a request's content is: they go where it goes. A cookie goes where its jar says.
+ABOUT_CONTENT = frozenset(("content-length", "content-type", "content-encoding"))
+COOKIE = frozenset(("cookie",))
 
 
 class Session(Reporter, Protocol):
     """What a chain of redirections asks of each session on its way."""
 
+    redirect_response_codes: Container[int]
     _origin: Origin
     _stream: Stream | None
 
@@ -37,7 +39,7 @@ class Session(Reporter, Protocol):
     ) -> bytes: ...
 
     def _exchange(
-        self, method: str, path: str, message: bytes, deadline: float, timeout: float | None, stream: bool
+        self, path: str, message: bytes, deadline: float, timeout: float | None, stream: bool
     ) -> RawResponse: ...
 
 
@@ -83,13 +85,13 @@ class Trail:
                 self._method, self.path, self._body, self._headers, self._auth, self._bare
             )
             try:
-                raw = self.session._exchange(self._method, self.path, self.message, deadline, timeout, stream)
+                raw = self.session._exchange(self.path, self.message, deadline, timeout, stream)
             except ConnectFailed:
                 if not self._bare:
                     raise
                 # As above: no name of a host that the server has chosen.
                 raise ConnectFailed("the server that a redirection leads to can't be reached") from None
-            if raw.status not in REDIRECTS:
+            if raw.status not in self._home.redirect_response_codes:
                 return raw
         raise BadResponse("too many redirections")
 
@@ -99,12 +101,17 @@ class Trail:
             place = Place.of(parts)
         except ValueError:  # its words are the server's, and may be others each time
             raise BadResponse("redirection to no http:// or https:// URL") from None
-        self.path = quote((parts.path or "/") + (f"?{parts.query}" if parts.query else ""), SAFE)
+        self.path = fit((parts.path or "/") + (f"?{parts.query}" if parts.query else ""))
+        fields, left = dict(self._headers or ()), COOKIE
         if status in BECOMES_GET and self._method.upper() != "HEAD":
+            left |= ABOUT_CONTENT
+            # What it accepts is about the answer.
+            fields = merged(dict(self._body.fields), fields)
             self._method, self._body = "GET", NONE
+        fields = {name: value for name, value in fields.items() if name.lower() not in left}
         if place != self.session._origin.place:
             # Who sends a client elsewhere is not to hand its secrets on (CWE-522).
             self._bare, self._auth = True, None
-            fields = dict(self._headers).items() if self._headers else ()
-            self._headers = {name: value for name, value in fields if not is_private(name)}
+            fields = {name: value for name, value in fields.items() if not is_private(name)}
+        self._headers = fields
         self.session = self._home._session_at(place, parts.netloc)

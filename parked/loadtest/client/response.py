@@ -9,14 +9,14 @@ from typing import TYPE_CHECKING, Any, Protocol, cast
 
 from charset_normalizer import detect
 from geventhttpclient.header import Headers
-from locust.contrib.fasthttp import LocustBadStatusCode
+from locust.contrib.fasthttp import LocustBadStatusCode, LocustUserAgent
 from locust.exception import CatchResponseError, LocustError, ResponseError
 from requests.utils import get_encoding_from_headers
 
 from parked.loadtest.client.errors import BadStatus
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Mapping
     from types import TracebackType
 
     from parked.loadtest.client.streaming import Stream
@@ -35,9 +35,11 @@ class Reporter(Protocol):
 
     def absolute(self, path: str) -> str: ...
 
+    def context(self, given: Mapping[str, Any] | None) -> dict[str, Any]: ...
+
 
 class StatusFailure(BadStatus, LocustBadStatusCode):
-    """A status of 400 and above; kin of what FastHttpUser has for it."""
+    """A status that is none of the valid ones; kin of what FastHttpUser has for it."""
 
     def __init__(self, code: int) -> None:
         Exception.__init__(self, f"status {code}")
@@ -54,8 +56,11 @@ class StatusFailure(BadStatus, LocustBadStatusCode):
 
 
 def failure_of(raw: RawResponse) -> StatusFailure | None:
-    """The failure that a complete response stands for, as Locust sees it: any status of 400 and above."""
-    return None if raw.status < 400 else StatusFailure(raw.status)
+    """The failure that a complete response stands for, as FastHttpUser sees it.
+
+    Valid is a status below 400 that has a name, but for 300, 305 and 306.
+    """
+    return None if raw.status in LocustUserAgent.valid_response_codes else StatusFailure(raw.status)
 
 
 class SentRequest:
@@ -150,8 +155,17 @@ class KeepAliveResponse:
         # Itself is put in only when asked for: a cycle that each request makes would be the collector's work.
         if "response" not in self._meta:
             first = self.history[0] if self.history else self
-            self._meta |= {"response": self, "url": self._asked or first.url, "exception": self.error}
+            self._meta |= {
+                "response": self,
+                "url": self._asked or first.url,
+                "exception": self.error,
+                "context": self._session.context(self._meta.get("context")),
+            }
         return self._meta
+
+    @request_meta.setter
+    def request_meta(self, meta: dict[str, Any]) -> None:
+        self._meta = {"response": self, **meta}
 
     @property
     def ok(self) -> bool:
@@ -357,9 +371,8 @@ class KeepAliveResponse:
                 result = exc  # from raise_for_status(), or a failure in the task's own words
             else:
                 return False
-            exc_type = None
         self._session.report(self, result if isinstance(result, Exception) else None)
-        return exc_type is None
+        return exc_type is None or (self._manual_result is None and isinstance(exc, ResponseError))
 
     def _assigned(self) -> Exception | None:
         """A failure that the task has put among what the request event is given."""

@@ -11,9 +11,10 @@ import time
 from contextlib import contextmanager
 from http.cookiejar import CookieJar
 from typing import TYPE_CHECKING, Any, cast
-from urllib.parse import quote, urlsplit
+from urllib.parse import urlsplit
 
 from gevent import Timeout
+from locust.contrib.fasthttp import LocustUserAgent
 from requests.structures import CaseInsensitiveDict
 
 from parked.loadtest.client import cookies
@@ -23,16 +24,26 @@ from parked.loadtest.client.errors import (
     TooLarge,
 )
 from parked.loadtest.client.line import Line
-from parked.loadtest.client.message import NONE, Body, encoded, merged, message, query
+from parked.loadtest.client.message import (
+    NONE,
+    Body,
+    encoded,
+    find_unsafe,
+    fit,
+    merged,
+    message,
+    query,
+    taken_in,
+)
 from parked.loadtest.client.origin import Place, basic_authorization, credentials_of
 from parked.loadtest.client.process import Owner
-from parked.loadtest.client.redirects import REDIRECTS, SAFE, Trail
-from parked.loadtest.client.response import KeepAliveResponse, StatusFailure, failure_of
+from parked.loadtest.client.redirects import Trail
+from parked.loadtest.client.response import KeepAliveResponse, StatusFailure
 from parked.loadtest.client.verbs import Verbs
 from parked.loadtest.client.wire import RawResponse
 
 if TYPE_CHECKING:
-    from collections.abc import Generator, Iterable, Mapping
+    from collections.abc import Container, Generator, Iterable, Mapping
 
     from parked.loadtest.client.counters import Counters
 
@@ -40,8 +51,6 @@ if TYPE_CHECKING:
     Auth = tuple[str | bytes, str | bytes]
 
 is_absolute = re.compile(r"https?://", re.IGNORECASE).match
-#: Finds what must not stand in a request line as it is (RFC 3986, 2), and the fragment, which is not sent.
-find_unsafe = re.compile(r"[^!$-~]").search
 #: Connections of a user to other servers: redirections may lead to a new one each time.
 MOST_OTHERS = 32
 
@@ -55,12 +64,18 @@ class KeepAliveSession(Verbs, Line):
         time. Its response time counts from there, however late it really leaves. None between the requests of
         one task.
     :ivar request_name: name under which all requests are counted (see :meth:`rename_request`).
+    :ivar valid_response_codes: statuses of success, if no task says otherwise.
+    :ivar redirect_response_codes: those that are followed.
+    :ivar max_redirects: in place of the class', as a script may set it at FastHttpSession's `client`.
     """
 
     __slots__ = ("due",)
 
     # What few users have: in `__dict__` where they do, which is made then.
     request_name: str | None = None
+    valid_response_codes: Container[int] = LocustUserAgent.valid_response_codes
+    redirect_response_codes: Container[int] = LocustUserAgent.redirect_response_codes
+    max_redirects: int | None = None
     #: What the host's own path puts before each path, as in FastHttpSession: http://server/api.
     _prefix = ""
     _others: dict[Place, OtherSession] | None = None
@@ -103,6 +118,8 @@ class KeepAliveSession(Verbs, Line):
     def headers(self, fields: Fields) -> None:
         self._headers = CaseInsensitiveDict(fields)
 
+    default_headers = headers
+
     @property
     def auth_header(self) -> str | None:
         """The Authorization field that requests have unless they are given one."""
@@ -119,6 +136,10 @@ class KeepAliveSession(Verbs, Line):
         if self._cookies is None:
             self._cookies = CookieJar()
         return self._cookies
+
+    @cookiejar.setter
+    def cookiejar(self, jar: CookieJar) -> None:
+        self._cookies = jar
 
     @property
     def client(self) -> KeepAliveSession:
@@ -152,6 +173,7 @@ class KeepAliveSession(Verbs, Line):
         files: Any = None,
         timeout: float | None = None,
         max_redirects: int | None = None,
+        **more: Any,
     ) -> KeepAliveResponse:
         """Send a request and read its response.
 
@@ -168,7 +190,8 @@ class KeepAliveSession(Verbs, Line):
         :param context: given to listeners of the request event, beside what `User.context()` returns.
         :param params: the query: a mapping, pairs or text.
         :param timeout: seconds that all of it may take, redirections too, instead of the class' timeouts.
-        :param max_redirects: in place of the class'.
+        :param max_redirects: in place of the class'; with 0 none is followed.
+        :param more: becomes parameters, or fields of a POST's form, as in FastHttpSession.
         :raises RuntimeError: if another greenlet is in the middle of a request of this user.
         """
         user, process = self._user, self._process
@@ -177,7 +200,7 @@ class KeepAliveSession(Verbs, Line):
             process.counters.sent_late(start - self.due)
             start, self.due = self.due, None
         wall_start = time.time()
-        session, path, whole_url = self, self._prefix + url, None
+        session, path, asked = self, self._prefix + url, None
         raw: RawResponse | None = None
         failure: Exception | None = None
         interrupt: Timeout | None = None
@@ -188,26 +211,30 @@ class KeepAliveSession(Verbs, Line):
         try:
             if url[:1] != "/":
                 session, path, auth = self._session_of(url, auth)
-                whole_url = url if is_absolute(url) else f"{self.base_url}/{url}"
-            if params:
-                path += ("&" if "?" in path else "?") + query(params)
+                asked = url if is_absolute(url) else f"{self.base_url}/{url}"
+            if more:
+                data, params = taken_in(method, data, json, params, more)
+            if params and (added := query(params)):
+                path += ("&" if "?" in path else "?") + added
+                asked = asked or self.base_url + url
             if find_unsafe(path):
-                path = quote(path.partition("#")[0], SAFE)
+                path = fit(path)
+                asked = asked or self.base_url + url
             body = NONE if data is json is files is None else encoded(data, json, files)
             sent = session._message(method, path, body, headers, auth)
-            raw = session._exchange(method, path, sent, deadline, timeout, stream)
-            if raw.status >= 300:
-                if raw.status in REDIRECTS and (
-                    user.allow_redirects if allow_redirects is None else allow_redirects
-                ):
+            raw = session._exchange(path, sent, deadline, timeout, stream)
+            if raw.status >= 300 and raw.status in self.redirect_response_codes:
+                most = self._most_redirects(allow_redirects, max_redirects)
+                if most > 0:
                     trail = Trail(self, session, path, method, body, headers, auth)
-                    most = user.max_redirects if max_redirects is None else max_redirects
+                    first, raw = raw, None
                     try:
-                        raw = trail.follow(raw, most, deadline, timeout, stream)
+                        raw = trail.follow(first, most, deadline, timeout, stream)
                     finally:
                         session = cast(KeepAliveSession, trail.session)
                         path, sent, history = trail.path, trail.message, trail.passed
-                failure = failure_of(raw)
+            if raw.status not in self.valid_response_codes:
+                failure = StatusFailure(raw.status)
         except RequestFailure as error:
             failure = error
         except MemoryError:
@@ -227,8 +254,8 @@ class KeepAliveSession(Verbs, Line):
             "context": context,
         }
         response = KeepAliveResponse(session, raw, failure, path, meta, catch_response, sent, now - began)
-        if whole_url is not None:
-            response._asked = whole_url
+        if asked is not None:
+            response._asked = asked
         if stream:
             response._stream = session._stream
         if history:
@@ -261,12 +288,19 @@ class KeepAliveSession(Verbs, Line):
         received = 0 if raw is None else raw.received_bytes
         self._process.request_done(self._user, response._meta, received, failure, response)
 
+    def context(self, given: Mapping[str, Any] | None) -> dict[str, Any]:
+        """What listeners are given as context, beside what the request brought."""
+        return {**self._user.context(), **(given or {})}
+
     def absolute(self, path: str) -> str:
         """The URL of a path on this session's server."""
         return path if is_absolute(path) else self._origin.url + path
 
     def record_failure(self, method: str, failure: RequestFailure) -> None:
-        """Count a failure that belongs to no request, such as a connection that could not be opened."""
+        """Count a failure that belongs to no request, such as a connection that could not be opened.
+
+        Listeners get a response without a status, as of a request that failed.
+        """
         meta = {
             "request_type": method,
             "name": "",
@@ -274,11 +308,19 @@ class KeepAliveSession(Verbs, Line):
             "response_length": 0,
             "start_time": time.time(),
             "context": None,
-            "url": self.base_url,
         }
-        self._process.request_done(self._user, meta, 0, failure)
+        response = KeepAliveResponse(self, None, failure, "", meta, False)
+        response._asked = self.base_url
+        self.report(response, failure)
 
     # The parts of a request
+
+    def _most_redirects(self, allow: bool | None, most: int | None) -> int:
+        """How many redirections to follow, by what the request says of it."""
+        user = self._user
+        if not (user.allow_redirects if allow is None else allow):
+            return 0
+        return next(one for one in (most, self.max_redirects, user.max_redirects) if one is not None)
 
     def _session_of(self, url: str, auth: Auth | None) -> tuple[KeepAliveSession, str, Auth | None]:
         """The session that talks to the URL's host, the path there, and credentials, which a URL may have.
@@ -312,13 +354,15 @@ class KeepAliveSession(Verbs, Line):
         is_plain = body is NONE and headers is None and auth is None and own is None and jar is None
         if is_plain and method == "GET" and not bare:
             return b"GET %b%b\r\n" % (path.encode(), origin.tail)
-        given: dict[str, Any] = {} if jar is None else cookies.fields(jar, origin.url + path)
+        given: dict[str, Any] = {}
+        if jar is not None and (bare or "cookie" not in origin.named):  # one that a class sets stays
+            given = cookies.fields(jar, origin.url + path)
         if own is not None and not bare:
             given = merged(given, own)
-        if auth:
-            given = merged(given, {"Authorization": basic_authorization(*auth)})
         if headers:
             given = merged(given, dict(headers)) if given else dict(headers)
+        if auth:
+            given = merged(given, {"Authorization": basic_authorization(*auth)})
         return message(origin, method, path, body, given, bare)
 
     def _take_cookies(self, raw: RawResponse, path: str) -> None:
@@ -337,16 +381,16 @@ class OtherSession(KeepAliveSession):
         self._talk_to(url)
 
     @property
-    def _cookies(self) -> CookieJar | None:  # type: ignore[override]
+    def _cookies(self) -> CookieJar | None:
         return self._parent._cookies
+
+    @_cookies.setter
+    def _cookies(self, jar: CookieJar | None) -> None:
+        self._parent._cookies = jar
 
     @property
     def _headers(self) -> CaseInsensitiveDict[Any] | None:  # type: ignore[override]
         return self._parent._headers
-
-    @property
-    def cookiejar(self) -> CookieJar:
-        return self._parent.cookiejar
 
     @property
     def _tally(self) -> Counters:

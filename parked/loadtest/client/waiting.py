@@ -4,16 +4,13 @@ from __future__ import annotations
 
 import time
 from typing import TYPE_CHECKING, Any, ClassVar
-from urllib.parse import quote
 
 from locust.exception import StopTest, StopUser
 from locust.user.task import LOCUST_STATE_STOPPING, LOCUST_STATE_WAITING
 
 from parked.loadtest.client.errors import CutOff, RequestFailure
 from parked.loadtest.client.event_stream import sent_at
-from parked.loadtest.client.message import NONE
-from parked.loadtest.client.redirects import SAFE
-from parked.loadtest.client.session import find_unsafe
+from parked.loadtest.client.message import NONE, find_unsafe, fit
 from parked.loadtest.client.user import (
     RETRY_CONNECT_FIRST_S,
     RETRY_CONNECT_LAST_S,
@@ -63,7 +60,7 @@ class WaitingUser(KeepAliveUser):
         """Send the request; its response will come on this connection. Raises a :class:`RequestFailure`."""
         session = self.client
         if find_unsafe(path):
-            path = quote(path.partition("#")[0], SAFE)
+            path = fit(path)
         message = session._message("GET", session._prefix + path, NONE, fields or None, None)
         deadline = time.perf_counter() + self.total_timeout
         connection, early = session._send(message, self.connection_timeout, self.network_timeout, deadline)

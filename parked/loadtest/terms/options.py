@@ -160,7 +160,10 @@ REQUEST = (
     ),
     RequestOption("--body", "TEXT", "with this body"),
     RequestOption(
-        "--expect-status", "CODE", "the status that is right (default: any below 400)", values.status
+        "--expect-status",
+        "CODE",
+        "the status that is right (default: any success or redirection)",
+        values.status,
     ),
 )
 

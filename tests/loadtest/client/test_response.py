@@ -14,11 +14,12 @@ from parked.loadtest.client.response import KeepAliveResponse, failure_of
 from tests.loadtest.client.test_wire import OK, read
 
 
-def test_a_status_of_400_and_above_is_a_failure() -> None:
+def test_a_status_that_fasthttpuser_does_not_take_for_a_success_is_a_failure() -> None:
     def failure(status: int) -> BadStatus | None:
         return failure_of(read(b"HTTP/1.1 %d X\r\nContent-Length: 0\r\n\r\n" % status))
 
-    assert failure(200) is failure(302) is failure(399) is None
+    assert failure(200) is failure(302) is failure(304) is None
+    assert str(failure(300)) == "status 300"
     assert str(failure(400)) == "status 400"
     assert str(failure(503)) == "status 503"
 
@@ -129,17 +130,18 @@ def test_success_and_failure_decide() -> None:
     assert repr(list(reports)) == repr([None, CatchResponseError("too slow"), ValueError("mine"), None])
 
 
-@pytest.mark.parametrize("exception", [CatchResponseError("no"), ResponseError("no")])
-def test_a_failure_raised_in_the_with_block_is_the_requests(exception: Exception) -> None:
+def test_a_failure_raised_in_the_with_block_is_the_requests_and_ends_there_or_with_the_task() -> None:
     reports = Reports()
     with seen(FINE, reports):
-        raise exception
-    assert reports == [exception]
+        raise ResponseError("no")
+    with pytest.raises(CatchResponseError), seen(FINE, reports):
+        raise CatchResponseError("neither")
+    assert [str(failure) for failure in reports] == ["no", "neither"]
 
 
-def test_raise_for_status_in_the_with_block_reports_the_status() -> None:
+def test_raise_for_status_in_the_with_block_reports_the_status_and_ends_the_task() -> None:
     reports = Reports()
-    with seen(FAILED, reports) as response:
+    with pytest.raises(BadStatus), seen(FAILED, reports) as response:
         response.raise_for_status()
     assert [str(failure) for failure in reports] == ["status 500"]
 

@@ -82,10 +82,14 @@ def test_each_method_is_sent_as_itself(new_session: NewSession, method: str) -> 
     [
         ({"data": b"\x00raw"}, b"\x00raw", "application/octet-stream"),
         ({"data": "grün"}, "grün".encode(), "text/plain; charset=utf-8"),
-        ({"data": {"a": "1 2", "b": ["x", "y"]}}, b"a=1+2&b=x&b=y", "application/x-www-form-urlencoded"),
+        (
+            {"data": {"a": "1 2", "b": ["x", "y"]}},
+            b"a=1+2&b=x&b=y",
+            "application/x-www-form-urlencoded; charset=utf-8",
+        ),
         ({"data": io.BytesIO(b"from a file")}, b"from a file", "application/octet-stream"),
         ({"data": (part for part in ("a", b"b"))}, b"ab", "application/octet-stream"),
-        ({"data": [("a", "1"), ("a", "2")]}, b"a=1&a=2", "application/x-www-form-urlencoded"),
+        ({"data": [("a", "1"), ("a", "2")]}, b"a=1&a=2", "application/x-www-form-urlencoded; charset=utf-8"),
         ({"json": {"a": [1, None]}}, b'{"a": [1, null]}', "application/json"),
         ({"json": {}}, b"{}", "application/json"),
         ({"data": b"x", "json": {}}, b"x", "application/octet-stream"),

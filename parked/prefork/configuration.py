@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import tomllib
 from collections.abc import Collection
-from difflib import get_close_matches
 from pathlib import Path
 
 
@@ -14,6 +12,9 @@ def read(name: str, known: Collection[str]) -> dict[str, str]:
     :param known: names of settings, with - or _ between words.
     :raises ValueError: it cannot be read, or something in it is unknown; in a line that begins with the file.
     """
+    import tomllib  # most servers have no such file
+    from difflib import get_close_matches
+
     try:
         values = tomllib.loads(Path(name).read_text("utf-8"))
     except OSError as error:

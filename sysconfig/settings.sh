@@ -113,8 +113,14 @@ at_least() {
     if [ "$1" -gt "$2" ]; then echo "$1"; else echo "$2"; fi
 }
 
+# setting_path NAME: sets $path
 setting_path() {
-    printf '%s/%s' "$PROC_SYS" "$(printf %s "$1" | tr . /)"
+    path=$PROC_SYS
+    set -- "$1."
+    while [ -n "$1" ]; do
+        path=$path/${1%%.*}
+        set -- "${1#*.}"
+    done
 }
 
 # read_setting NAME: its value, tabs and all; nothing if it is not there or not readable.
@@ -123,13 +129,14 @@ read_setting() {
         # shellcheck disable=SC3045 # ulimit -S and -H -n: dash, busybox and bash have them
         echo "soft $(ulimit -Sn) hard $(ulimit -Hn)"
     else
-        cat "$(setting_path "$1")" 2>/dev/null || :
+        setting_path "$1"
+        cat "$path" 2>/dev/null || :
     fi
 }
 
 # is_readable NAME: not where the network namespace does not have it, or a container hides it
 is_readable() {
-    [ "$1" = nofile ] || [ -r "$(setting_path "$1")" ]
+    [ "$1" = nofile ] || { setting_path "$1" && [ -r "$path" ]; }
 }
 
 # whose NAME SCOPE VALUE: what to do about a setting that can't be changed from here
@@ -145,7 +152,8 @@ whose() {
 
 # write_setting NAME VALUE: false if the kernel refuses
 write_setting() {
-    printf '%s\n' "$2" >"$(setting_path "$1")"
+    setting_path "$1"
+    printf '%s\n' "$2" >"$path"
 } 2>/dev/null
 
 # is_enough KIND FOUND NEEDED

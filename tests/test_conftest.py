@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shutil
 import subprocess
 import sys
 from pathlib import Path
+
+#: Plug-ins take longer to load than all that is done here.
+ENVIRONMENT = os.environ | {"PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"}
 
 FILE = """
 import time
@@ -30,7 +34,10 @@ def test_two_processes_run_each_file_once_and_end_its_fixtures(tmp_path: Path) -
         (tmp_path / name).write_text(FILE)
     (tmp_path / "share").mkdir()
     command = [sys.executable, "-m", "pytest", "-s", "--share", "share", "."]
-    processes = [subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, text=True) for _ in range(2)]
+    processes = [
+        subprocess.Popen(command, cwd=tmp_path, env=ENVIRONMENT, stdout=subprocess.PIPE, text=True)
+        for _ in range(2)
+    ]
     outputs = [process.communicate(timeout=60)[0] for process in processes]
     assert [process.returncode for process in processes] == [0, 0], outputs
     passed = re.findall(r"(\d+) passed", "".join(outputs))
@@ -45,10 +52,10 @@ def test_a_failure_ends_as_in_a_suite_that_is_not_shared(tmp_path: Path) -> None
         "def test_wrong():\n    assert False\n\ndef test_right():\n    pass\n"
     )
     command = [sys.executable, "-m", "pytest", "--share", ".", "."]
-    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    done = subprocess.run(command, cwd=tmp_path, env=ENVIRONMENT, capture_output=True, text=True, check=False)
     assert done.returncode == 1
     assert "1 failed, 1 passed" in done.stdout
     (tmp_path / "test_b.py").write_text("import nothing_of_this_name\n")
-    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    done = subprocess.run(command, cwd=tmp_path, env=ENVIRONMENT, capture_output=True, text=True, check=False)
     assert done.returncode == 2
     assert "error" in done.stdout.splitlines()[-1]

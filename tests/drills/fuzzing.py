@@ -28,7 +28,7 @@ from parked.shared.children import end_with_parent
 TARGETS: Final = ("requests", "responses", "folders", "messages")
 MOST_FINDINGS: Final = 10
 #: By how much they let others go first (nice(2)).
-NICE: Final = 5
+NICE: Final = 10
 
 
 class Target(Protocol):

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import http.server
-import os
 import re
 import shutil
 import signal
@@ -20,11 +19,17 @@ import pytest
 from parked.loadtest.report import verify
 from tests.cluster import Cluster, cluster
 from tests.commands import free_ports, run
-from tests.loadtest.command.test_run import PROJECT, RUN_S, run_test
+from tests.loadtest.command.test_run import RUN_S, run_test
+from tests.loadtest.runs import NO_PICTURES
 from tests.network import NotPermitted, network
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+
+
+@pytest.fixture(autouse=True)
+def _no_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PYTHONPATH", NO_PICTURES)
 
 
 @contextlib.contextmanager
@@ -93,7 +98,6 @@ def joined(folder: Path, name: str, port: str, *options: str) -> subprocess.Pope
             stdin=subprocess.DEVNULL,
             stdout=output,
             stderr=output,
-            env=os.environ | {"PYTHONPATH": str(PROJECT)},
         )
 
 
@@ -102,7 +106,6 @@ def test_of_hosts_one_dies_one_leaves_one_is_late_and_the_rest_goes_on(tmp_path:
     server = subprocess.Popen(
         [sys.executable, "-P", "-m", "app", "--bind", f"127.0.0.1:{server_port}"],
         stdout=subprocess.PIPE,
-        env=os.environ | {"PYTHONPATH": str(PROJECT)},
     )
     started: list[subprocess.Popen[bytes]] = []
     try:
@@ -189,6 +192,6 @@ def test_a_host_whose_limits_are_too_low_ends_the_run_for_all(tmp_path: Path) ->
 )
 def test_what_does_not_go_together_is_one_line(options: tuple[str, ...], wanted: str) -> None:
     command = [sys.executable, "-P", "-m", "loadtest", *options]
-    done = run(command, env=os.environ | {"PYTHONPATH": str(PROJECT)}, timeout=60)
+    done = run(command, timeout=60)
     assert done.returncode == 2
     assert wanted in done.stderr.splitlines()[-1]

@@ -28,6 +28,7 @@ from parked.loadtest.plugin import connections_tab
 from parked.loadtest.plugin.connections_tab import COLUMNS, HISTORY_S, TAB, History
 from tests.commands import free_ports
 from tests.loadtest import browser
+from tests.loadtest.runs import NO_PICTURES
 from tests.loadtest.scene import sample
 from tests.support import ServerProcess
 
@@ -224,7 +225,7 @@ def locust(folder: Path, *options: str, base: str = "") -> Iterator[str]:
                 *(("--master-bind-port", str(ports[1]), "--master-port", str(ports[1])) if options else ()),
             ],
             cwd=folder,
-            env=os.environ | {"PYTHONPATH": str(PROJECT)},
+            env=os.environ | {"PYTHONPATH": NO_PICTURES},
             stdin=subprocess.DEVNULL,
             stdout=output,
             stderr=output,

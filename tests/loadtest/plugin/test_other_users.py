@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from tests.commands import free_port, run
+from tests.loadtest.runs import NO_PICTURES
 
 PROJECT = Path(__file__).resolve().parents[3]
 #: Users of each of the two classes, and seconds that the run may take.
@@ -98,7 +99,7 @@ def test_each_class_loads_its_own_server_and_all_counts_agree(tmp_path: Path) ->
             + ["--think", "0.5:1", "--results", str(results), "--csv", str(results / "locust")]
             + ["--master-bind-host", "127.0.0.1", "--master-bind-port", port, "--master-port", port],
             cwd=tmp_path,
-            env=os.environ | {"PYTHONPATH": str(PROJECT)},
+            env=os.environ | {"PYTHONPATH": NO_PICTURES},
             timeout=RUN_S,
         )
         at_servers = counted(held), counted(stock)

@@ -18,7 +18,7 @@ from parked.loadtest.plan import planning
 from parked.loadtest.report.goals import Goal
 from parked.loadtest.terms import checkout, options, values, variables
 from parked.loadtest.terms.checkout import PROGRAM
-from parked.loadtest.terms.console import say
+from parked.loadtest.terms.console import hand_over, say
 from parked.shared import old_names
 from parked.shared.extras import lacks
 
@@ -273,7 +273,7 @@ def _complete(made: argparse.ArgumentParser, shell: str) -> int:
         return 5
     import shtab
 
-    say(shtab.complete(made, shell=shell))
+    hand_over(shtab.complete(made, shell=shell))
     return 0
 
 
@@ -292,7 +292,10 @@ def _machine(text: str) -> Machine:
 
 def _plan(settings: Settings, as_json: bool) -> int:
     said = planning.report(settings.machine, settings.plan(local=settings.is_local, start=settings.is_local))
-    say(planning.as_json(said) if as_json else "\n".join(planning.lines(said)))
+    if as_json:
+        hand_over(planning.as_json(said))
+    for line in () if as_json else planning.lines(said):
+        say(line)
     return said.exit_code
 
 

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from parked.loadtest.report import limits, summary
 from parked.loadtest.report.record import number
+from parked.loadtest.terms.harmless import for_line
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -88,7 +89,7 @@ class Run:
                 self._take(dict(zip(self._columns, values, strict=True)))
         for line in messages:
             if (found := _MESSAGE.fullmatch(line)) is not None:
-                self.messages.append(f"{found['time']} {found['text']}")
+                self.messages.append(f"{found['time']} {for_line(found['text'])}")
         return self._read_facts() or bool(rows or messages)
 
     def _take(self, row: dict[str, str]) -> None:

@@ -10,7 +10,7 @@ from xml.etree import ElementTree
 
 from parked.loadtest.report.goals import Goal
 from parked.loadtest.terms import checkout, files
-from parked.loadtest.terms.harmless import for_terminal
+from parked.loadtest.terms.harmless import for_line, for_terminal
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -23,7 +23,7 @@ def junit(summary: dict[str, Any], goals: tuple[str, ...]) -> str:
     cases = {"the run itself": "\n".join(others), **missed}
     suite = ElementTree.Element(
         "testsuite",
-        name=f"{summary['target_connections']} connections to {summary['workload']['host']}",
+        name=f"{summary['target_connections']} connections to {for_line(summary['workload']['host'])}",
         tests=str(len(cases)),
         failures=str(sum(map(bool, cases.values()))),
         time=f"{summary['ramp_seconds'] + summary['hold_seconds']:.1f}",

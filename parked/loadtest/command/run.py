@@ -40,7 +40,7 @@ from parked.loadtest.plan.probe import probe_host
 from parked.loadtest.report import report
 from parked.loadtest.report.record import NoRun
 from parked.loadtest.terms import checkout, files, options, values, variables
-from parked.loadtest.terms.console import say
+from parked.loadtest.terms.console import hand_over, say
 from parked.shared.descriptors import raise_nofile
 
 if TYPE_CHECKING:
@@ -364,10 +364,11 @@ def _report(settings: Settings, locust_code: int, aborted: str, interrupted: Int
     except OSError as error:
         name = error.filename or settings.results
         raise Stop(RESULTS, f"cannot write to {name}: {error.strerror}") from None
-    say("\n".join(report.lines(summary, settings.results)))
+    for line in report.lines(summary, settings.results):
+        say(line)
     if settings.as_json and sys.__stdout__ is not None:
         with contextlib.redirect_stdout(sys.__stdout__):
-            say(json.dumps(summary, indent=2))
+            hand_over(json.dumps(summary, indent=2))
     if settings.open_page and not outcome.show(settings.results):
         say(f"there is no browser to show {settings.results / 'index.html'}")
     if summary["verdict"] == "pass":

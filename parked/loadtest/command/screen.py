@@ -19,6 +19,7 @@ from rich.live import Live
 from rich.text import Text
 
 from parked.loadtest.command.live import CHARTS, Asked, Run, clock
+from parked.loadtest.terms.harmless import for_line
 from parked.loadtest.terms.units import MIB
 
 if TYPE_CHECKING:
@@ -138,7 +139,7 @@ def picture(run: Run, said: str, width: int, height: int) -> RenderableType:
     """The whole screen."""
     done, progress = run.progress()
     elapsed = clock(run.value("time_s")) if run.row else ""
-    title = Text(f"{run.asked.connections:,} connections to {run.asked.host}", "bold")
+    title = Text(f"{run.asked.connections:,} connections to {for_line(run.asked.host)}", "bold")
     title.append(f"{elapsed:>{max(1, width - len(title))}}")
     lines: list[Text] = [
         title,
@@ -171,7 +172,9 @@ def _verdict(run: Run) -> Text:
     if not reasons:
         return Text.assemble((f"{'so far':<{LABEL}}", "cyan"), ("pass", "bold green"))
     more = f" (and {len(reasons) - 1} more)" if reasons[1:] else ""
-    return Text.assemble((f"{'so far':<{LABEL}}", "cyan"), ("fail", "bold red"), f": {reasons[0]}{more}")
+    return Text.assemble(
+        (f"{'so far':<{LABEL}}", "cyan"), ("fail", "bold red"), f": {for_line(reasons[0])}{more}"
+    )
 
 
 def _figures(run: Run) -> list[Text]:

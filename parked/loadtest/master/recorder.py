@@ -20,7 +20,7 @@ from parked.loadtest.master.hosts import Hosts
 from parked.loadtest.master.ramp import PacedDispatcher
 from parked.loadtest.master.run import Run
 from parked.loadtest.terms import checkout, variables
-from parked.loadtest.terms.harmless import for_terminal
+from parked.loadtest.terms.harmless import for_line
 from parked.loadtest.terms.sample import CUMULATIVE, HEARD, MESSAGE, PARTS_A_SECOND, Sample
 from parked.loadtest.terms.shape import wrong
 
@@ -104,7 +104,7 @@ class Recorder:
             sender = "others"
         self._refused[sender] += 1
         if known < MOST_NAMED and self._refused[sender] == 1:
-            text = f"a message of {for_terminal(sender)[:100]} makes no sense and is not counted: {why}"
+            text = f"a message of {for_line(sender)[:100]} makes no sense and is not counted: {why}"
             if self._run is not None and not self._run.ended:
                 self._run.note(text)
             else:

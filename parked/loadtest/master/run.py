@@ -37,7 +37,7 @@ from parked.loadtest.master.hope import Hope
 from parked.loadtest.master.ramp import Pace
 from parked.loadtest.master.server_metrics import NoMetrics, ServerMetrics
 from parked.loadtest.terms import clock, console, values, variables
-from parked.loadtest.terms.harmless import for_terminal
+from parked.loadtest.terms.harmless import for_line
 
 if TYPE_CHECKING:
     from locust.env import Environment
@@ -320,7 +320,7 @@ class Run:
 
     def note(self, text: str) -> None:
         """Something that a reader of the results has to know."""
-        text = for_terminal(text)  # strangers may have a part in it
+        text = for_line(text)  # strangers may have a part in it
         logger.warning(text)
         self._notes.append(text)
 

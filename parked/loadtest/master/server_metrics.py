@@ -18,7 +18,7 @@ import gevent
 from prometheus_client.parser import text_string_to_metric_families
 
 from parked.loadtest.terms.clock import unix_time_s
-from parked.loadtest.terms.harmless import for_terminal
+from parked.loadtest.terms.harmless import for_line
 from parked.shared import addresses
 
 if TYPE_CHECKING:
@@ -117,7 +117,7 @@ def parse(text: str, unix_time_s: float) -> Reading:
                 elif labels == {"state": "pending"}:
                     samples["pending"] = value
     except (ValueError, LookupError, TypeError) as error:
-        raise NoMetrics(for_terminal(f"no metrics as Prometheus reads them: {error}")[:200]) from None
+        raise NoMetrics(for_line(f"no metrics as Prometheus reads them: {error}")[:200]) from None
     return Reading(
         unix_time_s,
         _count(samples, "parked_connections"),
@@ -185,7 +185,7 @@ class ServerMetrics:
                 raise
             raise NoMetrics(f"no answer within {PATIENCE_S:g} s") from None
         except (OSError, ValueError, http.client.HTTPException) as error:
-            raise NoMetrics(for_terminal(str(error))[:200] or type(error).__name__) from None
+            raise NoMetrics(for_line(str(error))[:200] or type(error).__name__) from None
         finally:
             patience.close()
         if answer.status != http.HTTPStatus.OK:

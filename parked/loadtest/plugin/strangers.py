@@ -25,7 +25,7 @@ from zmq.utils.monitor import parse_monitor_message
 
 from parked.loadtest.terms import variables
 from parked.loadtest.terms.console import say
-from parked.loadtest.terms.harmless import for_terminal
+from parked.loadtest.terms.harmless import for_line
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -118,7 +118,7 @@ def _of_this_run(upstream: Callable[..., Any]) -> Callable[..., Any]:
             if message.type == OF_HOST:
                 known.add(sender)
             elif message.type == "client_ready" and sender not in known:
-                _name_a_stranger(f"this master as {for_terminal(sender)[:100]}")
+                _name_a_stranger(f"this master as {for_line(sender)[:100]}")
             else:
                 return sender, message
 
@@ -150,7 +150,7 @@ def _surviving(upstream: Callable[..., None]) -> Callable[..., None]:
         try:
             upstream(runner, sender, message)
         except Exception as error:  # whatever it was about: the next message is another one
-            kind = for_terminal(repr(message.type))[:100]
-            logger.warning("message %s of %s makes no sense: %s", kind, for_terminal(sender)[:100], error)
+            kind = for_line(repr(message.type))[:100]
+            logger.warning("message %s of %s makes no sense: %s", kind, for_line(sender)[:100], error)
 
     return handle_message

@@ -18,7 +18,7 @@ from parked.loadtest.report.comparison import MOST_RUNS, Run, Threshold
 from parked.loadtest.report.record import NoRun
 from parked.loadtest.terms import checkout, files
 from parked.loadtest.terms.console import say
-from parked.loadtest.terms.harmless import for_terminal
+from parked.loadtest.terms.harmless import for_line
 
 PASS, FAIL, USAGE, REFUSED = 0, 1, 2, 3
 
@@ -64,7 +64,7 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         runs = [Run.read(letter, folder) for letter, folder in zip("ABCDEF", chosen.run, strict=False)]
     except NoRun as error:
-        print(for_terminal(f"compare: {error}"), file=sys.stderr)
+        print(for_line(f"compare: {error}"), file=sys.stderr)
         return USAGE
     for threshold in chosen.fail_if:
         if all(threshold.name not in run.figures for run in runs):
@@ -72,13 +72,14 @@ def main(arguments: list[str] | None = None) -> int:
     refused = comparison.other_workloads(runs)
     if refused and not chosen.force:
         for text in refused:
-            print(for_terminal(f"compare: not comparable: {text}"), file=sys.stderr)
+            print(for_line(f"compare: not comparable: {text}"), file=sys.stderr)
         return REFUSED
     warnings = [*refused, *comparison.differences(runs)]
     crossed = [
         text for run in runs[1:] for threshold in chosen.fail_if if (text := threshold.crossed(run, runs[0]))
     ]
-    say("\n".join(comparison.lines(runs)))
+    for line in comparison.lines(runs):
+        say(line)
     for text in warnings:
         say(f"differs: {text}")
     for text in crossed:

@@ -22,7 +22,7 @@ from parked.loadtest.report.record import NoRun, sense
 from parked.loadtest.report.summary import summarise
 from parked.loadtest.terms import checkout, files
 from parked.loadtest.terms.console import say
-from parked.loadtest.terms.harmless import for_terminal
+from parked.loadtest.terms.harmless import for_line
 from parked.loadtest.terms.units import MIB
 from parked.shared.extras import lacks
 
@@ -67,7 +67,7 @@ def lines(summary: dict[str, Any], folder: Path) -> list[str]:
     latency = " ".join(
         f"{name} {value:,.0f}" for name, value in summary["latency_ms"].items() if value is not None
     )
-    rows = {
+    rows: dict[str, str | list[str]] = {
         "connections": _connections(summary),
         "time": f"ramp {summary['ramp_seconds']:.0f} s, hold {summary['hold_seconds']:.0f} s",
         "requests": f"{summary['requests']:,}, {summary['failures']:,} failed; "
@@ -86,12 +86,16 @@ def lines(summary: dict[str, Any], folder: Path) -> list[str]:
         f"{kernel['listen_overflows'] or 0} listen overflows, "
         f"{kernel['retrans_segs'] or 0} retransmits",
         **{f"host {host['name']}": _host_line(host, summary) for host in summary.get("hosts", ())},
-        **({"remarks": f"\n{'':13}".join(summary["remarks"])} if summary["remarks"] else {}),
+        **({"remarks": summary["remarks"]} if summary["remarks"] else {}),
         "results": str(folder / "index.html"),
         **_plots(folder),
-        "verdict": summary["verdict"] + "".join(f"\n{'':13}- {reason}" for reason in summary["reasons"]),
+        "verdict": [summary["verdict"], *(f"- {reason}" for reason in summary["reasons"])],
     }
-    return [f"{name:<12} {text}" for name, text in rows.items()]
+    made = []
+    for name, texts in rows.items():
+        first, *more = [texts] if isinstance(texts, str) else texts
+        made += [f"{name:<12} {first}", *(f"{'':<12} {text}" for text in more)]
+    return made
 
 
 def _still_open(open_: dict[str, Any] | None) -> str:
@@ -197,10 +201,11 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         summary = make(folder)
     except NoRun as error:
-        print(for_terminal(f"report: {error}"), file=sys.stderr)
+        print(for_line(f"report: {error}"), file=sys.stderr)
         return 2
     except OSError as error:
         print(f"report: cannot write to {folder}: {error.strerror}", file=sys.stderr)
         return 2
-    say("\n".join(lines(summary, folder)))
+    for line in lines(summary, folder):
+        say(line)
     return 0 if summary["verdict"] == "pass" else 1

@@ -21,11 +21,13 @@ from parked.loadtest.report.record import LARGEST_FACTS, NoRun, Record, decode, 
 from parked.loadtest.report.summary import PERCENTILES, summarise
 from parked.loadtest.terms import checkout, files
 from parked.loadtest.terms.console import say
-from parked.loadtest.terms.harmless import for_terminal
+from parked.loadtest.terms.harmless import for_line
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+#: Disagreements of a folder that are told, the others are counted; characters of a line of them.
+MOST_TOLD, LONGEST_LINE = 100, 500
 #: Stands for a figure that one side does not have; null is a value.
 _MISSING = "nothing"
 
@@ -92,7 +94,7 @@ def main(arguments: list[str] | None = None) -> int:
         try:
             hearing = verify(folder)
         except NoRun as error:
-            print(for_terminal(f"verify: {error}"), file=sys.stderr)
+            print(for_line(f"verify: {error}"), file=sys.stderr)
             code = 2
             continue
         found = hearing.disagreements
@@ -100,8 +102,10 @@ def main(arguments: list[str] | None = None) -> int:
             f"{folder}: {hearing.compared} comparisons, "
             + (f"{len(found)} disagree" if found else "all agree")
         )
-        for text in found:
-            say(f"  - {text}")
+        for text in found[:MOST_TOLD]:
+            say(f"  - {text[:LONGEST_LINE]}")
+        if len(found) > MOST_TOLD:
+            say(f"  and {len(found) - MOST_TOLD:,} more")
         for text in hearing.explained:
             say(f"  known: {text}")
         if hearing.absent:

@@ -12,19 +12,40 @@ from __future__ import annotations
 import contextlib
 import functools
 import io
+import os
+import select
 import sys
 from typing import Any
 
-from parked.loadtest.terms.harmless import for_terminal
+from parked.loadtest.terms.harmless import for_line
 from parked.loadtest.terms.units import MIB
 from parked.shared.log import GuardedLog
 
+#: Seconds that a reader may take for the next bytes of what a program reads.
+READER_S = 60.0
+
 
 def say(text: object) -> None:
-    """Print a line. Where nobody reads any more (a pipe's reader is gone, the disk is full, the terminal is
+    """Print one line. Where nobody reads any more (a pipe's reader is gone, the disk is full, the terminal is
     closed) it is dropped: a run goes on without its readers. What strangers say in it is made harmless."""
     if sys.stdout is not None:  # closed by the caller: `>&-`
-        _guarded(sys.stdout).write(f"{for_terminal(str(text))}\n")
+        _guarded(sys.stdout).write(f"{for_line(str(text))}\n")
+
+
+def hand_over(text: str) -> None:
+    """Print what a program reads, of lines of our own making: all of it, also to a reader that is slow."""
+    if sys.stdout is None:
+        return
+    with contextlib.suppress(OSError, ValueError):  # the reader is gone, the disk is full
+        sys.stdout.flush()
+        try:
+            descriptor = sys.stdout.fileno()
+        except io.UnsupportedOperation:  # it is in memory
+            sys.stdout.write(f"{text}\n")
+            return
+        left = memoryview(f"{text}\n".encode())
+        while left and select.select((), (descriptor,), (), READER_S)[1]:
+            left = left[os.write(descriptor, left[: select.PIPE_BUF]) :]
 
 
 @functools.lru_cache(maxsize=1)

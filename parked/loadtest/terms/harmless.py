@@ -12,9 +12,11 @@ def for_page(text: str) -> str:
 
 def for_terminal(text: str) -> str:
     """With escapes in place of everything that moves, colours or hides, but for line ends."""
-    if text.isascii() and text.isprintable():
+    return "\n".join(map(for_line, text.split("\n")))
+
+
+def for_line(text: str) -> str:
+    """The same for what is part of one line: it can't end it, and begin another in our name."""
+    if text.isprintable():
         return text
-    return "\n".join(
-        "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in line)
-        for line in text.split("\n")
-    )
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)

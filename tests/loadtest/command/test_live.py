@@ -89,10 +89,13 @@ def test_only_what_matters_of_the_log_is_kept(tmp_path: Path) -> None:
     (tmp_path / "locust.log").write_text(
         "[2026-11-23 04:25:47,158] vm/WARNING/locust.runners: Your selected spawn rate is very high\n"
         "[2026-11-23 04:25:48,158] vm/WARNING/parked.loadtest.master.run: Locust worker pid 7 ended\n"
-        "[2026-11-23 04:25:49,158] vm/ERROR/locust.main: it broke\n"
+        "[2026-11-23 04:25:49,158] vm/ERROR/locust.main: it broke \x1b[2J\n"
         "Traceback\n"
     )
-    assert list(follow(tmp_path).messages) == ["04:25:48 Locust worker pid 7 ended", "04:25:49 it broke"]
+    assert list(follow(tmp_path).messages) == [
+        "04:25:48 Locust worker pid 7 ended",
+        "04:25:49 it broke \\x1b[2J",
+    ]
 
 
 def test_clocks_are_read_at_a_glance() -> None:

@@ -26,7 +26,7 @@ def test_each_condition_is_a_test_for_a_build_server(tmp_path: Path) -> None:
 
 
 def test_what_a_server_or_a_task_says_leaves_the_file_xml(tmp_path: Path) -> None:
-    summary = report.make(write_run(tmp_path, notes=["\x1b[2J\x00 <failure> \ud800"]))
+    summary = report.make(write_run(tmp_path, notes=["\x1b[2J\x00 <failure> \ud800"], host="http://\x00"))
     outcome.write_junit(tmp_path / "junit.xml", summary, ())
     (failure,) = ElementTree.parse(tmp_path / "junit.xml").getroot().iter("failure")
     assert "\\x1b[2J\\x00 <failure> \\ud800" in (failure.text or "")

@@ -98,9 +98,17 @@ def test_a_terminal_that_is_closed_is_an_interrupt(tmp_path: Path) -> None:
     assert list((tmp_path / "tmp").iterdir()) == []
 
 
+def test_what_a_program_reads_is_all_there_however_slow_it_is() -> None:
+    program = "from parked.loadtest.terms import console; console.say(1); console.hand_over('2' * 200_000)"
+    line = f"{shlex.join([sys.executable, '-c', program])} | (sleep 0.3; wc -c)"
+    done = run(["bash", "-c", line], cwd=PROJECT, timeout=30)
+    assert (done.stdout, done.stderr) == ("200003\n", "")
+
+
 @pytest.mark.parametrize("redirection", [">/dev/full", ">&-", "| true"])
 def test_a_line_that_cannot_be_written_is_dropped(redirection: str) -> None:
     program = "from parked.loadtest.terms import console\nfor n in range(99): console.say(n)"
+    program += "\nconsole.hand_over('x' * 200_000)"
     line = f"{shlex.join([sys.executable, '-c', program])} {redirection}; exit ${{PIPESTATUS[0]}}"
     done = subprocess.run(["bash", "-c", line], capture_output=True, cwd=PROJECT, timeout=30, check=False)
     assert (done.returncode, done.stderr) == (0, b"")

@@ -12,7 +12,6 @@ import operator
 import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-from urllib.parse import urlsplit
 
 from parked.loadtest.report.goals import flat
 from parked.loadtest.report.record import Record, sense
@@ -205,11 +204,12 @@ _MACHINE = {"cpu_count", "cpu_model", "virtual", "kernel", "memory_total_bytes",
 def _kind(run: Run) -> str:
     """What the target is: a server on the same machine shares its cores, TLS costs both sides."""
     where = "here" if run.record.facts["server_is_local"] else "elsewhere"
-    return f"{urlsplit(run.summary['workload']['host']).scheme}, server {where}"
+    scheme, _, _ = run.summary["workload"]["host"].partition("://")
+    return f"{scheme}, server {where}"
 
 
-def _range(ends: Sequence[float]) -> str:
-    return f"{ends[0]:g}-{ends[1]:g}"
+def _range(ends: Sequence[float] | None) -> str:
+    return "unknown" if ends is None else f"{ends[0]:g}-{ends[1]:g}"
 
 
 def rows(runs: Sequence[Run]) -> list[list[str]]:

@@ -98,6 +98,7 @@ class Facts(TypedDict):
     command: str
     notes: list[str]
     hold_latencies: str
+    users_ended_themselves: NotRequired[int]
     workload: NotRequired[str]
     heard: NotRequired[HeardFacts]
     changes: NotRequired[list[dict[str, Any]]]

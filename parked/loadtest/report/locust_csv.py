@@ -8,15 +8,21 @@ read, is an empty list.
 from __future__ import annotations
 
 import csv
+import io
+import itertools
+import math
 from typing import TYPE_CHECKING, Any
 
 from parked.loadtest.terms import files
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from pathlib import Path
 
 #: Rows of each that are kept, the most frequent first, and characters of a text.
 MOST_ROWS, LONGEST_TEXT = 50, 200
+#: Rows that are looked at.
+MOST_READ = 100_000
 #: Percentiles by their names in summary.json and in Locust's file.
 _PERCENTILES = {"p50": "50%", "p90": "90%", "p99": "99%", "max": "100%"}
 
@@ -32,8 +38,18 @@ def requests(folder: Path) -> list[dict[str, Any]]:
             "latency_ms": {name: _number(row[column]) for name, column in _PERCENTILES.items()},
         }
         for row in _rows(folder / "locust_stats.csv")
-        if row["Name"] != "Aggregated"
+        if not _is_sum(row)
     )
+
+
+def aggregated(folder: Path, *columns: str) -> list[float | None]:
+    """Of the row with the sums of all requests; None where it is not there, or says no number."""
+    sums = next(filter(_is_sum, _rows(folder / "locust_stats.csv")), {})
+    return [_number(sums.get(column) or "") for column in columns]
+
+
+def _is_sum(row: dict[str, str]) -> bool:
+    return row.get("Name") == "Aggregated" and not row.get("Type")  # a request may be named so
 
 
 def failures(folder: Path) -> list[dict[str, Any]]:
@@ -61,20 +77,31 @@ def _most(found: Any) -> list[dict[str, Any]]:
     kept: list[dict[str, Any]] = []
     try:
         kept.extend(found)
-    except (KeyError, ValueError, TypeError, csv.Error):  # cut off: what came before is there
+    except (KeyError, ValueError, TypeError):  # cut off: what came before is there
         pass
     return sorted(kept, key=lambda row: -row["count"])[:MOST_ROWS]
 
 
-def _rows(path: Path) -> list[dict[str, str]]:
+def _rows(path: Path) -> Iterator[dict[str, str]]:
     try:
-        return list(csv.DictReader(files.read_text(path).splitlines(keepends=True)))
+        text = files.read_text(path)
     except OSError:
-        return []
+        return
+    # A failure may say all of a response; and what ends a line is for csv to judge, not for str.splitlines.
+    csv.field_size_limit(files.LARGEST)
+    try:
+        yield from itertools.islice(csv.DictReader(io.StringIO(text, newline="")), MOST_READ)
+    except csv.Error:
+        return
 
 
 def _number(text: str) -> float | None:
-    return None if text in ("", "N/A") else float(text)
+    """Also None: "N/A", and what is none or has no end."""
+    try:
+        number = float(text)
+    except ValueError:
+        return None
+    return number if math.isfinite(number) else None
 
 
 def _last_line(text: str) -> str:

@@ -48,7 +48,7 @@ def summarise(record: Record) -> dict[str, Any]:
         "verdict": "",
         "reasons": [],
         "notes": facts["notes"],
-        "remarks": hearing.explained,
+        "remarks": [*_ended_themselves(facts), *hearing.explained],
         "target_connections": facts["target_connections"],
         "peak_connections": int(facts["peak_connections"]),
         "min_connections_in_hold": facts["min_connections_in_hold"] or 0,
@@ -132,6 +132,12 @@ def summarise(record: Record) -> dict[str, Any]:
     summary["reasons"] = [*reasons(summary, hearing.disagreements), *missed]
     summary["verdict"] = "fail" if summary["reasons"] else "pass"
     return summary
+
+
+def _ended_themselves(facts: dict[str, Any]) -> list[str]:
+    ended, left = facts.get("users_ended_themselves") or 0, facts["target_connections"]
+    asked = f"of {ended + left:,} users that were asked for"
+    return [f"{ended:,} {asked} have ended themselves: the other {left:,} are judged"] if ended > 0 else []
 
 
 def _host(host: dict[str, Any], hold_s: float) -> dict[str, Any]:

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import csv
 import dataclasses
 import time
 from typing import TYPE_CHECKING, Any
 
 from parked.loadtest.client.errors import RequestFailure
-from parked.loadtest.report.record import LARGEST_FACTS, kernel_column, number, numbers
-from parked.loadtest.terms import files
+from parked.loadtest.report import locust_csv
+from parked.loadtest.report.record import kernel_column, number, numbers
 from parked.loadtest.terms.units import MIB, count, size
 
 if TYPE_CHECKING:
@@ -241,7 +240,8 @@ def _workload(record: Record, summary: dict[str, Any]) -> Table:
         ]
     if (delay_ms := summary["send_delay_mean_ms"]) is not None:
         rows.append(("measured: a request left after it was due", f"{delay_ms:.2f} ms on average"))
-    if body := _mean_body(record):
+    (body,) = locust_csv.aggregated(record.folder, "Average Content Size")
+    if body:
         rows.append(("measured by Locust: mean body", f"{body:,.0f} bytes"))
     return Table(
         f"The workload, as {'asked for and ' if workload['think_s'] else ''}executed",
@@ -285,17 +285,6 @@ def _executed(summary: dict[str, Any]) -> Table:
         "Think time is from a response to the moment at which the next request is due. Distance: greatest "
         "difference in share to an even distribution (Kolmogorov-Smirnov).",
     )
-
-
-def _mean_body(record: Record) -> float | None:
-    try:
-        lines = files.read_text(record.folder / "locust_stats.csv", LARGEST_FACTS).splitlines()
-        for row in csv.DictReader(lines):
-            if row.get("Name") == "Aggregated":
-                return float(row["Average Content Size"])
-    except (OSError, KeyError, ValueError, TypeError, csv.Error):
-        pass  # a run without Locust's CSV, or a cut one
-    return None
 
 
 def _hosts(record: Record, summary: dict[str, Any]) -> Table:

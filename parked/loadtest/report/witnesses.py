@@ -9,19 +9,20 @@ they disagree has no figures to trust, whichever of them is right, and can't pas
 from __future__ import annotations
 
 import bisect
-import csv
 import itertools
 import math
+from collections import Counter
 from typing import TYPE_CHECKING, Any
-from urllib.parse import urlsplit
 
-from parked.loadtest.report import heard
+from parked.loadtest.report import heard, locust_csv
 from parked.loadtest.report.hearing import Hearing, told
-from parked.loadtest.report.record import LARGEST_FACTS, number, numbers
+from parked.loadtest.report.record import number, numbers
 from parked.loadtest.terms import console, files
 from parked.loadtest.terms.sample import CUMULATIVE
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from parked.loadtest.report.record import Record
 
 #: Of the connections that the clients count, the share of sockets that the kernel must have seen.
@@ -45,6 +46,8 @@ SERVER_BEHIND_S = 3.0
 SAMPLES_SPREAD_S = 1.5
 #: Seconds of requests that nobody knows of a server process or a Locust worker that was killed.
 UNTOLD_S = 2.0
+#: Rows that one of the server's counts is held against: an hour. Folders may say that there are more.
+MOST_BETWEEN = 3_600
 #: Connections to the server beside those of the test that need no word: somebody looks whether it is well.
 VISITORS = 5
 
@@ -103,7 +106,7 @@ def _rows(record: Record, hearing: Hearing) -> None:
 
 def _in_order(record: Record) -> bool:
     """Ramp, hold, stop; and back to the ramp where the run was asked for something else."""
-    changed_s = [change["time_s"] for change in record.facts.get("changes", ())]
+    changed_s = sorted(float(change["time_s"]) for change in record.facts.get("changes", ()))
     before = 0
     for row in record.rows:
         if row["phase"] not in _PHASES:
@@ -111,7 +114,8 @@ def _in_order(record: Record) -> bool:
         order = _PHASES.index(row["phase"])
         if order < before:
             at_s = number(row, "time_s") or 0.0
-            if row["phase"] != "ramp" or not any(abs(at_s - change_s) <= CLOCK_S for change_s in changed_s):
+            place = bisect.bisect_left(changed_s, at_s - CLOCK_S)
+            if row["phase"] != "ramp" or place == len(changed_s) or changed_s[place] > at_s + CLOCK_S:
                 return False
         before = order
     return True
@@ -202,9 +206,12 @@ def _hosts(record: Record, hearing: Hearing) -> None:
             sum_ = sum(host["hold"].get(name, 0) for host in hosts)
             hearing.equal(f"{name} in the hold", run=facts["hold"].get(name), hosts=sum_)
     alone = len({(host["kernel_id"], host["namespace_id"]) for host in hosts}) == len(hosts)
+    requests: Counter[str | None] = Counter()
+    for worker in facts["workers"]:
+        requests[worker.get("host")] += worker["requests"]
     for host in hosts:
-        sum_ = sum(w["requests"] for w in facts["workers"] if w.get("host") == host["id"])
-        hearing.equal(f"requests of host {host['name']}", run=host["totals"]["requests"], workers=sum_)
+        of_host = requests[host["id"]]
+        hearing.equal(f"requests of host {host['name']}", run=host["totals"]["requests"], workers=of_host)
         seen, needed = host["sockstat_tcp_inuse_peak"], math.floor(SOCKET_SHARE * host["connections_peak"])
         if alone and seen is not None:
             hearing.that(
@@ -265,23 +272,41 @@ class _Ended:
     def __init__(self, record: Record) -> None:
         self._started = record.facts["started_unix_s"]
         self._workers = [worker for worker in record.facts["workers"] if worker.get("lost_unix_s")]
-        self._named: set[int] = set()
+        self._begins = _Steps((it["heard_unix_s"], it["connections"]) for it in self._workers)
+        self._ends = _Steps((it["lost_unix_s"] + CLOCK_S, it["connections"]) for it in self._workers)
+        self._asked: list[float] = []
 
     def still_counted(self, row: dict[str, str]) -> int:
         at = number(row, "unix_time_s") or 0.0
-        counted = [it for it in self._workers if it["heard_unix_s"] <= at <= it["lost_unix_s"] + CLOCK_S]
-        self._named.update(worker["worker"] for worker in counted)
-        return sum(worker["connections"] for worker in counted)
+        self._asked.append(at)
+        return self._begins.until(at) - self._ends.before(at)
 
     def told(self) -> list[str]:
         """For those that were asked for."""
+        asked = sorted(self._asked)
         return [
             f"{worker['connections']:,} connections of worker {worker['worker']}, pid {worker['pid']}, "
             f"count as open from its last sample at {worker['heard_unix_s'] - self._started:.1f} s until its "
             f"end was noticed at {worker['lost_unix_s'] - self._started:.1f} s"
             for worker in self._workers
-            if worker["worker"] in self._named
+            if bisect.bisect_left(asked, worker["heard_unix_s"])
+            < bisect.bisect_right(asked, worker["lost_unix_s"] + CLOCK_S)
         ]
+
+
+class _Steps:
+    """A sum that grows at times: how far it has come."""
+
+    def __init__(self, steps: Iterable[tuple[float, int]]) -> None:
+        ordered = sorted(steps)
+        self._times = [at for at, _ in ordered]
+        self._sums = [0, *itertools.accumulate(grown for _, grown in ordered)]
+
+    def until(self, at: float) -> int:
+        return self._sums[bisect.bisect_right(self._times, at)]
+
+    def before(self, at: float) -> int:
+        return self._sums[bisect.bisect_left(self._times, at)]
 
 
 def _kernel(record: Record, hearing: Hearing) -> None:
@@ -345,7 +370,7 @@ def _server(record: Record, hearing: Hearing) -> None:
             f"the server answered {told(answered - sent)} more requests than the clients sent: somebody "
             "else asks it too (a health check, a browser, another test)"
         )
-    if good == sent == answered and urlsplit(facts["host"]).scheme == "http":
+    if good == sent == answered and facts["host"].startswith("http://"):
         hearing.equal("received_bytes in all", run=totals["received_bytes"], server=sent_bytes)
 
 
@@ -354,6 +379,9 @@ def _server_in_hold(record: Record, hearing: Hearing, untold: float) -> None:
     ended, rows = _Ended(record), record.stated
     written = [number(row, "unix_time_s") or 0.0 for row in rows]
     counted = [number(row, "counted_unix_s") or 0.0 for row in rows]
+    leasts, mosts = (
+        [number(row, name) or 0.0 for row in rows] for name in ("connections_min", "connections")
+    )
     wrong_connections, wrong_requests, others = [], [], 0.0
     for row in record.hold():
         at, there = number(row, "server_counted_unix_s"), number(row, "server_connections")
@@ -365,9 +393,9 @@ def _server_in_hold(record: Record, hearing: Hearing, untold: float) -> None:
         behind_s = SERVER_BEHIND_S + (number(row, "server_loop_lag_max_ms") or 0.0) / 1000
         older = max(0, bisect.bisect_right(written, at - behind_s) - 1)
         newer = min(bisect.bisect_left(counted, at + SAMPLES_SPREAD_S), len(rows) - 1)
-        between = rows[older : newer + 1]
-        least = min(numbers(between, "connections_min"), default=0.0) - ended.still_counted(row)
-        most = max(numbers(between, "connections"), default=0.0)
+        between = slice(older, min(newer + 1, older + MOST_BETWEEN))
+        least = min(leasts[between], default=0.0) - ended.still_counted(row)
+        most = max(mosts[between], default=0.0)
         others = max(others, there - most / SOCKET_SHARE)
         if math.floor(SOCKET_SHARE * least) > there:
             wrong_connections.append(
@@ -425,8 +453,8 @@ def _log_line(row: dict[str, str]) -> str | None:
 
 def _locust(record: Record, hearing: Hearing) -> None:
     """Locust's own statistics, which reach its master on a way of their own."""
-    counts = _locust_counts(record)
-    if counts is None or not record.facts.get("ended", True):
+    counts = locust_csv.aggregated(record.folder, "Request Count", "Failure Count")
+    if None in counts or not record.facts.get("ended", True):
         hearing.absent.append("locust_stats.csv")
         return
     lost = any(worker.get("lost") for worker in record.facts["workers"])
@@ -442,17 +470,6 @@ def _locust(record: Record, hearing: Hearing) -> None:
         hearing.explained.append(
             f"{totals['others']:,.0f} requests in Locust's statistics are not those of KeepAliveUsers"
         )
-
-
-def _locust_counts(record: Record) -> tuple[float, float] | None:
-    try:
-        lines = files.read_text(record.folder / "locust_stats.csv", LARGEST_FACTS).splitlines()
-        for row in csv.DictReader(lines):
-            if row.get("Name") == "Aggregated":
-                return float(row["Request Count"]), float(row["Failure Count"])
-    except (OSError, KeyError, ValueError, TypeError, csv.Error):
-        pass  # not there, or cut off: no witness
-    return None
 
 
 def _ascending(row: dict[str, str]) -> bool:

@@ -89,6 +89,7 @@ def test_a_ratio_that_is_not_known_does_not_pass(tmp_path: Path) -> None:
     [
         ({"think_s": [2.0, 3.0]}, "think time, s: A old 1-3, B new 2-3"),
         ({"length": [1, 10240]}, "length, characters: A old 1024-10240, B new 1-10240"),
+        ({"length": None}, "length, characters: A old 1024-10240, B new unknown"),
     ],
 )
 def test_another_workload_is_refused_unless_forced(

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -38,6 +39,27 @@ def test_requests_have_names_failures_their_texts_and_exceptions_of_tasks_are_to
     for heading in ("Requests by name", "Failures by text", "Exceptions in tasks"):
         assert heading in page
     assert "<b>sold out" not in page
+
+
+def test_what_a_failure_or_a_figure_says_ends_neither_its_row_nor_the_report(tmp_path: Path) -> None:
+    run = write_run(tmp_path, failures={"other": 6})
+    (run / "locust_stats.csv").write_text(
+        "Type,Name,Request Count,Failure Count,50%,90%,99%,100%\nGET,Aggregated,90,6,nan,inf,-1e400,3\n"
+        ",Aggregated,nan,6,1,1,1,1\n"
+    )
+    body = "<p>" + 50_000 * "all of it "
+    (run / "locust_failures.csv").write_text(
+        f"Method,Name,Error,Occurrences\nGET,/,{body},3\nGET,/,a\u2028b\x0bc,2\nGET,/late,'\0',1\n"
+    )
+    summary = report.make(run)
+    assert [row["count"] for row in summary["failures_by_text"]] == [3, 2, 1]
+    (named,) = summary["requests_by_name"]
+    assert named["latency_ms"] == {"p50": None, "p90": None, "p99": None, "max": 3}
+
+    def refuse(constant: str) -> None:
+        raise AssertionError(constant)
+
+    json.loads((run / "summary.json").read_text(), parse_constant=refuse)
 
 
 def test_files_that_are_cut_off_or_not_there_are_no_statistics(tmp_path: Path) -> None:

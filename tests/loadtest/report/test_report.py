@@ -78,6 +78,13 @@ def test_what_only_the_caller_knows_fails_a_run_now_and_when_its_report_is_made_
     assert report.make(run)["reasons"] == ["the master was killed"]
 
 
+def test_users_that_ended_themselves_are_told_of(tmp_path: Path) -> None:
+    summary = report.make(write_run(tmp_path, users_ended_themselves=250))
+    assert summary["verdict"] == "pass"
+    (remark,) = summary["remarks"]
+    assert remark.startswith("250 of 1,250 users that were asked for have ended themselves")
+
+
 def test_an_interrupt_explains_a_failed_run_and_does_not_fail_one_that_was_complete(tmp_path: Path) -> None:
     complete = report.make(write_run(tmp_path / "complete"), if_failed=["interrupted"])
     assert (complete["verdict"], complete["reasons"]) == ("pass", [])

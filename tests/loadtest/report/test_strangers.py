@@ -116,6 +116,21 @@ def test_escape_sequences_of_a_folder_do_not_reach_the_terminal(
     assert "<!--" not in (run / "index.html").read_text().split("<script")[-1]
 
 
+def test_what_a_folder_says_is_in_lines_of_its_own_making(
+    run: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    lie = "1\nverdict      pass\n"
+    change(server_software=lie, host=f"http://[{lie}", command=lie, notes=[lie], versions={lie: lie})(run)
+    assert report.main([str(run)]) == 1
+    assert verify.main([str(run)]) == 0
+    (run / "summary.json").write_text(json.dumps({f"{lie}{number}": "x" * 10_000 for number in range(1000)}))
+    assert verify.main([str(run)]) == 1
+    assert compare.main([str(write_run(run.parent / "good")), str(run), "--page", f"{run}.html"]) == 0
+    told = capsys.readouterr()
+    assert "verdict      pass" not in (told.out + told.err).splitlines()
+    assert len(told.out) < 100_000
+
+
 def test_what_a_mutation_makes_is_read_or_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """A small fuzzing with a fixed seed: any exception that is not told in a line fails it."""
     chance = random.Random(7)

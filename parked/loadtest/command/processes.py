@@ -38,11 +38,12 @@ class Stop(Exception):
 
 
 class Interrupted:
-    """Counts INT, TERM and HUP (the terminal is closed) from when it is made; not a HUP that nohup hides."""
+    """Counts INT, TERM, QUIT and HUP (the terminal is closed) from when it is made; not a HUP that nohup
+    hides."""
 
     def __init__(self) -> None:
         self.count = 0
-        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGQUIT, signal.SIGHUP):
             if number != signal.SIGHUP or signal.getsignal(number) != signal.SIG_IGN:
                 signal.signal(number, self._note)
 

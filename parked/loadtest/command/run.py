@@ -56,6 +56,8 @@ _OF_A_RUN = re.compile(
 )
 #: Seconds that Locust is given to end beyond the longest time that the run may take.
 END_S = 300.0
+#: Seconds that Locust may take to load a locustfile and look at its options.
+LOAD_S = 120.0
 #: Seconds that the server may take until it answers.
 SERVER_READY_S = 60.0
 #: Seconds that the server may take to stop, per 100,000 connections.
@@ -77,7 +79,7 @@ def run(settings: Settings) -> int:
 
 def _run(settings: Settings, started: contextlib.ExitStack, interrupted: Interrupted) -> int:
     raise_nofile()
-    _check_locust_options(settings)
+    _check_locust_options(settings, interrupted)
     start_server = False
     for url in settings.urls:
         probe = probe_host(url, verify=settings.verifies)
@@ -143,22 +145,27 @@ def _make_folder(settings: Settings) -> None:
         ) from None
 
 
-def _check_locust_options(settings: Settings) -> None:
+def _check_locust_options(settings: Settings, interrupted: Interrupted) -> None:
     """Have Locust look at the options that are left to it, before anything is started."""
     if not settings.of_locust:
         return
     locust = [sys.executable, "-P", "-m", "locust", "-f", str(settings.locustfile), *settings.of_locust]
-    looked = subprocess.run(
-        [*locust, "--list"],
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        text=True,
-        env=checkout.environment(),
-        check=False,
-    )
-    if looked.returncode:
-        said = looked.stderr.strip().splitlines() or [f"Locust ended with code {looked.returncode}"]
-        raise Stop(USAGE, settings.did_you_mean or said[-1].removeprefix("locust: error: "))
+    deadline = time.monotonic() + LOAD_S
+    with (
+        tempfile.TemporaryFile() as said,
+        start_process([*locust, "--list"], subprocess.DEVNULL, said) as looking,
+    ):
+        while looking.poll() is None:
+            if interrupted.is_set:
+                raise Stop(INTERRUPTED, "interrupted before the test began")
+            if time.monotonic() > deadline:
+                raise Stop(START, f"Locust did not load {settings.locustfile} within {LOAD_S:.0f} s")
+            time.sleep(0.05)
+        if looking.returncode:
+            said.seek(0)
+            lines = said.read().decode(errors="replace").strip().splitlines()
+            why = lines[-1] if lines else f"Locust ended with code {looking.returncode}"
+            raise Stop(USAGE, settings.did_you_mean or why.removeprefix("locust: error: "))
 
 
 def _say_plan(settings: Settings, plan: sizing.Plan) -> None:
@@ -281,7 +288,9 @@ def _locust(settings: Settings, plan: sizing.Plan, interrupted: Interrupted) -> 
     log_path = settings.results / "locust.log"
     screen, watched, aborted = _screen(settings), _watch(settings), ""
     # Locust prints the lines itself, or the screen shows what they say.
-    out = subprocess.DEVNULL if screen else sys.stderr.fileno() if settings.as_json else None
+    out = subprocess.DEVNULL if screen or settings.as_json else None
+    if settings.as_json and sys.stderr is not None:
+        out = sys.stderr.fileno()
     with files.new(log_path, "xb") as log, start_process(command, out, log, said) as locust:
         asked = 0
         give_up = math.inf

@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 #: another machine counts as lost.
 SILENT_S = 3.0
 LOST_S = 30.0
+#: Seconds without a sample after which nobody knows what the users of a living worker do.
+STUCK_S = 10.0
 
 
 @dataclasses.dataclass
@@ -166,6 +168,17 @@ class Fleet:
                 lost.append(worker)
         return lost
 
+    def stuck(self) -> list[tuple[Worker, float]]:
+        """Living workers that are not heard, and since how many seconds: stopped (sooner told of, since that
+        is certain), or at something that does not end."""
+        now = time.monotonic()
+        silent = [(worker, now - worker.heard) for worker in self.workers.values() if not worker.lost]
+        return [
+            (worker, silent_s)
+            for worker, silent_s in silent
+            if silent_s > STUCK_S or (silent_s > SILENT_S and _is_here(worker) and _state(worker) in "Tt")
+        ]
+
     def second(self) -> Second:
         """Everything known now; latencies, bursts and minima begin anew."""
         now = time.monotonic()
@@ -259,11 +272,19 @@ def _merged(parts: Iterable[Distribution]) -> Distribution:
 
 
 def _may_be_alive(worker: Worker, silent_s: float) -> bool:
-    # Locust names a worker after its host: HOST_UUID.
-    if worker.name.rpartition("_")[0] not in (socket.gethostname(), "") and worker.name != "local":
-        return silent_s < LOST_S
-    try:
-        state = Path(f"/proc/{worker.sample['pid']}/stat").read_text().rpartition(")")[2].split()[0]
-    except OSError:
+    return _state(worker) not in "ZX" if _is_here(worker) else silent_s < LOST_S
+
+
+def _is_here(worker: Worker) -> bool:
+    if worker.sample.get("host"):
         return False
-    return state not in "ZX"
+    # Locust names a worker after its host: HOST_UUID.
+    return worker.name.rpartition("_")[0] in (socket.gethostname(), "") or worker.name == "local"
+
+
+def _state(worker: Worker) -> str:
+    """As in proc(5), /proc/pid/stat; X (dead) where there is none any more."""
+    try:
+        return Path(f"/proc/{worker.sample['pid']}/stat").read_text().rpartition(")")[2].split()[0]
+    except OSError:
+        return "X"

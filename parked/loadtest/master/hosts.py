@@ -182,7 +182,7 @@ class Hosts:
         """Why a host can't join; "" if it can."""
         if report.get("protocol") != PROTOCOL:
             return "it is of another version than the master: use the same checkout on all hosts"
-        if self._complete_at is not None:
+        if len(self._hosts) >= self.expected:
             return f"the run has its {self.expected} hosts: {self._names()}"
         return ""
 

@@ -113,7 +113,14 @@ class Recorder:
     def _test_started(self, **_: Any) -> None:
         self._fleet = Fleet()
         self._before = dict(self._latest)
-        self._run = Run(self._environment, self._fleet, self._hosts)
+        try:
+            self._run = Run(self._environment, self._fleet, self._hosts)
+        except Exception as error:  # Locust would log it, and go on with a run that nobody follows or ends
+            logger.exception("the run can't be followed, ending the test: %s", error)
+            self._run = PacedDispatcher.pace = None
+            self._environment.process_exit_code = 1
+            gevent.spawn(self._end)
+            return
         PacedDispatcher.pace = self._run.pace
         gevent.spawn(self._follow, self._run)
 

@@ -101,6 +101,8 @@ class Run:
         self._asked = self._target, self._think_s
         #: Users that are to be connected (:meth:`_look_who_is_there`); how many there are, and since when.
         self._wanted = self._target
+        #: Users of those that were asked for that are not wanted any more.
+        self._ended_themselves = 0
         self._users = 0
         self._users_since = 0.0
         #: What was asked for anew while the run went on.
@@ -172,10 +174,12 @@ class Run:
                 for user_class in self._environment.user_classes
                 if not issubclass(user_class, KeepAliveUser)
             )
+            asked = wanted
             if self._phase == "ramp" and time.monotonic() - self._users_since >= SETTLED_S:
                 wanted = min(wanted, users)
             elif self._phase == "hold":
                 wanted = min(wanted, self._wanted)
+            self._ended_themselves = asked - wanted
         self._wanted = wanted
 
     @property
@@ -216,6 +220,15 @@ class Run:
                     f"with {worker.sample['connections']:,} connections"
                 )
             self._forget(worker.name)
+
+    def _name_stuck_workers(self) -> None:
+        """Their connections stand, and what is due on them is neither sent nor counted."""
+        for worker, silent_s in self.fleet.stuck():
+            where = f" on {self._hosts.name_of(worker)}" if self._hosts is not None else ""
+            self.note(
+                f"Locust worker pid {worker.sample['pid']}{where} was stuck: nothing was heard of it and its "
+                f"{worker.sample['connections']:,} connections in the last {silent_s:.0f} s"
+            )
 
     def _forget(self, name: str) -> None:
         """Have Locust see at its next heartbeat that a worker is gone; it would wait for a minute by
@@ -334,6 +347,8 @@ class Run:
         """Locust begins to stop the users."""
         if self._phase == "ramp" and self._runner.state in (STATE_SPAWNING, STATE_RUNNING):
             self.note("ended before all connections were established")
+        if self._phase == "hold":
+            self._name_stuck_workers()
         self._phase = "stop"
 
     def end(self) -> None:
@@ -364,6 +379,7 @@ class Run:
         return {
             "host": self._host,
             "target_connections": self._wanted,
+            "users_ended_themselves": self._ended_themselves,
             "started_unix_s": self.started_unix_s,
             "think_s": self._think_s,
             "workload": _workload_of(self._environment),

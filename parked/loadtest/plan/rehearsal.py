@@ -7,12 +7,16 @@ import contextlib
 import http.client
 import socket
 import threading
-from urllib.parse import urlsplit
+from urllib.parse import quote, urlsplit
 
 from parked.loadtest.plan.probe import client_tls
 
 #: Seconds for both requests, and bytes of a body that are read.
 TIMEOUT_S, LARGEST_BODY = 10.0, 64 << 20
+#: Of a path and query, what is left alone when the rest is percent-encoded, as `client.message.fit` has it.
+SAFE = "!$%&'()*+,/:;=?@[]~"
+#: Characters of a URL that are told.
+LONGEST_URL = 200
 
 
 def objection(
@@ -25,7 +29,7 @@ def objection(
     :param verify: whether the server's certificate has to be valid.
     """
     connection = _connection(url, verify, timeout_s)
-    target, what = urlsplit(url).path.rstrip("/") + path, f"GET {path}"
+    target, what = _target(url, path), f"GET {path}"
     with contextlib.closing(connection):
         try:
             connection.connect()
@@ -61,8 +65,7 @@ def no_stream(url: str, path: str, *, verify: bool = True, timeout_s: float = TI
             guard = threading.Timer(timeout_s, _shut, [connection.sock])
             guard.start()
             try:
-                target = urlsplit(url).path.rstrip("/") + path
-                connection.request("GET", target, headers={"Accept": "text/event-stream"})
+                connection.request("GET", _target(url, path), headers={"Accept": "text/event-stream"})
                 response = connection.getresponse()
             finally:
                 guard.cancel()
@@ -85,10 +88,16 @@ def _connection(url: str, verify: bool, timeout_s: float) -> http.client.HTTPCon
     )
 
 
+def _target(url: str, path: str) -> str:
+    """As a KeepAliveUser's session sends it."""
+    return quote((urlsplit(url).path.rstrip("/") + path).partition("#")[0], SAFE)
+
+
 def _wrong(what: str, response: http.client.HTTPResponse, got: int, length: int | None) -> str:
     if 300 <= response.status < 400:
         return (
-            f"redirects {what} to {response.headers.get('Location')} ({response.status}): test that address"
+            f"redirects {what} to {(response.headers.get('Location') or 'nowhere')[:LONGEST_URL]} "
+            f"({response.status}): test that address"
         )
     if response.status >= 400:
         return f"answers {response.status} to {what}; --path names another"

@@ -20,6 +20,10 @@ BUCKETS_A_DOUBLING = 32
 MOST = 1e18
 #: What is smaller counts as this: 0 has no logarithm.
 LEAST = 0.001
+#: Buckets of what is between.
+_BUCKETS = range(
+    math.floor(BUCKETS_A_DOUBLING * math.log2(LEAST)), math.ceil(BUCKETS_A_DOUBLING * math.log2(MOST)) + 1
+)
 
 
 def bound(bucket: int) -> float:
@@ -80,6 +84,8 @@ class Distribution:
                 )  # fmt: skip
                 if not all(abs(value) <= MOST for value in (made.sum, made.least, made.most, made.count)):
                     raise ValueError("a distribution of no numbers")
+                if not all(bucket in _BUCKETS and count > 0 for bucket, count in made.buckets.items()):
+                    raise ValueError("a distribution with a bucket that is none")
             except OverflowError as error:
                 raise ValueError(str(error)) from None
         return made

@@ -17,11 +17,14 @@ import time
 from contextlib import contextmanager, suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, Self, cast
 
 import psutil
 import pytest
 
+from parked.loadtest.command import run as run_module
+from parked.loadtest.command.processes import Stop
 from parked.loadtest.report import verify
 from tests import commands
 from tests.commands import free_ports
@@ -259,6 +262,21 @@ def test_a_run_that_does_not_end_is_ended_when_its_plan_is_over(tmp_path: Path) 
     assert done.returncode == 5, done.stdout + done.stderr
     assert "Locust ended with code -9" in done.stdout + done.stderr
     assert not psutil.pid_exists(int((tmp_path / "pid").read_text()))
+
+
+@pytest.mark.parametrize(("is_set", "within_s", "code"), [(True, 120.0, 130), (False, 0.1, 5)])
+def test_a_locustfile_that_does_not_load_is_waited_for_until_a_bound_or_an_interrupt(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, is_set: bool, within_s: float, code: int
+) -> None:
+    (tmp_path / "hangs.py").write_text("import time\ntime.sleep(1e6)\n")
+    monkeypatch.setattr(run_module, "LOAD_S", within_s)
+    settings: Any = SimpleNamespace(of_locust=["--tags", "x"], locustfile=tmp_path / "hangs.py")
+    interrupted: Any = SimpleNamespace(is_set=is_set)
+    before = children(os.getpid())
+    with pytest.raises(Stop) as stopped:
+        run_module._check_locust_options(settings, interrupted)
+    assert stopped.value.code == code
+    assert children(os.getpid()) == before
 
 
 def test_a_run_that_has_failed_is_ended_early_if_asked_for(tmp_path: Path) -> None:

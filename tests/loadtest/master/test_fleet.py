@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import random
+import signal
 import socket
 import subprocess
 import time
@@ -177,6 +178,25 @@ def test_a_worker_on_this_machine_is_lost_when_its_process_is_gone(
     assert [row["lost"] for row in fleet.table()] == [True, False]
     fleet.take(gone.name, gone.sample())
     assert fleet.second().connections == 2, "it was late, not lost"
+
+
+def test_a_stopped_worker_is_stuck_and_not_lost(fleet: Fleet, monkeypatch: pytest.MonkeyPatch) -> None:
+    process = subprocess.Popen(["sleep", "60"])
+    try:
+        process.send_signal(signal.SIGSTOP)
+        os.waitid(os.P_PID, process.pid, os.WSTOPPED | os.WNOWAIT)
+        for name, pid in (("stopped", process.pid), ("busy", os.getpid())):
+            worker = WorkerProcess(f"{socket.gethostname()}_{name}", pid)
+            fleet.take(worker.name, worker.sample())
+        now = time.monotonic()
+        monkeypatch.setattr(fleet_module.time, "monotonic", lambda: now + SILENT_S + 1)
+        assert fleet.lose_silent() == []
+        assert [worker.sample["pid"] for worker, _ in fleet.stuck()] == [process.pid]
+    finally:
+        process.kill()
+        process.wait()
+    assert [worker.sample["pid"] for worker in fleet.lose_silent()] == [process.pid]
+    assert fleet.stuck() == []
 
 
 def test_a_worker_elsewhere_is_lost_after_a_longer_silence(

@@ -137,6 +137,7 @@ def test_one_too_many_and_one_of_another_version_are_refused(master: Master) -> 
     assert refused["state"] == "refused"
     assert "version" in refused["why"]
     master.say("b")
+    assert master.say("early")["state"] == "refused", "both are there, who have not heard it yet"
     master.hosts._share_out()
     late = master.say("late")
     assert late["state"] == "refused"

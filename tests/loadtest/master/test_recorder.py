@@ -82,6 +82,7 @@ def test_seconds_that_a_busy_machine_missed_have_one_row_together(
         sample() | {"lengths": [10**400, 2.0, 2, [[1, 2]]]},
         sample() | {"open_s": [1.0, float("nan"), 2, [[1, 2]]]},
         sample() | {"open_s": [1.0, 1.0, 2, [[1, 10**30]]]},
+        sample() | {"open_s": [1.0, 1.0, 1.0, [[10**7, 1]]]},
         sample() | {"failures_by_kind": {"a": "b"}},
         sample() | {"failures_by_kind": {str(number): 1 for number in range(recorder.MOST_KINDS + 1)}},
     ],
@@ -107,6 +108,23 @@ def test_a_message_of_the_wrong_shape_is_counted_and_named_and_the_run_goes_on(
     notes = scene.facts()["notes"]
     assert len(notes) == 1
     assert notes[0].startswith("a message of stranger\\x1b makes no sense and is not counted: ")
+
+
+def test_a_run_that_can_not_be_written_ends_before_it_goes_on_unfollowed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spawned: list[Any] = []
+    monkeypatch.setattr(recorder.gevent, "spawn", lambda *call: spawned.append(call[0]))
+    scene = Scene(tmp_path / "run", monkeypatch)
+    scene.run.end()
+    scene.environment.events = Events()
+    scene.environment.parsed_options.results = str(tmp_path / "run" / "samples.csv")
+    scene.runner.register_message = lambda *_: None
+    both = recorder.Recorder(scene.environment)
+    scene.environment.events.test_start.fire()
+    assert spawned == [both._end]
+    assert scene.environment.process_exit_code == 1
+    both._test_stopped()  # of a run that there is not
 
 
 def test_a_run_that_can_not_be_followed_ends_with_a_reason(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+import re
 from pathlib import Path
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
@@ -180,6 +181,17 @@ def test_what_is_open_at_the_end_of_the_hold_is_kept_and_is_in_each_row(scene: S
     assert scene.rows()[2]["open_oldest_ms"] == "7000.0"
 
 
+def test_a_worker_that_is_not_heard_at_the_end_of_the_hold_fails_the_run(scene: Scene) -> None:
+    scene.runner.state = STATE_RUNNING
+    scene.fleet.take("stuck", sample(connections=5))
+    for _ in range(12):
+        scene.second(connections=5, connections_min=5)
+    scene.run.stopping()
+    scene.run.end()
+    (note,) = scene.facts()["notes"]
+    assert re.fullmatch(r"Locust worker pid \d+ was stuck: .* its 5 connections in the last 12 s", note)
+
+
 def test_a_run_without_a_hold_never_ends_before_locust_says(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -207,6 +219,7 @@ def test_users_of_other_classes_and_users_that_ended_themselves_are_not_waited_f
     assert "held for 3 s" in scene.run.over
     scene.run.end()
     assert scene.facts()["target_connections"] == 5
+    assert scene.facts()["users_ended_themselves"] == 1
 
 
 def test_users_of_a_worker_that_was_lost_are_still_wanted(

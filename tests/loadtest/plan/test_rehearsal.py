@@ -61,6 +61,11 @@ def test_what_would_fail_for_each_connection_is_said_before_the_first(
     assert bool(found) is bool(told)
 
 
+def test_a_path_is_asked_for_as_users_ask_for_it() -> None:
+    with serving() as url:
+        assert objection(url, "/?length=1024&q=\u00fc x#top", 1024) == ""
+
+
 STREAM = {"Content-Type": "text/event-stream; charset=utf-8"}
 
 

@@ -176,20 +176,20 @@ class Settings:
         "127.0.0.1:8000",
         "ADDRESS,...",
         binding.parse,
-        "Listen on HOST:PORT, [IPV6]:PORT, :PORT or unix:PATH, on several at once; port 0 picks one. With"
-        " http:// or https:// before it in clear, or over TLS.",
+        "Listen on HOST:PORT, [IPV6]:PORT, :PORT or unix:PATH, one or several; port 0 picks one. http:// or"
+        " https:// in front says whether in clear or over TLS.",
     )
     app: str = _setting(
         "",
         "MODULE:CALLABLE",
         application_name,
-        "The WSGI application, or with () behind it a function that makes one; empty: a demonstration.",
+        "The WSGI application, or MODULE:FACTORY() that makes one; empty: a demonstration.",
     )
     workers: int | None = _setting(
         "auto",
         "N",
         auto_or_positive,
-        "Worker processes; auto: one a CPU, or as many as --connections needs.",
+        "Worker processes; auto: one per CPU, or as many as --connections needs.",
         "WEB_CONCURRENCY",
     )
     connections: int | None = _setting(
@@ -202,7 +202,7 @@ class Settings:
         "0",
         "N",
         count,
-        "Connections that may wait to be accepted, a worker; 0: the kernel's net.core.somaxconn.",
+        "Connections that may wait to be accepted, per worker; 0: the kernel's net.core.somaxconn.",
     )
     idle_timeout: float = _setting(
         f"{server.IDLE_TIMEOUT_S:g}", "SECONDS", seconds, "Close a connection idle for this long; 0: never."
@@ -211,7 +211,7 @@ class Settings:
         f"{server.HEADER_TIMEOUT_S:g}",
         "SECONDS",
         seconds,
-        "Time for a request head from its first byte; 0: any.",
+        "Time for a request head from its first byte; 0: for ever.",
     )
     body_timeout: float = _setting(
         f"{server.BODY_TIMEOUT_S:g}",
@@ -245,25 +245,25 @@ class Settings:
         "0", "SECONDS", seconds, "Replace a worker after this time, up to a tenth earlier; 0: never."
     )
     limit_request_line: int = _setting(
-        str(_LIMITS.request_line_bytes), "BYTES", positive, "Longest request line; beyond it 414."
+        str(_LIMITS.request_line_bytes), "BYTES", positive, "Longest request line; longer ones get 414."
     )
     limit_header_bytes: int = _setting(
-        str(_LIMITS.header_bytes), "BYTES", positive, "Longest header of a request; beyond it 431."
+        str(_LIMITS.header_bytes), "BYTES", positive, "Longest header of a request; longer ones get 431."
     )
     limit_header_count: int = _setting(
-        str(_LIMITS.header_count), "N", positive, "Header fields of a request; beyond it 431."
+        str(_LIMITS.header_count), "N", positive, "Header fields of a request; more get 431."
     )
     limit_body: int = _setting(
-        str(_LIMITS.body_bytes), "BYTES", count, "Longest request body; beyond it 413; 0: any."
+        str(_LIMITS.body_bytes), "BYTES", count, "Longest request body; longer ones get 413; 0: any."
     )
     limit_connections: int = _setting(
-        "0", "N", count, "Connections, a worker; beyond it 503; 0: what its open files allow."
+        "0", "N", count, "Connections per worker; more get 503; 0: what its open files allow."
     )
     limit_requests: int = _setting(
-        "0", "N", count, "Requests in flight, a worker; more wait their turn; 0: any number."
+        "0", "N", count, "Requests in flight per worker; more wait their turn; 0: any number."
     )
     limit_pending: int = _setting(
-        "0", "N", count, "Responses left for later, a worker; beyond it 503; 0: any number."
+        "0", "N", count, "Pending responses per worker; more get 503; 0: any number."
     )
     reload_timeout: float = _setting(
         "120",
@@ -275,7 +275,7 @@ class Settings:
         "300",
         "SECONDS",
         seconds,
-        "After HUP, time for the new code to be ready on trial; 0: any.",
+        "After HUP, time for the new code to be ready on trial; 0: for ever.",
     )
     certfile: str = _setting(
         "", "FILE", file_name, "Speak TLS, with this certificate and its chain (PEM); off if empty."
@@ -284,19 +284,19 @@ class Settings:
     keyfile_password: str = _setting(
         "", "FILE", file_name, "A file whose first line decrypts the key; empty: it is not encrypted."
     )
-    ca_certs: str = _setting("", "FILE", file_name, "Authorities of clients' certificates (PEM).")
+    ca_certs: str = _setting("", "FILE", file_name, "Authorities that sign clients' certificates (PEM).")
     cert_reqs: str = _setting(
         "none", "none|optional|required", verification, "Whether clients have to show certificates."
     )
-    tls_minimum: str = _setting("1.2", "1.2|1.3", tls_version, "The oldest version of TLS that is spoken.")
+    tls_minimum: str = _setting("1.2", "1.2|1.3", tls_version, "The oldest TLS version that is spoken.")
     ciphers: str = _setting(
-        "", "NAMES", file_name, "Ciphers of TLS 1.2, in OpenSSL's words; empty: its own choice."
+        "", "NAMES", file_name, "Ciphers of TLS 1.2, in OpenSSL's words; empty: OpenSSL's choice."
     )
     forwarded_allow_ips: str = _setting(
         "",
         "PEERS",
         peers,
-        "Believe X-Forwarded-* and Forwarded of these peers (addresses, networks, unix:, *); empty: of none.",
+        "Believe X-Forwarded-* and Forwarded from these peers (addresses, networks, unix:, *); empty: none.",
         "FORWARDED_ALLOW_IPS",
     )
     proxy_protocol: str = _setting(
@@ -306,7 +306,7 @@ class Settings:
         DEFAULT_PEERS,
         "PEERS",
         peers,
-        "Peers that send PROXY headers and have to; all others must not send them.",
+        "Peers that must send PROXY headers; no others may.",
     )
     access_log: str = _setting(
         "", "FILE", file_name, "Append a line per request to FILE, - for standard output; off if empty."
@@ -315,26 +315,27 @@ class Settings:
         "common",
         "common|json|FORM",
         log_format,
-        "The form of the access log: pywsgi's, JSON objects (json:FIELD,... chooses), or one with gunicorn's"
-        " atoms.",
+        "Form of the access log: pywsgi's, JSON (json:FIELD,... chooses), or your own with gunicorn's atoms.",
     )
     request_id: bool = _setting(
         "no",
         "yes|no",
         switch,
-        "Give each request an id, a trusted peer's X-Request-ID or a new one, for application and log.",
+        "Give each request an id for application and log: a trusted peer's X-Request-ID, or a new one.",
     )
     metrics: Address | None = _setting(  # noqa: RUF009 - as bind
         "", "ADDRESS", optional_address, "Serve /metrics for Prometheus at this address; off if empty."
     )
     pid: str = _setting("", "FILE", file_name, "Keep the supervisor's process id in FILE; off if empty.")
-    user: str = _setting("", "NAME", file_name, "Become this user when listening, by name or by any number.")
+    user: str = _setting(
+        "", "NAME", file_name, "Become this user once the sockets are open; a name or any number."
+    )
     group: str = _setting("", "NAME", file_name, "Become this group instead of the user's own.")
     umask: int | None = _setting(
         "",
         "MODE",
         socket_mode,
-        "Permissions that files made here never get, such as 027; empty: as inherited.",
+        "Permissions that no file made here gets, such as 027; empty: as inherited.",
     )
     socket_mode: int | None = _setting(
         "",
@@ -346,10 +347,10 @@ class Settings:
         "",
         "USER:GROUP",
         file_name,
-        "Owner of unix sockets, either part may be empty; then --user, --group.",
+        "Owner of unix sockets; for an empty part --user or --group.",
     )
     chdir: str = _setting(
-        "", "DIR", file_name, "Work in this folder; links in its path are followed anew at each reload."
+        "", "DIR", file_name, "Work in this folder; a reload follows links in its path anew."
     )
     reload: bool = _setting(
         "no", "yes|no", switch, "For development: reload when a file of the application has changed."
@@ -358,9 +359,11 @@ class Settings:
         "",
         "FILE",
         file_name,
-        "Settings in TOML, by the names of the flags; flags and variables come before it.",
+        "Settings in TOML, named as the flags; flags and variables win over it.",
     )
-    print_config: bool = _setting("no", "yes|no", switch, "Print all settings and where they come from; end.")
+    print_config: bool = _setting(
+        "no", "yes|no", switch, "Print all settings and where each comes from, and end."
+    )
     check_config: bool = _setting(
         "no", "yes|no", switch, "Read settings and certificates, import the application, and end."
     )
@@ -451,12 +454,12 @@ def _as_toml(texts: Mapping[str, str], sources: Mapping[str, str]) -> str:
 
 def markdown_table() -> str:
     """The settings as docs/server.md lists them."""
-    rows = ["| flag | variable | default | unit | meaning |", "| --- | --- | --- | --- | --- |"]
+    rows = ["| flag | default | meaning |", "| --- | --- | --- |"]
     for field in dataclasses.fields(Settings):
-        names = ", ".join(f"`{name}`" for name in variables(field))
+        unit = field.metadata["metavar"].replace("|", "\\|")
+        names = ", ".join(f"`{name}`" for name in (f"{flag(field)} {unit}", *field.metadata["variables"]))
         default = f"`{field.metadata['default']}`" if field.metadata["default"] else "empty"
-        sentence = field.metadata["sentence"]
-        rows.append(f"| `{flag(field)}` | {names} | {default} | {field.metadata['metavar']} | {sentence} |")
+        rows.append(f"| {names} | {default} | {field.metadata['sentence']} |")
     return "\n".join(rows) + "\n"
 
 

@@ -43,13 +43,13 @@ OURS = {
 }
 
 EPILOG = """\
-words
+commands
   report RUN       make summary, page and plots of a run again
   verify RUN...    recompute every figure of runs, and ask their witnesses
-  compare A B...   lay runs side by side
-A run is its folder, last or previous. Each word has a --help of its own. Options
-that are not named here are Locust's, and handed to it: --tags, --exclude-tags,
---stop-timeout, those of a locustfile, names of user classes.
+  compare A B...   show runs side by side
+RUN is a folder, last or previous. Each command has --help. All other options and
+words go to Locust: --tags, --exclude-tags, --stop-timeout, a locustfile's own
+options, names of user classes.
 
 exit codes
   0  pass
@@ -71,7 +71,7 @@ environment
 def parser() -> argparse.ArgumentParser:
     made = argparse.ArgumentParser(
         prog=PROGRAM,
-        description="Hold many keep-alive HTTP connections, one request each every 10-90 s, and report.",
+        description="Hold many keep-alive HTTP connections, one request each per 10-90 s; write a report.",
         epilog=EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,  # what is not named in full may be Locust's
@@ -110,14 +110,14 @@ def parser() -> argparse.ArgumentParser:
         "--host",
         action="append",
         metavar="URL",
-        help="server to test; give several, or one with commas, and the connections are spread evenly over "
-        f"them (default: {DEFAULT_HOST}, where run_server is started if nobody listens)",
+        help="server to test; several (repeated, or with commas) get equal shares of the connections "
+        f"(default: {DEFAULT_HOST}, where run_server is started if nobody listens)",
     )
     made.add_argument("--insecure", action="store_true", help=options.INSECURE)
     made.add_argument(
         "--start-server",
         action="store_true",
-        help="start run_server also at a local --host, if nobody listens there",
+        help="start run_server at a local --host too, if nobody listens there",
     )
     made.add_argument(
         "--source-addresses",
@@ -169,14 +169,14 @@ def parser() -> argparse.ArgumentParser:
         default=1,
         type=values.count,
         metavar="N",
-        help="with --master: begin when so many hosts have joined (default: 1)",
+        help="with --master: begin when this many hosts have joined (default: 1)",
     )
     several.add_argument(
         "--join",
         default=None,
         type=_master,
         metavar="MASTER[:PORT]",
-        help="take part in the run of the master there; all else is told by it",
+        help="take part in the run of the master there, which says all else",
     )
     several.add_argument(
         "--join-timeout",
@@ -186,7 +186,7 @@ def parser() -> argparse.ArgumentParser:
         help="how long a master waits for its hosts, and a host for its master (default: 2m)",
     )
     made.add_argument(
-        "--plain", action="store_true", help="print a line per second also to a terminal, no live screen"
+        "--plain", action="store_true", help="print a line per second to a terminal too, no live screen"
     )
     made.add_argument(
         "--plan",
@@ -207,45 +207,43 @@ def parser() -> argparse.ArgumentParser:
         choices=("bash", "zsh"),
         help='print what completes these options: eval "$(./run_test --print-completion bash)"',
     )
-    made.add_argument("--version", action="store_true", help="print the version and end")
-    made.add_argument("--force", action="store_true", help="run although the limits look too low")
-    made.add_argument(
-        "--overwrite", action="store_true", help="replace the run that is in the folder of --results"
-    )
+    made.add_argument("--version", action="store_true", help="print the version and exit")
+    made.add_argument("--force", action="store_true", help="run even if limits look too low")
+    made.add_argument("--overwrite", action="store_true", help="replace a run in the folder of --results")
     return made
 
 
 def _add_request(made: argparse.ArgumentParser) -> None:
     """What the built-in locustfile asks for, of a server of any kind."""
     request = made.add_argument_group(
-        "the request of the built-in test (default: GET /?length=N, as ours has it)"
+        "the request of the built-in test (default: GET /?length=N, which run_server answers)"
     )
     for option in options.REQUEST:
         option.add_to(request)
 
 
 def _add_outcome(made: argparse.ArgumentParser) -> None:
-    outcome = made.add_argument_group("what becomes of the figures")
+    outcome = made.add_argument_group("verdict and output")
     outcome.add_argument(
         "--fail-if",
         action="append",
         default=[],
         type=_goal,
         metavar="'FIGURE > N'",
-        help="fail if a figure of summary.json is so, in its unit: 'latency_ms.p99 > 200', "
-        "'hold_rps < 1900'; may be given several times",
+        help="fail the run if this holds for a figure of summary.json, in its unit, such as "
+        "'latency_ms.p99 > 200' or 'hold_rps < 1900'; may be repeated",
     )
     outcome.add_argument(
         "--abort-on-fail",
         action="store_true",
-        help="end the run as soon as it has failed, by its own rules or by a --fail-if with > (which is "
-        "judged from 10 s of the hold on), instead of at its end",
+        help="end the run as soon as it has failed, by its own rules or by a --fail-if with > (from 10 s "
+        "of the hold on)",
     )
     outcome.add_argument(
         "--json", action="store_true", help="print summary.json (--plan: the plan) and nothing else"
     )
     outcome.add_argument(
-        "--junit", default=None, type=Path, metavar="FILE", help="write the verdict in JUnit's form too"
+        "--junit", default=None, type=Path, metavar="FILE", help="write the verdict as JUnit XML too"
     )
     outcome.add_argument("--open", action="store_true", help="open the page in a browser at the end")
 

@@ -1,4 +1,4 @@
-"""What stands in a run's way on this machine, said before the run and with the command that mends it.
+"""What stands in a run's way on this machine, said before the run and with the command that fixes it.
 
 `check` compares a plan's needs (`parked.loadtest.plan.sizing`) with the machine's limits
 (`parked.loadtest.machine.machine`), `plan_lines` shows the plan.

@@ -53,7 +53,7 @@ HEARD = {name: f"{name}_total" for name in ("events", "events_lost", "events_rep
     name: name for name in ("streams", "delivery_p50_ms", "delivery_p99_ms")
 }
 TAB = {"title": "Connections", "key": "connections"}
-DOWNLOAD = {"title": "Download connections CSV (a row a second)", "href": "./connections/csv"}
+DOWNLOAD = {"title": "Download connections CSV (a row per second)", "href": "./connections/csv"}
 #: Fields of Locust's form that are ours, and what they may say.
 FIELDS = {"think": values.think_time, "length": values.length}
 

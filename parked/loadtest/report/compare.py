@@ -26,7 +26,7 @@ PASS, FAIL, USAGE, REFUSED = 0, 1, 2, 3
 def parser() -> argparse.ArgumentParser:
     made = argparse.ArgumentParser(
         prog=f"{checkout.PROGRAM} compare",
-        description="Lay runs side by side, with the ratio of each to the first.",
+        description="Show runs side by side, with the ratio of each to the first.",
         epilog="Exit code: 0 done, 1 a threshold is crossed, 2 there is no run in a folder or an option is "
         "wrong, 3 the runs are of different workloads.",
     )
@@ -34,7 +34,7 @@ def parser() -> argparse.ArgumentParser:
         "run",
         type=checkout.run_folder,
         nargs="+",
-        help="a run's folder, last or previous; the first is what others are compared with",
+        help="a run's folder, last or previous; the others are compared with the first",
     )
     made.add_argument(
         "--fail-if",
@@ -42,8 +42,8 @@ def parser() -> argparse.ArgumentParser:
         action="append",
         default=[],
         metavar="'NAME<RATIO'",
-        help="end with 1 if the ratio of this figure to the first run's is so, such as 'hold_rps<0.95' or "
-        "'latency_ms.p99>1.2'; may be given several times",
+        help="exit with 1 if this holds for the ratio of a figure to the first run's, such as "
+        "'hold_rps<0.95' or 'latency_ms.p99>1.2'; may be repeated",
     )
     made.add_argument(
         "--page",
@@ -52,7 +52,7 @@ def parser() -> argparse.ArgumentParser:
         metavar="FILE",
         help="the page (default: compare.html)",
     )
-    made.add_argument("--force", action="store_true", help="compare runs of different workloads all the same")
+    made.add_argument("--force", action="store_true", help="compare even runs of different workloads")
     return made
 
 
@@ -73,6 +73,7 @@ def main(arguments: list[str] | None = None) -> int:
     if refused and not chosen.force:
         for text in refused:
             print(for_line(f"compare: not comparable: {text}"), file=sys.stderr)
+        print("compare: --force compares them all the same", file=sys.stderr)
         return REFUSED
     warnings = [*refused, *comparison.differences(runs)]
     crossed = [

@@ -63,7 +63,7 @@ def lines(summary: dict[str, Any], folder: Path) -> list[str]:
         used = (summary["cores_in_hold"] or {}).get(side)
         return "-" if used is None else f"{used:.2f} cores"
 
-    software = server["software"] or "no Server header"
+    software = f" ({server['software']})" if server["software"] else ""
     latency = " ".join(
         f"{name} {value:,.0f}" for name, value in summary["latency_ms"].items() if value is not None
     )
@@ -77,10 +77,9 @@ def lines(summary: dict[str, Any], folder: Path) -> list[str]:
         + f", {summary['hold_mib_per_second']:,.1f} MiB/s",
         "latency ms": (latency or "-") + _still_open(summary["open_at_end"]),
         **({"deliveries": told.line(summary["heard"])} if "heard" in summary else {}),
-        "server": f"not on this machine ({software})"
+        "server": f"not on this machine{software}"
         if not server["processes"]
-        else f"{server['processes']} processes ({software}), "
-        f"{mib(server['pss_peak_bytes'])}, {cores('server')}",
+        else f"{server['processes']} processes{software}, {mib(server['pss_peak_bytes'])}, {cores('server')}",
         "client": f"{client['processes'] or 0} processes, {mib(client['pss_peak_bytes'])}, {cores('client')}",
         "kernel": f"{_kernel_memory(kernel)}, "
         f"{kernel['listen_overflows'] or 0} listen overflows, "

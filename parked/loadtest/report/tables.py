@@ -368,9 +368,10 @@ def _known(value: float | None, form: str, factor: float = 1) -> str:
 
 
 def _machine(summary: dict[str, Any]) -> Table:
+    software = summary["server"]["software"]  # of its Server header
     rows = [
         ("started", time.strftime("%Y-%m-%d %H:%M:%S UTC", time.gmtime(summary["started_unix_s"]))),
-        ("target", f"{summary['workload']['host']} ({summary['server']['software'] or 'no Server header'})"),
+        ("target", summary["workload"]["host"] + (f" ({software})" if software else "")),
         (
             "processes",
             f"server {summary['server']['processes'] or 0}, client {summary['client']['processes'] or 0}",

@@ -90,7 +90,7 @@ TABLE = (
         "HOST:PORT or unix:/PATH of the server's own counters (run_server --metrics): they become columns of "
         "samples.csv and a witness",
         "",
-        unset="none; a socket of its own, if run_test starts run_server",
+        unset="none, or a socket of its own where run_test starts run_server",
     ),
     Option(
         "--metrics",
@@ -107,7 +107,7 @@ TABLE = (
         "DIR",
         "folder for samples, log, summary, page and plots",
         None,
-        unset="none; of run_test results/<UTC time>-<connections>",
+        unset="results/<UTC time>-<connections>; in plain Locust none",
     ),
 )
 
@@ -149,12 +149,12 @@ class RequestOption:
 
 
 REQUEST = (
-    RequestOption("--path", "PATH", "ask for this path and query; --length then has no part in it"),
+    RequestOption("--path", "PATH", "ask for this path and query, without --length"),
     RequestOption("--method", "METHOD", "with this method (default: GET, with --body POST)", values.method),
     RequestOption(
         "--header",
         "'NAME: VALUE'",
-        "with this field; may be given several times",
+        "with this header field; may be repeated",
         values.header,
         several=True,
     ),
@@ -162,7 +162,7 @@ REQUEST = (
     RequestOption(
         "--expect-status",
         "CODE",
-        "the status that is right (default: any success or redirection)",
+        "the only status that is right (default: any success or redirection)",
         values.status,
     ),
 )

@@ -22,7 +22,6 @@ half a kilobyte per connection is 200 MB at 400,000.
 from __future__ import annotations
 
 import _socket
-import os
 from collections.abc import Callable
 from itertools import islice
 from random import uniform
@@ -38,6 +37,7 @@ from parked.server.request import HeadScan
 from parked.shared.moderation import Moderation
 
 _select_epoll: Any = monkey.get_original("select", "epoll")  # patch_select() hides it
+_close: Any = monkey.get_original("os", "close")  # gevent's waits until its loop has been round
 
 EPOLLIN: Final = 0x001
 EPOLLOUT: Final = 0x004
@@ -121,6 +121,9 @@ class Parking:
         by_fd = self._by_fd
         if fd >= len(by_fd):
             by_fd.extend([None] * (fd + 1 - len(by_fd)))
+        before = by_fd[fd]
+        if before is not None:
+            self._disown(before)
         by_fd[fd] = connection
         self.count += 1
         connection.since = self._now
@@ -143,13 +146,12 @@ class Parking:
         if fd < 0:
             return
         self._by_fd[fd] = None
-        self.count -= 1
-        self.head_complete(connection)
-        if connection.lingering:
-            self._lingering.forget(connection)
+        self._strike(connection)
         try:
             # close() alone would do, if no forked child held a copy of the descriptor (epoll(7), questions).
             self._epoll.unregister(fd)
+        except (FileNotFoundError, PermissionError):  # no socket of ours, or nothing that epoll could watch
+            connection.sock.detach()  # closed by somebody else, and its number is another file's by now
         except (OSError, ValueError, AttributeError):
             pass  # somebody has closed the set, or this process is the child of a fork
         try:
@@ -158,6 +160,24 @@ class Parking:
             pass  # a RST noticed this late changes nothing; the descriptor is gone in any case
         if self._draining and not self.count:
             self._end_drain()
+
+    def _strike(self, connection: Connection) -> None:
+        self.count -= 1
+        self.head_complete(connection)
+        if connection.lingering:
+            self._lingering.forget(connection)
+
+    def _disown(self, connection: Connection) -> None:
+        """Somebody else has closed its descriptor, as programs do that close one twice.
+
+        The kernel has told us nothing, and has given the number to a newcomer, which is not to be closed by
+        what we still have of the one before.
+        """
+        self._strike(connection)
+        connection.sock.detach()
+        connection.hung_up = True
+        if connection.busy and connection.busy is not True:
+            self._tell_holder(connection, connection.busy, EPOLLHUP)
 
     def watch_room(self, connection: Connection, wanted: bool) -> None:
         """Report also when there is room for more bytes, now and after it was used up; or do not any more.
@@ -209,7 +229,7 @@ class Parking:
         self._shut()
         for connection in self.connections():
             try:
-                os.close(connection.sock.detach())
+                _close(connection.sock.detach())
             except OSError:
                 pass  # closed by whoever forked
         self._by_fd.clear()

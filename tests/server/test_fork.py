@@ -35,6 +35,9 @@ PARENT = """
     def application(environ, start_response):
         if environ["PATH_INFO"] == "/fork":
             {fork}
+        elif environ["PATH_INFO"] == "/close":
+            ours = [c for c in server.parking.connections() if str(c.address[1]) == environ["REMOTE_PORT"]]
+            gevent.spawn(server.parking.close, ours[0])
         elif environ["PATH_INFO"] == "/end":
             for pid in children:
                 try:
@@ -80,11 +83,12 @@ def running(script: str, **values: Any) -> Iterator[tuple[subprocess.Popen[str],
         (True, FORK, "time.sleep(30)"),
         (True, PROCESS, "time.sleep(30)"),
         (False, PROCESS, "time.sleep(30)"),
+        (True, FORK, "gevent.monkey.get_original('time', 'sleep')(30)"),
         (False, FORK, "gevent.reinit(); gevent.sleep(30)"),
         (True, FORK, "os.execv('/bin/sleep', ['sleep', '30'])"),
         (False, PROCESS, "pass"),
     ],
-    ids=["loops", "loops as a process", "blocks", "reinits", "execs", "exits"],
+    ids=["loops", "loops as a process", "blocks", "computes", "reinits", "execs", "exits"],
 )
 def test_the_parent_goes_on_as_if_there_had_been_no_fork(patched: bool, fork: str, child: str) -> None:
     with running(PARENT, patched=patched, fork=fork, child=child) as (parent, port):
@@ -98,7 +102,7 @@ def test_the_parent_goes_on_as_if_there_had_been_no_fork(patched: bool, fork: st
             with Client(address) as newcomer:
                 assert newcomer.ask().body == pid
         # What the parent closes is closed for the client, though the child lives.
-        assert clients[1].ask(GET.replace(b"Host", b"Connection: close\r\nHost")).body == pid
+        assert clients[1].ask(GET.replace(b"/ ", b"/close ")).body == pid
         assert clients[1].closed()
         gevent.sleep(0.2)
         assert clients[2].ask(GET.replace(b"/ ", b"/end ")).body == pid

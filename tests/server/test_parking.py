@@ -1,8 +1,10 @@
 from __future__ import annotations
 
 import _socket
+import os
 import socket
 from collections.abc import Iterator
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -195,6 +197,26 @@ def test_closing_twice_counts_once(bench: Bench) -> None:
     connection, _ = bench.park()
     bench.parking.close(connection)
     bench.parking.close(connection)
+    assert bench.parking.count == 0
+
+
+def test_a_descriptor_that_somebody_else_closes_costs_its_own_connection_only(bench: Bench) -> None:
+    """As by a library that closes one twice."""
+    connection, _ = bench.park()
+    fd = connection.sock.fileno()
+    os.close(fd)
+    newcomer, peer = bench.park()
+    assert newcomer.sock.fileno() == fd
+    assert bench.parking.count == 1
+    del connection  # with its socket
+    peer.send(b"x")
+    eventually(lambda: bench.ready)
+    assert (bench.ready, newcomer.sock.recv(9)) == ([newcomer], b"x")
+    os.close(fd)
+    with Path("/dev/null").open() as file:
+        assert file.fileno() == fd
+        bench.parking.close(newcomer)
+        assert file.read() == ""
     assert bench.parking.count == 0
 
 

@@ -87,8 +87,8 @@ class ResponseWriter(pywsgi.WSGIHandler):  # type: ignore[misc] # gevent has no 
     provided_connection: str | None = None
     # Bytes that the application's Content-Length still promises; None where it made no promise.
     _promised: int | None = None
-    # Length of a file that is sent whole.
-    _file_bytes: int | None = None
+    # Length of content that is sent whole.
+    _whole_bytes: int | None = None
     _has_no_content = False
     # Nothing may be sent any more: the response is complete, or cut off.
     _is_over = False
@@ -96,6 +96,8 @@ class ResponseWriter(pywsgi.WSGIHandler):  # type: ignore[misc] # gevent has no 
     _is_taken = False
     # What is known of the request's content, where there is any.
     _content: RequestBody | None = None
+    # The response is left for later (`parked.server.defer`).
+    deferred: Any = None
     # The error by which sending noticed that the client has left.
     _send_error: OSError | None = None
 
@@ -147,6 +149,7 @@ class ResponseWriter(pywsgi.WSGIHandler):  # type: ignore[misc] # gevent has no 
         self.provided_date = date
         self.provided_content_length = length
         self.response_use_chunked = False
+        self._whole_bytes = None
         if connection and says_close(connection):
             self.close_connection = True
         if code == 204 and length is not None:
@@ -172,10 +175,13 @@ class ResponseWriter(pywsgi.WSGIHandler):  # type: ignore[misc] # gevent has no 
             self.close_connection = True  # what can be foreseen is announced (RFC 9112, 9.6)
         if code >= 200 and code != 204 and code != 304 and self.provided_content_length is None:
             result = self.result
-            if self._file_bytes is not None:
-                headers.append((b"Content-Length", b"%d" % self._file_bytes))
+            if self._whole_bytes is not None:
+                headers.append((b"Content-Length", b"%d" % self._whole_bytes))
             elif hasattr(result, "__len__"):
-                headers.append((b"Content-Length", b"%d" % sum(map(len, result))))
+                length = sum(map(len, result))
+                headers.append((b"Content-Length", b"%d" % length))
+                if not self._has_no_content:
+                    self._promised = length  # it may be another thing when it is iterated again
             elif self.request_version != "HTTP/1.0":
                 self.response_use_chunked = True
                 headers.append((b"Transfer-Encoding", b"chunked"))
@@ -240,10 +246,12 @@ class ResponseWriter(pywsgi.WSGIHandler):  # type: ignore[misc] # gevent has no 
             self.server.timed_out_writes += 1
         connection.buffer = b""
 
-    def _frame(self, data: bytes) -> bytes | memoryview:
+    def _frame(self, data: Any) -> Any:
         """*data* as it goes onto the wire, which may be not at all."""
         if self._has_no_content or not data:
             return b""
+        if type(data) is not bytes:
+            data = memoryview(data).cast("B")  # the length of an array is not that of its bytes
         if self.response_use_chunked:
             return b"%x\r\n%b\r\n" % (len(data), data)
         if self._promised is None:
@@ -294,7 +302,9 @@ class ResponseWriter(pywsgi.WSGIHandler):  # type: ignore[misc] # gevent has no 
             return
         if (type(result) is list or type(result) is tuple) and not self.headers_sent and self.status:
             # It is all there, so it goes at once.
-            self.write(result[0] if len(result) == 1 else b"".join(result))
+            data = b"".join(result)  # the only one as it is, if it is bytes
+            self._whole_bytes = len(data)
+            self.write(data)
         elif type(result) is FileWrapper and self._send_file(result):
             pass
         else:
@@ -303,6 +313,8 @@ class ResponseWriter(pywsgi.WSGIHandler):  # type: ignore[misc] # gevent has no 
                     self.write(data)
                     if self._has_no_content:
                         break  # nobody will see the rest
+            if self.deferred is not None:
+                return  # by a generator, or within one
             if not self.headers_sent:
                 if not self.status:
                     if self._is_taken:
@@ -342,8 +354,8 @@ class ResponseWriter(pywsgi.WSGIHandler):  # type: ignore[misc] # gevent has no 
         separate = count > MAX_JOINED_BYTES
         content = b"" if separate or self._has_no_content else wrapper.file.read(count)
         if self.provided_content_length is None:
-            self._file_bytes = size if separate or self._has_no_content else len(content)
-            self._promised = None if self._has_no_content else self._file_bytes
+            self._whole_bytes = size if separate or self._has_no_content else len(content)
+            self._promised = None if self._has_no_content else self._whole_bytes
         self.write(content)
         if separate and not self._has_no_content:
             try:

@@ -3,7 +3,7 @@ from __future__ import annotations
 import io
 import json
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import gevent
@@ -55,18 +55,35 @@ def test_what_the_application_returns_and_says_is_ignored_and_closed() -> None:
         assert client.answer().body == b"sent"
 
 
-def test_an_application_that_never_calls_start_response_may_defer() -> None:
+def plain(environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
+    environ["waiting"].append(environ["parked.defer"]())
+    return []
+
+
+def generator(environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
+    environ["waiting"].append(environ["parked.defer"]())
+    yield b"ignored"
+
+
+def within_a_generator(environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
+    """As middleware is written now and then."""
+    yield from plain(environ, start_response)
+    start_response("200 Ignored", [("Content-Length", "5")])
+    yield b"hello"
+
+
+@pytest.mark.parametrize("application", [plain, generator, within_a_generator])
+def test_an_application_may_defer_however_it_is_called_and_whatever_else_it_says(application: Any) -> None:
     waiting: list[PendingResponse] = []
-
-    def application(environ: dict[str, Any], start_response: Callable[..., Any]) -> list[bytes]:
-        waiting.append(environ["parked.defer"]())
-        return []
-
-    with serving(application) as server, Client(server) as client:
-        client.send(GET)
-        eventually(lambda: waiting)
-        waiting[0].send("200 OK", [], b"sent")
-        assert client.answer().body == b"sent"
+    log = io.StringIO()
+    environ = {"SERVER_NAME": "test", "waiting": waiting}
+    with serving(application, environ=environ, error_log=log) as server, Client(server) as client:
+        for number in (1, 2):
+            client.send(GET)
+            eventually(lambda number=number: len(waiting) == number)
+            waiting[-1].send("200 OK", [], b"sent")
+            assert client.answer().body == b"sent"
+    assert log.getvalue() == ""
 
 
 def refused(client: Client, error: str, data: bytes = GET) -> None:

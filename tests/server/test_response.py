@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import array
+import collections
 import io
 import itertools
 import sys
@@ -11,6 +13,7 @@ from typing import Any
 import gevent
 import pytest
 
+from parked.server.handler import KeepAliveWSGIHandler
 from tests.support import GET, Client, serving
 
 Start = Callable[..., Callable[[bytes], None]]
@@ -171,6 +174,52 @@ def test_a_304_may_say_a_length_and_a_204_none(
             assert client.ask().status == answered
 
 
+class Fickle:
+    """Yields less the next time."""
+
+    times = 0
+
+    def __len__(self) -> int:
+        return 1
+
+    def __iter__(self) -> Iterator[bytes]:
+        Fickle.times += 1
+        yield b"xx"[Fickle.times - 1 :]
+
+
+NUMBERS = array.array("I", b"ABCDabcd")
+
+
+@pytest.mark.parametrize(
+    ("result", "status", "body"),
+    [
+        ([NUMBERS], 200, b"ABCDabcd"),
+        ([NUMBERS, b"!"], 200, b"ABCDabcd!"),
+        (iter([NUMBERS, memoryview(NUMBERS)]), 200, b"ABCDabcdABCDabcd"),
+        (collections.deque([bytearray(b"ABC"), b"D"]), 200, b"ABCD"),
+        (Fickle(), 200, b"x"),
+        (["x" * 100_000], 500, b"Internal Server Error"),
+        (iter([["no", "bytes"]]), 500, b"Internal Server Error"),
+        ("text", 500, b"Internal Server Error"),
+    ],
+    ids=["array", "arrays", "iterated", "sequence", "fickle", "text", "list", "bare text"],
+)
+def test_whatever_content_is_made_of_its_framing_is_that_of_its_bytes(
+    result: Any, status: int, body: bytes
+) -> None:
+    def application(environ: dict[str, Any], start_response: Start) -> Any:
+        start_response("200 OK", [])
+        return result
+
+    with serving(application, error_log=io.StringIO()) as server, Client(server) as client:
+        answer = client.ask()
+        assert (answer.status, answer.body) == (status, body)
+        if status == 500 or type(result) is Fickle:
+            assert client.closed()
+        else:
+            assert client.ask().status == 200
+
+
 # -- state of one request
 
 
@@ -187,8 +236,18 @@ def test_context_variables_and_a_lost_peer_of_the_applications_are_its_own() -> 
         start_response("200 OK", [])
         return [before.encode()]
 
+    class Fails(KeepAliveWSGIHandler):
+        def handle_one_response(self) -> None:
+            super().handle_one_response()
+            if self.environ["PATH_INFO"] == "/fault":
+                raise KeyError("deliberate")
+
     stream = gevent.get_hub().exception_stream
-    with serving(application) as server, Client(server) as client:
+    log = io.StringIO()
+    with serving(application, handler_class=Fails, error_log=log) as server, Client(server) as client:
+        with Client(server) as fault:
+            assert fault.ask(GET.replace(b"/ ", b"/fault ")).status == 200
+            assert fault.closed()
         assert client.ask().body == client.ask().body == b"unset"
         with Client(server) as other:
             assert other.ask().body == b"unset"

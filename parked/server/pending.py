@@ -18,7 +18,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable
 from http import HTTPStatus
-from typing import Any, Final, Literal, Protocol, TypeAlias, get_args
+from typing import Any, Final, Literal, NoReturn, Protocol, TypeAlias, get_args
 
 from gevent import monkey
 
@@ -141,6 +141,9 @@ class PendingResponse(Outgoing):
         if timeout:
             host.deadlines.set(self, timeout)
 
+    def __reduce__(self) -> NoReturn:
+        raise TypeError("a pending response cannot be copied: the client gets one answer")
+
     # -- for the application
 
     @property
@@ -247,6 +250,8 @@ class PendingResponse(Outgoing):
         if self._state == FINISHING:
             if not self._outgoing:
                 self._end()
+            elif self._connection.hung_up:
+                self._send_outgoing()  # if the client is gone, no event will say so again
         elif self._connection.hung_up:
             self._lose("client")
         elif self._host.stopping:

@@ -324,7 +324,10 @@ class KeepAliveWSGIServer(AcceptingServer):
             self._serve_requests(connection)
         except BaseException as error:
             self._on_fault("serving a connection", error)
+            getcurrent().gr_context = None
             self.parking.close(connection)
+            connection.hung_up = True
+            self._finish(connection)  # a pending response has to hear of it
 
     def _serve_requests(self, connection: Connection) -> None:
         """Read and answer requests until the client pauses; then park."""

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
+import copy
 import gc
+import pickle
 import socket
 import ssl
 import struct
@@ -284,13 +286,16 @@ def test_a_client_that_resets_or_shuts_its_side_has_left() -> None:
         assert desk.server.parking.count == 0
 
 
-def test_a_client_that_left_while_the_application_ran_is_noticed_when_it_returns() -> None:
+@pytest.mark.parametrize("answers", [False, True])
+def test_a_client_that_left_while_the_application_ran_is_noticed_when_it_returns(answers: bool) -> None:
     ended: list[str | None] = []
     entered = gevent.event.Event()
     go = gevent.event.Event()
 
     def application(environ: dict[str, Any], start_response: Callable[..., Any]) -> list[bytes]:
-        environ["parked.defer"](on_close=lambda pending: ended.append(pending.reason))
+        pending = environ["parked.defer"](on_close=lambda pending: ended.append(pending.reason))
+        if answers:
+            pending.send("200 OK", [], bytes(10_000_000))  # more than buffers take
         entered.set()
         go.wait()
         return []
@@ -299,7 +304,7 @@ def test_a_client_that_left_while_the_application_ran_is_noticed_when_it_returns
         with Client(server) as client:
             client.send(GET)
             entered.wait()
-        gevent.sleep(0.02)
+        eventually(lambda: server.parking.connections()[0].hung_up)
         go.set()
         eventually(lambda: ended)
         assert (ended, server.parking.count) == (["client"], 0)
@@ -384,6 +389,15 @@ def test_calls_in_no_order_that_makes_sense_are_errors_and_change_nothing() -> N
         assert not pending.close()
         assert client.answer().body == b"x"
         assert client.ask(NOW).body == b"now"
+
+
+def test_there_is_no_copy_that_could_answer_once_more() -> None:
+    with pending_at(Desk()) as (client, pending):
+        for copies in (copy.copy, copy.deepcopy, pickle.dumps):
+            with pytest.raises(TypeError, match="copied"):
+                copies(pending)
+        assert pending.send("200 OK", [], b"once")
+        assert client.answer().body == b"once"
 
 
 def test_a_second_answer_is_an_error_and_does_not_reach_the_next_request() -> None:

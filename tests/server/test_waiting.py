@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import io
 from typing import Any
 
 import gevent
@@ -8,6 +9,7 @@ import pytest
 
 from parked.server import lingering
 from parked.server import waiting as module
+from parked.server.handler import KeepAliveWSGIHandler
 from parked.server.pending import PendingResponse
 from tests.server.desk import POLL, Desk, attended, ended, pending_at
 from tests.support import GET, Client, eventually
@@ -242,3 +244,17 @@ def test_an_error_that_cannot_say_what_it_is_costs_its_line_only() -> None:
 
     with pending_at(Desk(timeout=0.05, on_timeout=fails)) as (client, _):
         assert client.answer().status == 504
+
+
+def test_a_fault_behind_the_request_ends_its_pending_response_too() -> None:
+    class Fails(KeepAliveWSGIHandler):
+        def handle_one_response(self) -> None:
+            super().handle_one_response()
+            raise KeyError("deliberate")
+
+    desk = Desk()
+    with attended(desk, handler_class=Fails, error_log=io.StringIO()), Client(desk.server) as client:
+        client.send(POLL)
+        assert client.closed()
+        desk.wait_for_end("client")
+        assert (desk.server.pending.count, desk.server.parking.count, desk.server.faults) == (0, 0, 1)

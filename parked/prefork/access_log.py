@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import sys
 from pathlib import Path
 from typing import TextIO
@@ -37,7 +39,19 @@ class LogFile(GuardedLog):
         self.change(new).close()
 
     def _open(self) -> TextIO:
-        return self._path.open("a", buffering=1, encoding="utf-8", errors="backslashreplace")
+        return open(
+            self._path, "a", buffering=1, encoding="utf-8", errors="backslashreplace", opener=_open_at_once
+        )
+
+
+def _open_at_once(name: str, flags: int) -> int:
+    """Open a file that may be a pipe whose reader has not come yet, or has gone, and is not waited for."""
+    try:
+        return os.open(name, flags | os.O_NONBLOCK, 0o666)
+    except OSError as error:
+        if error.errno != errno.ENXIO:
+            raise
+    return os.open(name, flags & ~os.O_WRONLY | os.O_RDWR | os.O_NONBLOCK)  # fifo(7)
 
 
 def open_log(name: str) -> GuardedLog | None:

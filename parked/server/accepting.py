@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import _socket
 import errno
+import fcntl
 import os
 import time
 from collections.abc import Sequence
@@ -44,6 +45,8 @@ PAUSE_LINES_S: Final = 10.0
 MAX_REFUSED_LINGERING: Final = 16
 #: What is said of refused clients, where the error log is a `logging.Logger`: `logging.WARNING`.
 REFUSAL_LEVEL: Final = 30
+
+_STDERR: Final = 2
 
 #: What a subclass overrides to have each connection for itself.
 _CONNECTION_HOOKS: Final = ("handle", "do_handle", "do_read", "do_close", "wrap_socket_and_handle")
@@ -167,6 +170,8 @@ class AcceptingServer(pywsgi.WSGIServer):  # type: ignore[misc] # gevent has no 
 
     def _take(self, fd: int, address: Any) -> None:
         """A new connection; if that fails, its descriptor is closed."""
+        if fd <= _STDERR:
+            fd = _moved(fd)
         listener = self.socket
         full = self.max_connections and self._held() >= self.max_connections
         kind = gevent_socket if self._shakes_hands and not full else _socket.socket
@@ -343,6 +348,19 @@ class AcceptingServer(pywsgi.WSGIServer):  # type: ignore[misc] # gevent has no 
                 self._failures.say(f"fault in {what}", described(error))
         except Exception:
             self.error_log.note_lost()
+
+
+def _moved(fd: int) -> int:
+    """The application has closed standard error, say: a client must not read what is written there."""
+    try:
+        moved = fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, _STDERR + 1)
+        null = os.open(os.devnull, os.O_RDWR)
+        os.dup2(null, fd)  # for the next one
+        os.close(null)
+    except OSError:
+        os.close(fd)
+        raise
+    return moved
 
 
 def shown(address: Any) -> str:

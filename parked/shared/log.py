@@ -26,6 +26,7 @@ class GuardedLog:
         self._file = file
         self._by_descriptor = isinstance(file, io.TextIOWrapper) and file.line_buffering
         self._never_waits = True
+        self._terminal = -1
         self._is_torn = False
         #: Lines that could not be written since the last that could.
         self.lost = 0
@@ -92,4 +93,19 @@ class GuardedLog:
                 if error.errno not in (errno.EOPNOTSUPP, errno.EINVAL, errno.ENOSYS):
                     raise
                 self._never_waits = False  # pipes can do it since Linux 5.5
+        if stat.S_ISCHR(kind) and os.isatty(fd):
+            fd = self._opened_anew(fd)
         return os.write(fd, data)
+
+    def _opened_anew(self, fd: int) -> int:
+        """The terminal *fd*, by a descriptor whose O_NONBLOCK holds for nobody else.
+
+        Whoever stops its output (^S, a selection, a window that hangs) would stop us with it.
+        """
+        if self._terminal < 0:
+            try:
+                flags = os.O_WRONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
+                self._terminal = os.open(f"/proc/self/fd/{fd}", flags)
+            except OSError:  # it is another user's
+                return fd
+        return self._terminal

@@ -3,6 +3,7 @@ from __future__ import annotations
 import errno
 import io
 import logging
+import os
 from collections.abc import Callable
 from typing import Any
 
@@ -119,6 +120,24 @@ def test_a_failure_of_one_connection_is_no_reason_to_close_the_listener(
         with Client(server) as second:
             assert second.ask().status == 200
         assert first.ask().status == 200
+
+
+def test_no_client_gets_the_place_of_a_standard_error_that_was_closed(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Or it would read what is written there."""
+    with serving() as server, Client(server) as client:
+        assert client.ask().status == 200
+        (fd,) = (connection.sock.fileno() for connection in server.parking.connections())
+        free = os.dup(fd)  # the next one that is free, and of the client's end of a connection
+        os.close(free)
+        monkeypatch.setattr(accepting, "_STDERR", free + 1)
+        with Client(server) as other:
+            assert other.ask().status == 200
+            assert max(c.sock.fileno() for c in server.parking.connections()) > free + 1
+            os.write(free + 1, b"a line\n")
+            assert other.ask().status == 200
+        os.close(free + 1)
 
 
 def test_a_server_that_overrides_handle_is_asked_and_announced() -> None:

@@ -61,6 +61,19 @@ def test_a_reader_that_sleeps_is_not_waited_for(pipe: tuple[int, GuardedLog]) ->
     assert len(lines) - 2 + lost == 2000
 
 
+def test_a_terminal_that_is_stopped_is_not_waited_for() -> None:
+    window, terminal = os.openpty()
+    with os.fdopen(terminal, "w", buffering=1) as file:
+        log = GuardedLog(file)
+        log.write("before\n")
+        assert os.read(window, 99) == b"before\r\n"
+        for number in range(5000):
+            log.write(f"{number:099}\n")
+        assert log.lost > 100
+        assert os.get_blocking(terminal)
+    os.close(window)
+
+
 def test_a_reader_that_has_left_is_no_error(pipe: tuple[int, GuardedLog]) -> None:
     reading, log = pipe
     os.close(reading)

@@ -11,6 +11,7 @@ from __future__ import annotations
 import os
 import signal
 from collections.abc import Iterable
+from os import close  # as it is before gevent patches it: its own waits for a loop
 from typing import Any, Final
 
 from gevent import monkey
@@ -86,8 +87,8 @@ class Signals:
             if _get_handler(number) == self._note:
                 _set_handler(number, signal.SIG_DFL)
         _set_handler(signal.SIGINT, signal.default_int_handler)
-        os.close(self._reader)
-        os.close(self._writer)
+        close(self._reader)
+        close(self._writer)
 
 
 def block() -> None:

@@ -11,6 +11,7 @@ import traceback
 from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from os import close  # as it is before gevent patches it: its own waits for the loop
 from typing import Any, Final, NamedTuple
 
 import gevent
@@ -147,7 +148,11 @@ def _begin() -> None:
     # The hub, if the application made one when it was imported, is the parent's; so is what gevent has put in
     # place to hear of children, which the supervisor has taken away again.
     gevent.reinit()
-    gevent.get_hub().loop.reset_sigchld()
+    hub = gevent.get_hub()
+    hub.loop.reset_sigchld()
+    # Signals to stop are heard by `_Watch`. What says `SystemExit` or `KeyboardInterrupt` here is code of the
+    # application that was meant for a command, in a request or a greenlet: an error there, and nobody else's.
+    hub.SYSTEM_ERROR = ()
     gc.set_threshold(*_GC_THRESHOLDS)
     out_of_memory.end_process(_NO_MEMORY, EXIT_KILLED)
 
@@ -198,7 +203,7 @@ class _Watch:
         signal.signal(signal.SIGINT, signal.default_int_handler)
         for place in self._duty.places:
             place.listener.close()
-        os.close(self._duty.lifeline)
+        close(self._duty.lifeline)
 
 
 def _do_nothing() -> None:

@@ -70,7 +70,8 @@ class LoopLag(Pauses):
         super().__init__()
         self._look_s = look_s
         self._due = monotonic() + look_s
-        self._timer: Any = get_hub().loop.timer(look_s, repeat=look_s)
+        # ref=False: that time passes is no reason for a program to stay.
+        self._timer: Any = get_hub().loop.timer(look_s, repeat=look_s, ref=False)
         self._timer.start(self._look, update=True)
 
     def close(self) -> None:

@@ -15,7 +15,7 @@ from tests.commands import free_port
 from tests.support import GET, Client, ServerProcess, eventually
 
 #: /fork leaves a child behind that computes, /gevent one with an event loop, /thread one of a thread of the
-#: kernel's; each says its process id.
+#: kernel's, /both one that goes on as if it were the worker; each says its process id.
 APP = """
 import multiprocessing, os, time
 import gevent
@@ -42,6 +42,8 @@ def app(environ, start_response):
     start_response("200 OK", [])
     if environ["PATH_INFO"] == "/thread":
         return [str(gevent.get_hub().threadpool.apply(forks)).encode()]
+    if environ["PATH_INFO"] == "/both":
+        return [str(fork()).encode()]
     work = {"/fork": computes, "/gevent": waits}.get(environ["PATH_INFO"])
     if work is None:
         return [str(os.getpid()).encode()]
@@ -83,7 +85,7 @@ def can_listen(address: tuple[str, int]) -> bool:
         return True
 
 
-@pytest.mark.parametrize("path", ["/fork", "/gevent", "/thread"])
+@pytest.mark.parametrize("path", ["/fork", "/gevent", "/thread", "/both"])
 def test_old_and_new_connections_are_served_beside_a_forked_child(folder: Path, path: str) -> None:
     flags = ("--app", "forking:app", "--workers", "1")
     with ServerProcess(*flags, cwd=folder) as server, contextlib.ExitStack() as stack:
@@ -95,7 +97,8 @@ def test_old_and_new_connections_are_served_beside_a_forked_child(folder: Path, 
         for client in old:
             assert int(client.ask().body) == worker
         assert {get(server) for _ in range(20)} == {worker}
-        child.terminate()  # at its default: it ends, and the worker does not hear of it
+        if path != "/both":  # a child that has nothing to do ends by itself
+            child.terminate()  # at its default: it ends, and the worker does not hear of it
         eventually(lambda: not child.is_running() or child.status() == psutil.STATUS_ZOMBIE)
         for client in old:
             assert int(client.ask().body) == worker

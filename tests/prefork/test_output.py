@@ -24,6 +24,8 @@ def app(environ, start_response):
     if environ["PATH_INFO"] == "/error":
         print("an application's own line", file=sys.stderr)
         raise ValueError("on purpose")
+    if environ["PATH_INFO"] == "/exit":
+        raise {"s": SystemExit, "k": KeyboardInterrupt, "e": SystemError}[environ["QUERY_STRING"]]
     if environ["PATH_INFO"] == "/die":
         os._exit(9)
     start_response("200 OK", [])
@@ -92,13 +94,16 @@ def output(request: pytest.FixtureRequest) -> Iterator[int | None]:
 def test_whatever_there_is_to_say_the_service_goes_on(tmp_path: Path, output: int | None) -> None:
     with running(tmp_path, output, "--access-log", "-") as server:
         descriptors = 0
+        workers = server.workers()
         for _ in range(3):
-            assert server.get("/error") == 500
+            for path in ("/error", "/exit?s", "/exit?k", "/exit?e"):  # gevent ends the process by these
+                assert server.get(path) == 500
             assert server.get() == 200
             (worker,) = server.workers()
             now = worker.num_fds()
             assert not descriptors or now <= descriptors, "a socket is left behind"
             descriptors = now
+        assert server.workers() == workers
         with Client(server.address) as client:
             client.send(GET.replace(b"/ ", b"/die "))
             assert client.closed()

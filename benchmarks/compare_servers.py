@@ -132,7 +132,7 @@ def wait_for_answer(server: Server, process: psutil.Process, port: int, length: 
     deadline = time.monotonic() + START_TIMEOUT_S
     while True:
         try:
-            with socket.create_connection(("127.0.0.1", port), timeout=2) as sock:
+            with server.connect(port, timeout=2) as sock:
                 ask(sock, server.path(length))
                 return
         except OSError as error:
@@ -182,8 +182,10 @@ def measure_rate(
 ) -> dict[str, float]:
     """One run of wrk; the first second is a run of its own and thrown away."""
     with running(server, application, options) as (process, port):
-        url = f"http://127.0.0.1:{port}{server.path(options.length)}"
+        scheme = "https" if server.tls is not None else "http"
+        url = f"{scheme}://127.0.0.1:{port}{server.path(options.length)}"
         wrk = ["taskset", "-c", str(options.client_cpu), "wrk", "-t1", f"-c{connections}", "--timeout", "1"]
+        wrk += [word for line in server.fields for word in ("-H", line)]
         subprocess.run([*wrk, "-d1", url], check=True, capture_output=True, timeout=60)
         before = cpu_seconds(process)
         command = [*wrk, f"-d{options.duration}", "-s", str(HERE / "wrk_report.lua"), url]
@@ -209,7 +211,7 @@ def measure_memory(server: Server, application: str, options: argparse.Namespace
         unanswered = 0
         try:
             while len(clients) < options.idle and unanswered < MAX_UNANSWERED:
-                sock = socket.create_connection(("127.0.0.1", port), timeout=1)
+                sock = server.connect(port, timeout=1)
                 clients.append(sock)
                 unanswered = 0 if is_answered(sock, path) else unanswered + 1
             time.sleep(SETTLE_S)

@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import importlib.util
 import shutil
+import socket
+import ssl
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -31,6 +33,22 @@ class Server:
     install: str
     #: Whether it runs an application, or sends a file.
     runs_applications: bool = True
+    #: How to speak TLS to it; None in clear.
+    tls: ssl.SSLContext | None = None
+    #: Header fields that wrk sends besides its own.
+    fields: tuple[str, ...] = ()
+
+    def connect(self, port: int, timeout: float) -> socket.socket:
+        """A new connection to it.
+
+        :raises OSError: there is none, or no TLS.
+        """
+        sock = socket.create_connection((HOST, port), timeout=timeout)
+        try:
+            return self.tls.wrap_socket(sock) if self.tls is not None else sock
+        except OSError:
+            sock.close()
+            raise
 
     def path(self, length: int) -> str:
         """What to ask for."""
@@ -71,18 +89,22 @@ def _gunicorn(worker: str, *flags: str) -> Server:
     )
 
 
-def _nginx(title: str, cache: str) -> Server:
-    """nginx with its descriptors of files cached or not, which is its default."""
+def nginx(title: str, settings: str = "", tls: ssl.SSLContext | None = None) -> Server:
+    """nginx, which sends a file.
+
+    :param settings: more of them; by default it caches no descriptors of files.
+    """
     return Server(
         title,
-        lambda port, folder, length, _app: _nginx_command(port, folder, length, cache),
+        lambda port, folder, length, _app: _nginx_command(port, folder, length, settings, tls is not None),
         lambda: shutil.which("nginx") is not None,
         "apt install nginx-light",
         runs_applications=False,
+        tls=tls,
     )
 
 
-def _nginx_command(port: int, folder: Path, length: int, cache: str) -> list[str]:
+def _nginx_command(port: int, folder: Path, length: int, settings: str, speaks_tls: bool) -> list[str]:
     (folder / "text").write_bytes(b"x" * length)
     (folder / "nginx.conf").write_text(
         f"""
@@ -91,10 +113,10 @@ def _nginx_command(port: int, folder: Path, length: int, cache: str) -> list[str
         events {{ worker_connections {CONNECTIONS}; multi_accept on; }}
         http {{
             access_log off; keepalive_timeout 600; keepalive_requests 1000000000; tcp_nodelay on; sendfile on;
-            {cache} default_type text/plain; client_body_temp_path {folder}/b;
+            {settings} default_type text/plain; client_body_temp_path {folder}/b;
             proxy_temp_path {folder}/p; fastcgi_temp_path {folder}/f; uwsgi_temp_path {folder}/u;
             scgi_temp_path {folder}/s;
-            server {{ listen {HOST}:{port} backlog={BACKLOG}; root {folder}; }}
+            server {{ listen {HOST}:{port} backlog={BACKLOG} {"ssl" * speaks_tls}; root {folder}; }}
         }}
         """
     )
@@ -155,6 +177,6 @@ SERVERS: Final = {
         _has("uvicorn"),
         PYPI,
     ),
-    "nginx": _nginx("nginx, static file", ""),
-    "nginx-cache": _nginx("nginx, open_file_cache", "open_file_cache max=1000; open_file_cache_valid 60s;"),
+    "nginx": nginx("nginx, static file"),
+    "nginx-cache": nginx("nginx, open_file_cache", "open_file_cache max=1000; open_file_cache_valid 60s;"),
 }

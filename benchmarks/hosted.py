@@ -1,4 +1,7 @@
-"""One of the servers that have no command line that suits us. Arguments: which, port, application."""
+"""One of the servers that have no command line that suits us.
+
+Arguments: which, port, application; with TLS of gevent's also certificate and key.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +11,7 @@ which, port, name = sys.argv[1], int(sys.argv[2]), sys.argv[3]
 HOST = "127.0.0.1"
 BACKLOG = 4096
 
-if which == "pywsgi":  # as its documentation says
+if which in ("pywsgi", "parked"):  # as its documentation says
     from gevent import monkey
 
     monkey.patch_all()
@@ -19,10 +22,16 @@ from typing import Any  # noqa: E402
 module, _, attribute = name.partition(":")
 application: Any = getattr(importlib.import_module(module), attribute)
 
+tls = dict(zip(("certfile", "keyfile"), sys.argv[4:], strict=False))
+
 if which == "pywsgi":
     from gevent.pywsgi import WSGIServer
 
-    WSGIServer((HOST, port), application, backlog=BACKLOG, log=None).serve_forever()
+    WSGIServer((HOST, port), application, backlog=BACKLOG, log=None, **tls).serve_forever()
+elif which == "parked":
+    from parked.server import KeepAliveWSGIServer
+
+    KeepAliveWSGIServer((HOST, port), application, backlog=BACKLOG, log=None, **tls).serve_forever()
 elif which == "bjoern":
     importlib.import_module("bjoern").run(application, HOST, port, listen_backlog=BACKLOG)
 elif which == "fastwsgi":

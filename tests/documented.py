@@ -205,6 +205,7 @@ UNTRIED = {
     "benchmarks/client -u 10000 --seconds 6 --write": _BENCHMARK,
     "benchmarks/server --rounds 4 --duration 3": _BENCHMARK,
     "benchmarks/held-up --rounds 1": _BENCHMARK,
+    "benchmarks/tls --servers ours,imported,nginx": _BENCHMARK,
     "sudo sysconfig/addresses add eth0 10.0.0.32/28": _ROOT,
     "sudo sysconfig/addresses add eth0 10.0.0.16/28": _ROOT,
     "sudo sysconfig/addresses remove eth0 10.0.0.16/28": _ROOT,

@@ -36,6 +36,16 @@ def test_servers_are_compared_and_rounds_add_up(tmp_path: Path) -> None:
     assert figures["alive"] == [50]
 
 
+@pytest.mark.skipif(not shutil.which("nginx"), reason="needs nginx")
+def test_memory_over_tls_is_compared_with_nginx() -> None:
+    command = [CHECKOUT / "benchmarks/tls", "--idle", "20", "--versions", "1.3"]
+    ended = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+    assert "FAILED" not in ended.stderr, ended.stderr  # so few connections say nothing of the goal
+    rows = [line.split(" | ") for line in ended.stdout.splitlines() if " | 1.3 | " in line]
+    assert [row[0] for row in rows] == ["| this server", "| nginx"]
+    assert rows[1][3] == "1.00x |"
+
+
 def test_an_unknown_server_is_one_line() -> None:
     ended = compare("--servers", "apache")
     assert ended.returncode == 2

@@ -89,6 +89,8 @@ def _list(texts: Sequence[str], attributes: str = "") -> str:
 
 def _charts(runs: Sequence[Run]) -> list[Chart]:
     made = []
+    ends = [number(run.record.rows[-1], "time_s") or 0.0 for run in runs if run.record.rows]
+    seconds = range(round(max(ends, default=0.0)) + 1)  # the same for all charts
     for title, unit, column, scale in _OVER_TIME:
         log = "log" in unit
         # Rows are a second apart, but each run's at moments of its own.
@@ -107,7 +109,6 @@ def _charts(runs: Sequence[Run]) -> list[Chart]:
                 if at is not None and value is not None and (value > 0 or not log):
                     cells[round(at)] = value / scale
             series.append(cells)
-        seconds = range(max((max(cells, default=0) for cells in series), default=0) + 1)
         made.append(
             Chart(
                 title,

@@ -41,6 +41,9 @@
     return steps;
   }
 
+  // The legend's mark for a line: a border has no other styles.
+  const border = (dash) => (dash.length === 0 ? "solid" : dash[0] < 4 ? "dotted" : "dashed");
+
   const stacked = (lines) => {
     const sums = [];
     let below = lines[0].values.map(() => 0);
@@ -131,9 +134,9 @@
         drag: {x: true, y: false},
         points: {size: 6},
       },
-      legend: {markers: {width: 3, dash: (_, i) => (spec.lines[i - 1]?.dash.length ? "dashed" : "solid")}},
+      legend: {markers: {width: 3, dash: (_, i) => border(spec.lines[i - 1]?.dash ?? [])}},
       series: [
-        {label: spec.percentiles ? "share" : overTime ? "time" : "value", value: (_, x) => (x == null ? "-" : spec.percentiles ? share(x) : text(x) + (overTime ? " s" : ""))},
+        {label: spec.percentiles ? "share" : overTime ? "time" : "value", value: (_, x) => (x == null ? "" : spec.percentiles ? share(x) : text(x) + (overTime ? " s" : ""))},
         ...spec.lines.map((line, index) => ({
           label: line.name,
           stroke: color(`c${line.color}`),
@@ -142,7 +145,7 @@
           dash: line.dash.length ? line.dash : undefined,
           points: {show: spec.x.length < 3},
           spanGaps: !overTime, // compared runs, and what was asked for, end at places of their own
-          value: (_, value, i, at) => text(at == null ? null : values[index][at]),
+          value: (_, value, i, at) => (at == null ? "" : text(values[index][at])),
         })),
       ],
       bands: spec.stacked

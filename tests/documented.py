@@ -62,7 +62,7 @@ SCENES = {
     "the first look": """
         ./run_test --quick
         ./run_test --quick --fail-if 'latency_ms.p99 > 200'
-        ./run_test compare previous last --fail-if 'latency_ms.p99>2'
+        ./run_test compare previous last --fail-if 'latency_ms.p99 > 2x'
         ./run_test report last
         ./run_test report RUN
         ./run_test verify last
@@ -156,7 +156,7 @@ SCENES = {
         + await 8080
         ./run_test -c 5000 --hold 20s --results results/ours
         ./run_test -c 5000 --hold 20s --results results/nginx --host http://127.0.0.1:8080
-        ./run_test compare results/ours results/nginx --fail-if 'hold_rps<0.95'
+        ./run_test compare results/ours results/nginx --fail-if 'hold_rps < 0.95x'
     """,
     "several hosts": """
         + ip addr add 10.0.0.1/32 dev lo; ip addr add 10.0.0.2/32 dev lo

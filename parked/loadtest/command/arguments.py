@@ -250,7 +250,7 @@ def _add_outcome(made: argparse.ArgumentParser) -> None:
 
 def _goal(text: str) -> str:
     try:
-        return Goal.parse(text).text
+        return Goal.checked(text).text
     except ValueError as wrong:
         raise argparse.ArgumentTypeError(str(wrong)) from None
 

@@ -1,6 +1,6 @@
 """Runs side by side, each against the first: two servers, two commits, two kernels.
 
-    ./run_test compare RUN RUN... [--fail-if 'hold_rps<0.95'] [--page compare.html]
+    ./run_test compare RUN RUN... [--fail-if 'latency_ms.p99 > 2x'] [--page compare.html]
 
 A table for the terminal, a page with the same table and the runs' curves over each other, and thresholds on
 the ratios for continuous integration. Runs of different workloads are refused; other differences that may
@@ -15,6 +15,7 @@ from pathlib import Path
 
 from parked.loadtest.report import compare_page, comparison
 from parked.loadtest.report.comparison import MOST_RUNS, Run, Threshold
+from parked.loadtest.report.goals import meant
 from parked.loadtest.report.record import NoRun
 from parked.loadtest.terms import checkout, files
 from parked.loadtest.terms.console import say
@@ -41,9 +42,9 @@ def parser() -> argparse.ArgumentParser:
         type=Threshold.parse,
         action="append",
         default=[],
-        metavar="'NAME<RATIO'",
-        help="exit with 1 if this holds for the ratio of a figure to the first run's, such as "
-        "'hold_rps<0.95' or 'latency_ms.p99>1.2'; may be repeated",
+        metavar="'FIGURE > Nx'",
+        help="exit with 1 if this holds for the ratio of a figure to the first run's: 'latency_ms.p99 > 2x' "
+        "(it has doubled), 'hold_rps < 0.95x'; may be repeated",
     )
     made.add_argument(
         "--page",
@@ -68,7 +69,7 @@ def main(arguments: list[str] | None = None) -> int:
         return USAGE
     for threshold in chosen.fail_if:
         if all(threshold.name not in run.figures for run in runs):
-            options.error(f"no run has a figure {threshold.name!r}")
+            options.error(f"no run has a figure {threshold.name!r}{meant(threshold.name, runs[0].figures)}")
     refused = comparison.other_workloads(runs)
     if refused and not chosen.force:
         for text in refused:

@@ -131,7 +131,7 @@ def ratio(run: Run, first: Run, name: str) -> float | None:
 
 @dataclasses.dataclass(frozen=True)
 class Threshold:
-    """A ratio to the first run that must not be: "hold_rps<0.95"."""
+    """A ratio to the first run that must not be: "hold_rps<0.95", "latency_ms.p99 > 2x"."""
 
     text: str
     name: str
@@ -141,9 +141,9 @@ class Threshold:
     @classmethod
     def parse(cls, text: str) -> Threshold:
         """Raises :class:`argparse.ArgumentTypeError`."""
-        found = re.fullmatch(r"\s*([a-z0-9_.]+)\s*(<=|>=|<|>)\s*(\d+(?:\.\d+)?)\s*", text)
+        found = re.fullmatch(r"\s*([a-z0-9_.]+)\s*(<=|>=|<|>)\s*(\d+(?:\.\d+)?)x?\s*", text)
         if found is None:
-            raise argparse.ArgumentTypeError(f"{text!r} is no threshold like 'hold_rps<0.95'")
+            raise argparse.ArgumentTypeError(f"{text!r} is no threshold like 'latency_ms.p99 > 2x'")
         name, sign, limit = found.groups()
         return cls(text.strip(), name, _OPERATORS[sign], float(limit))
 
@@ -151,8 +151,12 @@ class Threshold:
         """What to tell; empty if it is kept. A ratio that can't be told keeps nothing."""
         value = ratio(run, first, self.name)
         if value is None:
-            return f"{run.name}: {self.text}: the ratio is not known"
-        return f"{run.name}: {self.text}: the ratio is {value:.3f}" if self.compare(value, self.limit) else ""
+            return f"{run.name}: how {self.name} compares is not known (--fail-if '{self.text}')"
+        if not self.compare(value, self.limit):
+            return ""
+        ours, theirs = (f"{it.figures[self.name] or 0:,g}" for it in (run, first))
+        than = f"{_times(value)} x {first.letter}'s, {ours} to {theirs}"
+        return f"{run.name}: {self.name} is {than} (--fail-if '{self.text}')"
 
 
 def other_workloads(runs: Sequence[Run]) -> list[str]:

@@ -354,6 +354,7 @@ def test_a_killed_master_leaves_its_results_and_no_workers(tmp_path: Path) -> No
         (("--holld", "3s"), "did you mean --hold?"),
         (("-u", "10"), "here it is -c"),
         (("--fail-if", "p99"), "latency_ms.p99 > 200"),
+        (("--fail-if", "p99 > 200"), "did you mean latency_ms.p99?"),
         (("--path", "/", "-f", "x.py"), "of the built-in test"),
         (("--header", "no field"), "is no field"),
         (("-u", "5"), "here it is -c"),

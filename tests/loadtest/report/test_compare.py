@@ -58,8 +58,8 @@ def test_from_nothing_to_something_is_no_number(tmp_path: Path, capsys: pytest.C
     [
         ("hold_rps<0.95", 1),
         ("hold_rps<0.9", 0),
-        ("hold_rps <= 0.94", 1),
-        ("latency_ms.p99>1.2", 0),
+        ("hold_rps <= 0.94x", 1),
+        ("latency_ms.p99 > 1.2x", 0),
         ("server_us_a_request>=1.06", 1),
         ("failures>1", 0),
     ],
@@ -68,7 +68,10 @@ def test_a_threshold_is_on_the_ratio_to_the_first(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], threshold: str, code: int
 ) -> None:
     assert compare.main([*two(tmp_path, requests_per_s=470), "--fail-if", threshold]) == code
-    assert ("crossed:" in capsys.readouterr().out) == bool(code)
+    told = capsys.readouterr().out
+    assert ("crossed:" in told) == bool(code)
+    if "hold_rps" in threshold and code:
+        assert f"crossed: B new: hold_rps is 0.940 x A's, 470 to 500 (--fail-if '{threshold}')" in told
 
 
 def test_failures_where_there_were_none_cross_any_threshold_above(tmp_path: Path) -> None:
@@ -127,12 +130,21 @@ def test_two_runs_of_the_same_differ_in_nothing(tmp_path: Path, capsys: pytest.C
 
 
 @pytest.mark.parametrize(
-    "wrong", [["--fail-if", "hold_rps"], ["--fail-if", "hold_rps<fast"], ["--fail-if", "no_such_figure<1"]]
+    ("wrong", "told"),
+    [
+        ("hold_rps", "latency_ms.p99 > 2x"),
+        ("hold_rps<fast", "latency_ms.p99 > 2x"),
+        ("no_such_figure<1", "no run has a figure"),
+        ("p99>2x", "did you mean latency_ms.p99?"),
+    ],
 )
-def test_a_threshold_that_means_nothing_is_exit_code_2(tmp_path: Path, wrong: list[str]) -> None:
+def test_a_threshold_that_means_nothing_is_exit_code_2(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], wrong: str, told: str
+) -> None:
     with pytest.raises(SystemExit) as ended:
-        compare.main([*two(tmp_path), *wrong])
+        compare.main([*two(tmp_path), "--fail-if", wrong])
     assert ended.value.code == 2
+    assert told in capsys.readouterr().err
 
 
 def test_one_run_or_none_is_exit_code_2(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -68,6 +68,14 @@ def process(environment: Environment) -> Process:
 
 
 @pytest.fixture
+def fired(environment: Environment) -> list[dict[str, Any]]:
+    """The request events that a listener gets, beside Locust's own."""
+    events: list[dict[str, Any]] = []
+    environment.events.request.add_listener(lambda **event: events.append(event))
+    return events
+
+
+@pytest.fixture
 def new_session(environment: Environment) -> Iterator[NewSession]:
     """Makes clients: `new_session(url, network_timeout=1.0)`, the rest being attributes of the user class."""
     made: list[KeepAliveSession] = []

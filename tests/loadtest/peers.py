@@ -172,6 +172,14 @@ def response(body: bytes = b"ok", *fields: str, status: str = "200 OK") -> bytes
     return "\r\n".join(lines).encode() + b"\r\n\r\n" + body
 
 
+def head_fields(request: bytes) -> dict[str, str]:
+    """The header fields of a request."""
+    lines = request.partition(b"\r\n\r\n")[0].decode("latin-1").split("\r\n")[1:]
+    fields = dict(line.split(": ", 1) for line in lines)
+    assert len(fields) == len(lines), "a field is there twice"
+    return fields
+
+
 def eventually(condition: Callable[[], Any], what: str = "") -> Any:
     """Wait until the condition is true, and return its value; fail after the deadline."""
     deadline = time.monotonic() + DEADLINE_S

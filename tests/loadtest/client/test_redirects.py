@@ -11,7 +11,7 @@ import pytest
 from parked.loadtest.client import cookies, session
 from parked.loadtest.client.errors import BadResponse, ConnectFailed
 from tests.loadtest.conftest import NewSession
-from tests.loadtest.peers import Peer, answering, by_path, response
+from tests.loadtest.peers import Peer, answering, by_path, head_fields, response
 
 OK = response()
 
@@ -120,3 +120,56 @@ def test_cookies_are_bounded_in_number_and_size(new_session: NewSession) -> None
         assert len(kept) == cookies.MOST_COOKIES - 1
         assert {"long", "c0"}.isdisjoint(kept)
         assert f"c{cookies.MOST_COOKIES + 19}" in kept
+
+
+def test_redirections_are_followed_unless_the_class_or_the_request_says_otherwise(
+    new_session: NewSession, fired: list[Any]
+) -> None:
+    with Peer(by_path({"/a": moved("/b"), "/b": moved("c?x=1", 307), "/c": OK})) as peer:
+        assert new_session(peer.url, allow_redirects=False).get("/a").status_code == 302
+        answer = new_session(peer.url).get("/a")
+        assert answer.text == "ok"
+        assert answer.url == f"{peer.url}/c?x=1"
+        assert [passed.status_code for passed in answer.history] == [302, 307]
+        assert [passed.url for passed in answer.history] == [f"{peer.url}/a", f"{peer.url}/b"]
+        assert len(peer.requests) == 4
+        assert len(fired) == 2
+        assert fired[1]["name"] == "/a"
+
+
+@pytest.mark.parametrize(
+    ("status", "method"), [(301, b"GET"), (302, b"GET"), (303, b"GET"), (307, b"POST"), (308, b"POST")]
+)
+def test_a_redirected_post_stays_one_where_the_status_says_so(
+    new_session: NewSession, status: int, method: bytes
+) -> None:
+    with Peer(by_path({"/a": moved("/b", status), "/b": OK})) as peer:
+        assert new_session(peer.url).post("/a", data=b"body", allow_redirects=True).ok
+        assert peer.requests[1].startswith(method + b" /b ")
+        assert peer.requests[1].endswith(b"body") == (method == b"POST")
+
+
+def test_a_chain_of_redirections_may_be_as_long_as_said_and_no_longer(new_session: NewSession) -> None:
+    routes = {f"/{n}": moved(f"/{n + 1}") for n in range(3)} | {"/3": OK, "/loop": moved("/loop")}
+    with Peer(by_path(routes)) as peer:
+        assert new_session(peer.url, max_redirects=3).get("/0", allow_redirects=True).text == "ok"
+        for path, most in (("/0", 2), ("/loop", 5)):
+            answer = new_session(peer.url, max_redirects=most).get(path, allow_redirects=True)
+            assert "too many redirections" in str(answer.error)
+
+
+@pytest.mark.parametrize("to", ["ftp://127.0.0.1/", "http://[::1/", "mailto:a@b.test", "http:///x"])
+def test_a_redirection_to_nowhere_is_a_failure(new_session: NewSession, to: str) -> None:
+    with Peer(by_path({"/a": moved(to)})) as peer:
+        answer = new_session(peer.url).get("/a", allow_redirects=True)
+        assert answer.error is not None
+
+
+def test_credentials_do_not_follow_to_another_server(new_session: NewSession) -> None:
+    with Peer(answering(OK)) as other, Peer(by_path({"/a": moved(f"{other.url}/b")})) as peer:
+        client = new_session(peer.url)
+        client.get("/a", auth=("u", "p"), headers={"Cookie": "s=1", "X-Kept": "1"}, allow_redirects=True)
+        assert "Authorization" in head_fields(peer.requests[0])
+        fields = head_fields(other.requests[0])
+        assert fields["X-Kept"] == "1"
+        assert not {"Authorization", "Cookie"} & set(fields)

@@ -73,7 +73,7 @@ def _in_few_processes(plan: Plan, machine: Machine) -> Estimate:
 def _charged(all_: float, few: float, budget: float) -> float:
     """CPU or memory without what the number of processes adds to it, beyond a part that is not worth a word.
 
-    That it is more than it need be is the fault of the limit of descriptors, see `_too_many_processes`.
+    It is more than it need be only because of the descriptor limit, see `_too_many_processes`.
     """
     return few + min(all_ - few, budget * OVERHEAD_SHARE)
 

@@ -27,7 +27,7 @@ STOPPING: Final = (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT)
 _COMMANDS: Final = (*STOPPING, signal.SIGHUP, signal.SIGUSR1, signal.SIGTTIN, signal.SIGTTOU)
 #: Would end the supervisor by their default, and mean nothing to it. If the application has a handler of
 #: its own for one of them, that stays.
-HARMLESS: Final = (
+HARMLESS: Final[tuple[int, ...]] = (
     signal.SIGUSR2,
     signal.SIGWINCH,
     signal.SIGALRM,
@@ -35,6 +35,8 @@ HARMLESS: Final = (
     signal.SIGPROF,
     signal.SIGIO,
     signal.SIGPWR,
+    signal.SIGSTKFLT,
+    *range(signal.SIGRTMIN, signal.SIGRTMAX + 1),
 )
 
 
@@ -58,7 +60,7 @@ class Signals:
         """Take back what the application has changed, and from now on the ends of children, too."""
         self._take((*_COMMANDS, *HARMLESS, signal.SIGCHLD))
 
-    def _take(self, numbers: Iterable[signal.Signals]) -> None:
+    def _take(self, numbers: Iterable[int]) -> None:
         for number in numbers:
             if number not in HARMLESS or _get_handler(number) is signal.SIG_DFL:
                 _set_handler(number, self._note)

@@ -175,9 +175,9 @@ class _Watch:
         # ^C reaches all, and the supervisor will say TERM; the others are for the supervisor, or for nobody.
         for number in (signal.SIGINT, signal.SIGHUP, signal.SIGUSR1, signal.SIGTTIN, signal.SIGTTOU):
             self.signal(number, _do_nothing)
-        for number in HARMLESS:
-            if signal.getsignal(number) is signal.SIG_DFL:
-                self.signal(number, _do_nothing)
+        for harmless in HARMLESS:
+            if signal.getsignal(harmless) is signal.SIG_DFL:
+                self.signal(harmless, _do_nothing)
         self._loop = gevent.get_hub().loop
         self._orphaned = self._loop.io(duty.lifeline, 1)
         self._orphaned.start(stop)

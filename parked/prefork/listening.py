@@ -120,10 +120,13 @@ def _bound_unix(path: str, mode: int | None) -> socket.socket:
     try:
         if stat.S_ISSOCK(Path(path).stat().st_mode):
             with _Socket(socket.AF_UNIX) as probe:
+                probe.setblocking(False)
                 try:
                     probe.connect(path)
                 except ConnectionRefusedError:
                     Path(path).unlink()
+                except BlockingIOError:
+                    pass  # its queue is full: it lives
     except FileNotFoundError:
         pass
     sock: socket.socket = _Socket(socket.AF_UNIX)

@@ -57,6 +57,8 @@ class MadeFiles:
 
         :raises IdentityError: another server is running, or it cannot be written.
         """
+        if is_device(name):
+            raise IdentityError(f"cannot write {name}: it would take the place of a device")
         try:
             other = _running(name)
             if other == os.getpid():
@@ -121,6 +123,17 @@ class MadeFiles:
             except ChildProcessError:
                 pass  # it was killed, and reaped with the others
         self.known = []
+
+
+def is_device(name: str) -> bool:
+    """Whether *name* is one, or a link in their folder such as /dev/stdout: the machine needs them."""
+    if os.path.dirname(os.path.abspath(name)) == "/dev":  # noqa: PTH100, PTH120 - a link is not followed
+        return True
+    try:
+        mode = os.lstat(name).st_mode
+    except OSError:
+        return False
+    return stat.S_ISCHR(mode) or stat.S_ISBLK(mode)
 
 
 def _running(name: str) -> int:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import socket
+from pathlib import Path
 
 import pytest
 
@@ -27,6 +28,22 @@ def test_another_of_our_own_servers_keeps_the_address_for_itself() -> None:
     with pytest.raises(ListenError, match="in use"):
         listen(Address(*sockets[0].getsockname()), 2, 0)
     close(sockets)
+
+
+def test_a_unix_socket_whose_server_is_too_busy_to_accept_is_in_use(tmp_path: Path) -> None:
+    address = Address("", 0, str(tmp_path / "socket"))
+    sockets = listen(address, 1, 1)
+    sockets += [socket.socket(socket.AF_UNIX) for _ in range(3)]
+    for client in sockets[1:]:
+        client.setblocking(False)
+        client.connect_ex(address.path)
+    socket.setdefaulttimeout(5)
+    try:
+        with pytest.raises(ListenError, match="in use"):
+            listen(address, 1, 1)
+    finally:
+        socket.setdefaulttimeout(None)
+        close(sockets)
 
 
 def test_an_address_can_be_used_again_at_once() -> None:

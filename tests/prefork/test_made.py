@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import os
+import stat
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -9,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from parked.prefork.identity import IdentityError
-from parked.prefork.made import MadeFiles
+from parked.prefork.made import MadeFiles, is_device
 from tests.support import CHECKOUT
 
 OWN = f"{os.getpid()}\n"
@@ -59,6 +60,19 @@ def test_a_folder_in_its_place_is_an_error_in_words(tmp_path: Path, made: MadeFi
     with pytest.raises(IdentityError, match=r"cannot write .*server.pid: Is a directory"):
         made.write_pid(str(tmp_path / "server.pid"))
     assert [path.name for path in tmp_path.iterdir()] == ["server.pid"]
+
+
+def test_no_device_is_replaced(tmp_path: Path, made: MadeFiles) -> None:
+    assert all(map(is_device, ("/dev/null", "/dev/stdout", "/dev/../dev//null")))
+    file = tmp_path / "server.pid"
+    assert not is_device(str(file))
+    try:
+        os.mknod(file, stat.S_IFCHR | 0o600, os.makedev(1, 3))
+    except PermissionError:
+        pytest.skip("only root may make a device")
+    with pytest.raises(IdentityError, match=r"cannot write .*: it would take the place of a device"):
+        made.write_pid(str(file))
+    assert file.is_char_device()
 
 
 def test_only_who_may_write_a_pid_file_can_say_that_its_server_runs(tmp_path: Path, made: MadeFiles) -> None:

@@ -26,6 +26,7 @@ from parked.server import KeepAliveWSGIHandler, KeepAliveWSGIServer, Limits
 from parked.server.access_format import content_bytes
 from parked.server.trust import LOCAL, TrustedPeers
 from parked.shared.descriptors import raise_nofile
+from parked.shared.patching import packages_read_once
 
 __all__ = ["KeepAliveWorker"]
 
@@ -169,6 +170,10 @@ class KeepAliveWorker(GeventWorker):  # type: ignore[misc] # gunicorn has no typ
         self._ending = Event()
         raise_nofile()
         super().init_process()
+
+    def patch(self) -> None:
+        with packages_read_once():
+            super().patch()
 
     def run(self) -> None:
         servers = [self._serve(sock) for sock in self.sockets]

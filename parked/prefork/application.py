@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
 import importlib
-import importlib.metadata
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +12,7 @@ from gevent import monkey
 
 from parked.prefork.settings import EXIT_APP
 from parked.prefork.signals import StopRequested
+from parked.shared.patching import packages_read_once
 
 
 class StartError(Exception):
@@ -33,7 +32,7 @@ def load(name: str) -> Callable[..., Any]:
     :raises StartError: with the module and the error.
     """
     try:
-        with _packages_read_once():
+        with packages_read_once():
             monkey.patch_all()
     except ImportError as error:  # Python's own modules, which the user that we became may not read
         raise StartError(f"cannot go on as this user: {error}", EXIT_APP) from error
@@ -55,17 +54,3 @@ def load(name: str) -> Callable[..., Any]:
         raise StartError(f"cannot import {name}: it is not callable", EXIT_APP)
     application: Callable[..., Any] = found
     return application
-
-
-@contextlib.contextmanager
-def _packages_read_once() -> Iterator[None]:
-    """gevent looks for its plug-ins around each module that it patches, in all packages that there are.
-
-    With a hundred of them that takes a fifth of a second, a third of a start.
-    """
-    look = importlib.metadata.entry_points
-    importlib.metadata.entry_points = look().select
-    try:
-        yield
-    finally:
-        importlib.metadata.entry_points = look

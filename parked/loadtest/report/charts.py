@@ -243,9 +243,12 @@ def percentiles(histogram: Any) -> Chart:
     total = histogram.get_total_count()
     heights: Values = []
     counts: list[int] = []
-    for item in histogram.get_recorded_iterator():
-        heights.append(item.value_iterated_to / 1000)
-        counts.append(item.total_count_to_this_value)
+    so_far = 0
+    for index, count in enumerate(histogram.counts[:]):  # the library's own iterator takes five times as long
+        if count:
+            value_us = histogram.get_highest_equivalent_value(histogram.get_value_from_index(index))
+            heights.append(value_us / 1000)
+            counts.append(so_far := so_far + count)
     places = []
     step = 0
     while total and (place := 10 ** (step / POINTS_A_DECADE)) < total:

@@ -57,6 +57,7 @@ def pytest_runtestloop(session: pytest.Session) -> bool | None:
                 raise session.Failed(session.shouldfail)
             if session.shouldstop:
                 raise session.Interrupted(session.shouldstop)
+    (folder / "done").touch()  # each file has been taken by somebody
     return True
 
 

@@ -44,6 +44,7 @@ def test_two_processes_run_each_file_once_and_end_its_fixtures(tmp_path: Path) -
     assert sum(map(int, passed)) == 12
     ended = re.findall(r"ended (\w+)", "".join(outputs))
     assert sorted(ended) == ["test_a", "test_b", "test_c"]
+    assert (tmp_path / "share/done").exists()
 
 
 def test_a_failure_ends_as_in_a_suite_that_is_not_shared(tmp_path: Path) -> None:

@@ -44,14 +44,11 @@ def main(demo: str = "parked.demo.wsgi:application") -> int:
 
 def _guard_output() -> None:
     """From now on no line that can't be written ends or holds up anything, here and in all that is forked."""
+    from parked.shared.descriptors import fill_standard
     from parked.shared.log import GuardedLog
 
-    # Where 0, 1 or 2 are closed, a socket would get that number, and with it what is meant for people.
-    while (fd := os.open(os.devnull, os.O_RDWR)) <= 2:
-        os.set_inheritable(fd, True)
-    os.close(fd)
+    fill_standard()
     for name in ("stdout", "stderr"):
         stream = getattr(sys, name)
-        if stream is not None:
-            stream.reconfigure(line_buffering=True)
-            setattr(sys, name, GuardedLog(stream))
+        stream.reconfigure(line_buffering=True)
+        setattr(sys, name, GuardedLog(stream))

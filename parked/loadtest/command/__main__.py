@@ -8,6 +8,7 @@ import signal
 import sys
 
 from parked.loadtest.terms.checkout import PROGRAM
+from parked.shared.descriptors import fill_standard
 from parked.shared.extras import lacks
 
 #: As for a Locust that cannot be started.
@@ -20,6 +21,7 @@ def main() -> int:
     """Run the command; returns its exit code."""
     # Until the run counts interrupts, one just ends this process: no traceback out of the imports below.
     signal.signal(signal.SIGINT, signal.SIG_DFL)
+    fill_standard()
     words = sys.argv[1:]
     if words[:1] and words[0] in WORDS:
         if hint := lacks(words[0], "hdrh", "plots"):

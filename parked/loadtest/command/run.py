@@ -288,9 +288,7 @@ def _locust(settings: Settings, plan: sizing.Plan, interrupted: Interrupted) -> 
     log_path = settings.results / "locust.log"
     screen, watched, aborted = _screen(settings), _watch(settings), ""
     # Locust prints the lines itself, or the screen shows what they say.
-    out = subprocess.DEVNULL if screen or settings.as_json else None
-    if settings.as_json and sys.stderr is not None:
-        out = sys.stderr.fileno()
+    out = subprocess.DEVNULL if screen else sys.stderr.fileno() if settings.as_json else None
     with files.new(log_path, "xb") as log, start_process(command, out, log, said) as locust:
         asked = 0
         give_up = math.inf

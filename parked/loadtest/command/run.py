@@ -356,26 +356,33 @@ def _report(settings: Settings, locust_code: int, aborted: str, interrupted: Int
     notes = [f"Locust's master was killed by signal {-locust_code}"] if killed else []
     if aborted:
         notes.append(f"ended early (--abort-on-fail): {aborted}")
+    if_failed = ["interrupted"] if interrupted.is_set else []
     try:
-        summary = report.make(
-            settings.results, notes, ["interrupted"] if interrupted.is_set else [], settings.fail_if
-        )
-        if settings.junit is not None:
-            outcome.write_junit(settings.junit, summary, settings.fail_if)
-    except NoRun:
+        made = report.Report.of(settings.results, notes, if_failed, settings.fail_if)
+    except NoRun as lost:
         if interrupted.is_set:
             raise Stop(INTERRUPTED, "interrupted before the test began") from None
+        if not locust_code or not settings.results.exists():
+            raise Stop(RESULTS, f"the run has ended, and its results are gone: {lost}") from None
         raise Stop(
             START, f"Locust ended with code {locust_code}: {tail(settings.results / 'locust.log')}"
         ) from None
-    except OSError as error:
-        name = error.filename or settings.results
-        raise Stop(RESULTS, f"cannot write to {name}: {error.strerror}") from None
+    summary, unwritten = made.summary, None
+    try:
+        made.write()
+        if settings.junit is not None:
+            outcome.write_junit(settings.junit, summary, settings.fail_if)
+    except OSError as error:  # told behind the figures, which are there all the same
+        unwritten = Stop(RESULTS, f"cannot write to {error.filename or settings.results}: {error.strerror}")
+    except NoRun as odd:
+        unwritten = Stop(RESULTS, str(odd))
     for line in report.lines(summary, settings.results):
         say(line)
     if settings.as_json and sys.__stdout__ is not None:
         with contextlib.redirect_stdout(sys.__stdout__):
             hand_over(json.dumps(summary, indent=2))
+    if unwritten is not None:
+        raise unwritten
     if settings.open_page and not outcome.show(settings.results):
         say(f"there is no browser to show {settings.results / 'index.html'}")
     if summary["verdict"] == "pass":

@@ -10,6 +10,7 @@ rows know (:mod:`parked.loadtest.report.salvage`).
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import json
 import shlex
 import sys
@@ -28,6 +29,8 @@ from parked.shared.extras import lacks
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+
+    from parked.loadtest.report.record import Record
 
 
 def sentence(summary: dict[str, Any]) -> str:
@@ -147,42 +150,81 @@ def _host_line(host: dict[str, Any], summary: dict[str, Any]) -> str:
     return text
 
 
+@dataclasses.dataclass(frozen=True)
+class Report:
+    """What is made of a folder, before it is written there."""
+
+    record: Record
+    summary: dict[str, Any]
+    page: str
+    has_news: bool  #: for run.json
+
+    @classmethod
+    def of(
+        cls,
+        folder: Path,
+        notes: Sequence[str] = (),
+        if_failed: Sequence[str] = (),
+        fail_if: Sequence[str] = (),
+    ) -> Report:
+        """Raises :class:`NoRun`.
+
+        :param notes: what the recorder could not know, such as how Locust ended; each is a reason for a
+            failed run. They are added to `run.json`, so that a report that is made again knows them too.
+        :param if_failed: notes that only explain a failure and are none themselves, such as an interrupt.
+        :param fail_if: conditions in the form of :mod:`parked.loadtest.report.goals`, kept likewise.
+        """
+        from parked.loadtest.report import page
+
+        record = salvage.read(folder)
+        if fail_if:
+            record.facts["fail_if"] = list(fail_if)
+        with sense(folder):
+            summary = summarise(record)
+        notes = [*notes, *(if_failed if notes or summary["verdict"] == "fail" else ())]
+        news = [note for note in notes if note not in record.facts["notes"]]
+        record.facts["notes"].extend(news)
+        with sense(folder):
+            summary = summarise(record)
+            shown = page.of_run(record, summary, sentence(summary))
+        return cls(record, summary, shown, bool(news or fail_if))
+
+    def write(self) -> None:
+        """Write summary.json, the latency histogram, the page and the plots.
+
+        Raises OSError for the first that could not be, when the others are.
+        """
+        folder, facts = self.record.folder, json.dumps(self.record.facts, indent=1)
+        written = {
+            "run.json": facts if self.has_news else None,
+            "summary.json": json.dumps(self.summary, indent=2) + "\n",
+            # Encoded anew: what a folder says goes into no file as it is.
+            "latencies.hdr": self.record.latencies_and_ages.encode() + b"\n",
+            "index.html": self.page,
+        }
+        failed: OSError | None = None
+        for name, content in written.items():
+            try:
+                if content is not None:
+                    files.replace(folder / name, content)
+            except OSError as error:
+                failed = failed or error
+        if failed is not None:
+            raise failed
+        if not lacks("plots", "matplotlib", "plots"):
+            from parked.loadtest.report import plots
+
+            with sense(folder):
+                plots.draw(folder / "samples.csv", folder, self.summary)
+
+
 def make(
     folder: Path, notes: Sequence[str] = (), if_failed: Sequence[str] = (), fail_if: Sequence[str] = ()
 ) -> dict[str, Any]:
-    """Write summary.json, the latency histogram, the page and the plots; returns the summary. Raises
-    :class:`NoRun`.
-
-    :param notes: what the recorder could not know, such as how Locust ended; each is a reason for a failed
-        run. They are added to `run.json`, so that a report that is made again knows them too.
-    :param if_failed: notes that only explain a failure and are none themselves, such as an interrupt.
-    :param fail_if: conditions in the form of :mod:`parked.loadtest.report.goals`, kept likewise.
-    """
-    from parked.loadtest.report import page
-
-    record = salvage.read(folder)
-    if fail_if:
-        record.facts["fail_if"] = list(fail_if)
-    with sense(folder):
-        summary = summarise(record)
-    notes = [*notes, *(if_failed if notes or summary["verdict"] == "fail" else ())]
-    news = [note for note in notes if note not in record.facts["notes"]]
-    if news or fail_if:
-        record.facts["notes"].extend(news)
-        files.replace(folder / "run.json", json.dumps(record.facts, indent=1))
-    with sense(folder):
-        summary = summarise(record)
-        shown = page.of_run(record, summary, sentence(summary))
-    files.replace(folder / "summary.json", json.dumps(summary, indent=2) + "\n")
-    # Encoded anew: what a folder says goes into no file as it is.
-    files.replace(folder / "latencies.hdr", record.latencies_and_ages.encode() + b"\n")
-    files.replace(folder / "index.html", shown)
-    if not lacks("plots", "matplotlib", "plots"):
-        from parked.loadtest.report import plots
-
-        with sense(folder):
-            plots.draw(folder / "samples.csv", folder, summary)
-    return summary
+    """Write all of a folder's report, and return its summary. Raises :class:`NoRun` or OSError."""
+    made = Report.of(folder, notes, if_failed, fail_if)
+    made.write()
+    return made.summary
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -198,13 +240,20 @@ def main(arguments: list[str] | None = None) -> int:
     )
     folder = parser.parse_args(arguments).folder
     try:
-        summary = make(folder)
+        made = Report.of(folder)
     except NoRun as error:
         print(for_line(f"report: {error}"), file=sys.stderr)
         return 2
+    unwritten = ""
+    try:
+        made.write()
     except OSError as error:
-        print(f"report: cannot write to {folder}: {error.strerror}", file=sys.stderr)
-        return 2
-    for line in lines(summary, folder):
+        unwritten = f"report: cannot write to {folder}: {error.strerror}"
+    except NoRun as error:
+        unwritten = f"report: {error}"
+    for line in lines(made.summary, folder):
         say(line)
-    return 0 if summary["verdict"] == "pass" else 1
+    if unwritten:
+        print(for_line(unwritten), file=sys.stderr)
+        return 2
+    return 0 if made.summary["verdict"] == "pass" else 1

@@ -22,9 +22,9 @@ def read(folder: Path) -> Record:
     """The run in that folder, or what can be made of its rows if `run.json` is not there or empty. Raises
     :class:`NoRun`."""
     facts = folder / "run.json"
-    if (facts.is_symlink() or facts.exists()) and facts.stat().st_size:
-        return Record.read(folder)
     with sense(folder):
+        if (facts.is_symlink() or facts.exists()) and facts.stat().st_size:
+            return Record.read(folder)
         rows = [row for row in rows_of(folder) if None not in row.values()]  # the last one may be cut off
         if not rows:
             raise NoRun(f"{folder}: no run that a report could be made of (no rows)")

@@ -279,6 +279,13 @@ def test_a_locustfile_that_does_not_load_is_waited_for_until_a_bound_or_an_inter
     assert children(os.getpid()) == before
 
 
+def test_results_that_somebody_has_removed_are_not_the_fault_of_locust(tmp_path: Path) -> None:
+    settings: Any = SimpleNamespace(results=tmp_path / "gone", fail_if=())
+    with pytest.raises(Stop, match="its results are gone: ") as stopped:
+        run_module._report(settings, 0, "", SimpleNamespace(is_set=False))  # type: ignore[arg-type]
+    assert stopped.value.code == 6
+
+
 def test_a_run_that_has_failed_is_ended_early_if_asked_for(tmp_path: Path) -> None:
     options = ("-c", "20", "--think", "0.2", "--hold", "10m", "--expect-status", "404", "--abort-on-fail")
     with run_test(tmp_path / "run", *options) as run:

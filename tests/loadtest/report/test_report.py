@@ -153,6 +153,19 @@ def test_rows_without_their_facts_are_a_report_that_says_what_is_missing(
     assert (run / "index.html").exists()
 
 
+def test_figures_are_told_and_what_can_be_is_written_where_a_file_can_not_be(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = write_run(tmp_path)
+    for name in ("summary.json", "index.html"):
+        (run / name).mkdir()
+    assert report.main([str(run)]) == 2
+    told = capsys.readouterr()
+    assert "verdict      pass" in told.out
+    assert told.err.splitlines() == [f"report: cannot write to {run}: Is a directory"]
+    assert (run / "latencies.hdr").exists()
+
+
 @pytest.mark.parametrize("content", [None, "", "not json", "[]", "{}"])
 def test_a_folder_without_a_run_is_one_line_and_exit_code_2(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], content: str | None

@@ -36,6 +36,12 @@ MAX_WAITING: Final = 64
 RETRY_S: Final = 0.05
 
 
+def ties(greenlet: Any) -> int:
+    """How much there is that knows this greenlet, as a number to compare."""
+    links: Callable[[], int] = getattr(greenlet, "has_links", int)
+    return getrefcount(greenlet) + getweakrefcount(greenlet) + links()
+
+
 class _Waiting:
     """A greenlet that waits for work, and how many refer to it when nothing of a request is left."""
 

@@ -11,9 +11,11 @@ from typing import Any, Final
 import gevent
 from gevent import monkey
 from gevent.hub import get_hub
+from greenlet import getcurrent
 
 from parked.server.connection import Connection
 from parked.server.deadlines import Deadlines
+from parked.server.dispatch import ties
 from parked.server.parking import Parking
 from parked.server.pending import REASONS, Callback, PendingResponse, Reason
 from parked.server.reports import described
@@ -154,8 +156,11 @@ class PendingResponses:
                 self._callers += 1
 
     def _make_calls(self) -> None:
+        """One after another, as long as none leaves anything behind for the next, as with requests."""
+        me = getcurrent()
+        before = ties(me)
         try:
-            while self._calls:
+            while self._calls and ties(me) == before:
                 function, pending = self._calls.popleft()
                 if self._calls:
                     self._schedule()
@@ -163,8 +168,12 @@ class PendingResponses:
                     function(pending)
                 except Exception as error:
                     self.give_up(pending, error)
+                function = pending = None  # type: ignore[assignment]
+                me.gr_context = None
         finally:
             self._callers -= 1
+            if self._calls:
+                self._schedule()
 
     def complain(self, callback: Any, error: BaseException) -> None:
         """One line about a callback of the application that failed, with the place."""

@@ -1,10 +1,12 @@
 from __future__ import annotations
 
+import contextvars
 import io
 from typing import Any
 
 import gevent
 import gevent.event
+import gevent.local
 import pytest
 
 from parked.server import lingering
@@ -141,6 +143,35 @@ def test_callbacks_that_block_do_not_keep_others_waiting() -> None:
         assert client.ask(NOW).status == 200
         gate.set()
         eventually(lambda: len(done) == 3)
+
+
+def test_nothing_that_a_callback_leaves_on_its_greenlet_meets_the_next_one() -> None:
+    variable: contextvars.ContextVar[str] = contextvars.ContextVar("variable", default="unset")
+    local = gevent.local.local()
+    found: list[Any] = []
+
+    def leave(pending: PendingResponse) -> None:
+        found.append((variable.get(), getattr(local, "value", "unset")))
+        if len(found) == 4:
+            gevent.sleep(0.05)
+            found.append("slept")
+        variable.set("left")
+        local.value = "left"
+        gevent.Timeout.start_new(0.01, KeyError("of another callback"))
+
+    log = io.StringIO()
+    with attended(Desk(on_close=leave), error_log=log) as desk:
+        clients = [Client(desk.server) for _ in range(4)]
+        for client in clients:
+            client.send(POLL)
+        desk.wait_for(4)
+        for pending in desk.waiting:
+            pending.send("200 OK", [], b"")
+        eventually(lambda: len(found) == 5 or log.getvalue())
+        for client in clients:
+            client.__exit__()
+    assert found == [("unset", "unset")] * 4 + ["slept"]
+    assert log.getvalue() == ""
 
 
 def test_callbacks_run_outside_of_the_applications_calls() -> None:

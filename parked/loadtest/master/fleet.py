@@ -213,6 +213,11 @@ class Fleet:
         self._begin_second()
         return second
 
+    @property
+    def answered(self) -> int:
+        """Requests that were answered as they should be, as far as is told."""
+        return sum(worker.sample["requests"] - worker.sample["failures"] for worker in self.workers.values())
+
     def _heard(self) -> HeardSecond | None:
         told = {
             name: heard

@@ -360,7 +360,7 @@ class Run:
             self._phase = "stop"
             if self._server is not None:
                 self._server.stop()
-                self._server.settle()
+                self._server.settle(self.fleet.answered)
             try:
                 if self.fleet.news or self._server is not None:
                     self.second()

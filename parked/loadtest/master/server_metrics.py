@@ -31,6 +31,8 @@ READ_S = 1.0
 PATIENCE_S = 3.0
 #: Seconds after which a reading is too old to speak of now.
 STALE_S = 5.0
+#: Seconds between two looks at whether it has counted all.
+LOOK_S = 0.1
 #: Seconds without any change after which the server has counted all: its workers tell once a second.
 SETTLED_S = 2.5
 #: Seconds to wait for that, at most: 400,000 connections are closed meanwhile.
@@ -247,15 +249,19 @@ class ServerMetrics:
         """Seconds of garbage collection in this run, of all workers."""
         return None if (told := self.since_begin) is None else told.gc_pause_s
 
-    def settle(self) -> None:
-        """Wait until nothing that it counts has changed for a while: then `latest` has all of it."""
+    def settle(self, answered: int) -> None:
+        """Wait until `latest` has all that it counts: no connection is left, and it tells of as many requests
+        of this run as the clients have answers to; or nothing has changed for a while."""
         deadline = time.monotonic() + SETTLE_MOST_S
         counted, since = None, time.monotonic()
         while time.monotonic() < deadline:
             self._look()
-            now = None if self._latest is None else (self._latest.requests, self._latest.connections)
+            told = self.since_begin
+            now = None if told is None else (told.requests, told.connections)
+            if told is not None and told.connections == 0 and (told.requests or 0) >= answered:
+                return
             if now != counted:
                 counted, since = now, time.monotonic()
             elif time.monotonic() - since >= SETTLED_S or self._silent:
                 return
-            gevent.sleep(SETTLED_S / 10)
+            gevent.sleep(LOOK_S)

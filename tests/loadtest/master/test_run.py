@@ -116,7 +116,7 @@ def test_a_run_that_is_asked_for_more_ramps_again_and_its_hold_counts_from_then(
 
 def test_who_quits_while_the_last_row_is_made_waits_for_the_facts(scene: Scene) -> None:
     scene.second()
-    server: Any = SimpleNamespace(stop=lambda: None, settle=lambda: gevent.sleep(0.05), gc_pause_s=None)
+    server: Any = SimpleNamespace(stop=lambda: None, settle=lambda _: gevent.sleep(0.05), gc_pause_s=None)
     scene.run._server = server
     scene.run.second = lambda: None  # type: ignore[method-assign]
     stopping = gevent.spawn(scene.run.end)

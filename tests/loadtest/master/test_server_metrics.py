@@ -92,7 +92,9 @@ def test_a_reading_grows_old(monkeypatch: pytest.MonkeyPatch) -> None:
     assert metrics.latest is None
 
 
-def test_a_real_server_tells_what_it_has_answered(tmp_path: Path) -> None:
+def test_a_real_server_tells_what_it_has_answered_and_at_the_end_once_it_has_counted_all(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
     command = [sys.executable, "-m", "app", "--bind", f"127.0.0.1:{port}", "--workers", "1"]
@@ -107,19 +109,30 @@ def test_a_real_server_tells_what_it_has_answered(tmp_path: Path) -> None:
             while metrics.latest is None:
                 metrics._look()
                 gevent.sleep(0.05)
-        base = metrics.read()
+        metrics.begin()
         client = http.client.HTTPConnection("127.0.0.1", port)
         for _ in range(3):
             client.request("GET", "/?length=1000")
             client.getresponse().read()
-        metrics.settle()
-        now = metrics.read().since(base)
+        metrics.settle(3)
+        now = metrics.since_begin
+        assert now is not None
         assert (now.connections, now.accepted, now.requests) == (1, 1, 3)
         assert now.sent_bytes is not None
         assert 3000 < now.sent_bytes < 4000
         assert now.loop_lag_max_s is not None
         client.close()
+        monkeypatch.setattr(server_metrics, "SETTLED_S", 60.0)
+        monkeypatch.setattr(server_metrics, "SETTLE_MOST_S", 60.0)
+        closed = time.monotonic()
+        metrics.settle(3)
+        assert time.monotonic() - closed < 50, (
+            "it tells of no connection and of all answers: no more will come"
+        )
+        assert metrics.since_begin is not None
+        assert metrics.since_begin.connections == 0
     finally:
+        metrics.stop()
         server.terminate()
         server.wait(20)
     assert list(tmp_path.iterdir()) == [], "it takes its socket away"

@@ -8,6 +8,7 @@ a run is without it. Locust is refused only where users would do something else 
 from __future__ import annotations
 
 import functools
+import importlib
 import logging
 import math
 import os
@@ -283,6 +284,7 @@ def end_with_master() -> None:
     fork, master = gevent.fork, os.getpid()
 
     def fork_worker() -> int:
+        share_what_workers_make()
         child: int = fork()
         if not child:
             # A worker that is asked to end says good-bye, whereupon a master that lives on elsewhere moves
@@ -291,6 +293,18 @@ def end_with_master() -> None:
         return child
 
     main.gevent = types.SimpleNamespace(**vars(gevent) | {"fork": fork_worker})  # type: ignore[attr-defined]
+
+
+@functools.cache
+def share_what_workers_make() -> None:
+    """What each forked worker would make or import by itself, once, in their master.
+
+    What is there before a fork takes memory once, and time once: the arguments' defaults alone are 140 ms of
+    each worker's CPU, just when all of them begin a ramp (see :func:`cache_default_arguments`).
+    """
+    argument_parser.default_args_dict()
+    for name in ("gevent.resolver.thread", "gevent.threadpool"):  # of the first look-up of a name
+        importlib.import_module(name)
 
 
 def keep_time() -> None:

@@ -38,9 +38,29 @@ def run_python(code: str) -> subprocess.CompletedProcess[str]:
     )
 
 
-def test_the_installed_locust_gets_every_adjustment_without_a_word() -> None:
-    done = run_python("from parked.loadtest.plugin import adjustments; adjustments.apply()")
+#: What a forked worker has still to make and to import.
+FORKED = """
+import os, socket, sys
+from parked.loadtest.plugin import adjustments
+adjustments.apply()
+from locust import argument_parser, main
+worker = main.gevent.fork()
+if not worker:
+    known = set(sys.modules)
+    socket.getaddrinfo("127.0.0.1", 80)
+    argument_parser.default_args_dict()
+    made = argument_parser.default_args_dict.cache_info()
+    print(made.hits, [name for name in set(sys.modules) - known if name.startswith("gevent.resolver")])
+    sys.stdout.flush()
+    os._exit(0)
+os.waitpid(worker, 0)
+"""
+
+
+def test_the_installed_locust_gets_every_adjustment_and_workers_what_they_need_without_a_word() -> None:
+    done = run_python(FORKED)
     assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout == "1 []\n"
 
 
 #: Locust with one function as no version has it.

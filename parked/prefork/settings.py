@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import difflib
 import json
 import math
 import re
@@ -52,9 +53,12 @@ def seconds(text: str) -> float:
     """Seconds, bare or with a unit: 30, 30s, 250ms, 5m, 1h."""
     matched = re.fullmatch(r"(.*?)(ms|s|m|h)?", text.strip())
     assert matched is not None
-    value = float(matched[1]) * {"ms": 0.001, "m": 60.0, "h": 3600.0}.get(matched[2], 1.0)
+    try:
+        value = float(matched[1]) * {"ms": 0.001, "m": 60.0, "h": 3600.0}.get(matched[2], 1.0)
+    except ValueError:
+        value = -1.0
     if not (0 <= value < 1e9 and math.isfinite(value)):
-        raise ValueError("needs a number of seconds, 0 or more")
+        raise ValueError("needs a time, 0 or more, such as 30, 30s or 5m")
     return value
 
 
@@ -381,6 +385,7 @@ def variables(field: dataclasses.Field[Any]) -> tuple[str, ...]:
 def parser() -> argparse.ArgumentParser:
     result = argparse.ArgumentParser(
         prog=PROGRAM,
+        usage="%(prog)s [OPTION]...",
         description="Serve a WSGI application to very many keep-alive connections.",
         epilog=_EXIT_CODES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
@@ -404,7 +409,10 @@ def parser() -> argparse.ArgumentParser:
 def load(arguments: Sequence[str], environment: Mapping[str, str]) -> Settings:
     """Read the settings; what is wrong ends the program with one line and `EXIT_USAGE`."""
     command = parser()
-    given = vars(command.parse_args(arguments))
+    chosen, unknown = command.parse_known_args(arguments)
+    if unknown:
+        command.error(_unknown(unknown))
+    given = vars(chosen)
     texts = {name: ",".join(text) if isinstance(text, list) else text for name, text in given.items() if text}
     sources = {name: "--" + name.replace("_", "-") for name in texts}
     for field in dataclasses.fields(Settings):
@@ -433,6 +441,16 @@ def load(arguments: Sequence[str], environment: Mapping[str, str]) -> Settings:
         print(_as_toml(texts, sources), end="")
         command.exit()
     return settings
+
+
+def _unknown(words: Sequence[str]) -> str:
+    """What to say of words that are no options, with the option that was meant, as far as one can tell."""
+    flags = [flag(field) for field in dataclasses.fields(Settings)]
+    for word in words:
+        name = word.partition("=")[0]
+        if close := difflib.get_close_matches(name, flags, 1, 0.75):
+            return f"{name}: did you mean {close[0]}?"
+    return f"unrecognized arguments: {' '.join(words)}"
 
 
 def _names() -> list[str]:

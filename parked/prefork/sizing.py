@@ -44,7 +44,8 @@ def plan(workers: int | None, connections: int | None, nofile: int, cpus: int) -
     if connections > possible:
         needed = workers_for(connections, nofile, workers)
         raise SizingError(
-            f"{workers} workers with {nofile} open files each hold {possible} connections, not {connections};"
+            f"{workers} {'worker' if workers == 1 else 'workers'} with {nofile:,} open files each can hold"
+            f" {possible:,} connections, not {connections:,};"
             f" use --workers {needed} or auto, or raise the limit of open files"
         )
     return workers, connections

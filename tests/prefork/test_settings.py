@@ -57,6 +57,22 @@ def test_what_makes_no_sense_ends_with_one_line_and_code_2(
     assert arguments[0] in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    ("argument", "told"),
+    [
+        ("--idle-timeot=5", "--idle-timeot: did you mean --idle-timeout?"),
+        ("--zzz", "unrecognized arguments: --zzz"),
+        ("--idle-timeout=soon", "--idle-timeout 'soon': needs a time, 0 or more, such as 30, 30s or 5m"),
+    ],
+)
+def test_who_mistypes_is_told_what_was_meant(
+    argument: str, told: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit):
+        settings.load([argument], {})
+    assert capsys.readouterr().err.splitlines()[-1].endswith(f": {told}")
+
+
 def test_a_bad_variable_is_named(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
         settings.load([], {"WEB_CONCURRENCY": "x"})

@@ -71,6 +71,7 @@ environment
 def parser() -> argparse.ArgumentParser:
     made = argparse.ArgumentParser(
         prog=PROGRAM,
+        usage="%(prog)s [OPTION]...\n       %(prog)s report RUN | verify RUN... | compare RUN RUN...",
         description="Hold many keep-alive HTTP connections, one request each per 10-90 s; write a report.",
         epilog=EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,

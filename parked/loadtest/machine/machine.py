@@ -123,9 +123,7 @@ class Machine:
             if key == "memory" and 0 < given[key] < 1 << 20:
                 raise ValueError(f"{item!r} would be bytes: give a unit, such as memory={given[key]}G")
             if not 1 <= given[key] <= DESCRIBED[key]:
-                raise ValueError(
-                    f"{item!r}: needed is a whole number from 1 to {DESCRIBED[key]:,}, or 64G, 1M"
-                )
+                raise ValueError(f"{item!r}: needs a whole number from 1 to {DESCRIBED[key]:,}, or 64G, 1M")
         if not (given["cores"] and given["memory"]):
             raise ValueError("a machine needs at least its cores and memory, such as cores=16,memory=64G")
         nofile = given["nofile"] or 524_288  # systemd's hard limit since version 240

@@ -270,7 +270,7 @@ def _cpu(machine: Machine, plan: Plan, need: sizing.Estimate) -> Iterator[Findin
         return
     yield Finding(
         "warns",
-        "CPU cores",
+        "the number of CPU cores",
         str(machine.cpu_count),
         f"about {need.cores:.1f} for {need.requests_per_s:,.0f} requests/s",
         "the rate will stay below what is offered, and latency grows",
@@ -282,7 +282,7 @@ def _rarer(machine: Machine, plan: Plan) -> str:
     fits = resources.think_that_fits(machine, plan)
     if plan.waits == "events":
         return f"rarer events, e.g. --path '/events?every={fits}'"
-    return f"longer thinking (--think), e.g. {fits}"
+    return f"longer think times (--think), e.g. {fits}"
 
 
 def _results(folder: Path) -> Iterator[Finding]:

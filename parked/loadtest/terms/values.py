@@ -41,7 +41,9 @@ def _span(text: str, convert: Callable[[str], Any], least: Any, most: Any, wante
     except ValueError:
         raise argparse.ArgumentTypeError(f"{text!r} is not MIN:MAX in {wanted}") from None
     if not least <= low <= high <= most:
-        raise argparse.ArgumentTypeError(f"{text!r}: needed is {least} <= MIN <= MAX <= {most}, in {wanted}")
+        raise argparse.ArgumentTypeError(
+            f"{text!r}: needs {least:,.0f} <= MIN <= MAX <= {most:,.0f}, in {wanted}"
+        )
     return low, high
 
 
@@ -53,7 +55,7 @@ def duration(text: str) -> int:
     hours, minutes, rest = (int(part or 0) for part in matched.groups())
     seconds = 3600 * hours + 60 * minutes + rest
     if not 1 <= seconds <= MAX_DURATION_S:
-        raise argparse.ArgumentTypeError(f"{text!r}: needed is 1 second to 7 days")
+        raise argparse.ArgumentTypeError(f"{text!r}: needs 1 second to 7 days")
     return seconds
 
 

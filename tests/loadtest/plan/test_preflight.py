@@ -100,7 +100,7 @@ def test_400_000_fit_the_default_port_range_since_each_process_has_its_own_addre
             "nf_conntrack_max=100000",
         ),
         ({"somaxconn": 128}, {}, "warns", "net.core.somaxconn", "somaxconn=4096"),
-        ({}, {"think_s": (1.0, 3.0)}, "warns", "CPU cores", "--think"),
+        ({}, {"think_s": (1.0, 3.0)}, "warns", "the number of CPU cores", "--think"),
         (
             {},
             {"source_addresses": 1, "local_server": False},

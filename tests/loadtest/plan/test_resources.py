@@ -71,7 +71,11 @@ def test_one_think_time_is_said_to_fit_by_the_preflight_and_by_the_plan() -> Non
     small = machine(nofile_hard=1 << 20)
     plan = Plan(1_000_000)
     fits = resources.think_that_fits(small, plan)
-    said = [finding.fix for finding in preflight.check(small, plan) if finding.setting == "CPU cores"]
-    assert said == [f"longer thinking (--think), e.g. {fits}, or fewer connections"]
+    said = [
+        finding.fix
+        for finding in preflight.check(small, plan)
+        if finding.setting == "the number of CPU cores"
+    ]
+    assert said == [f"longer think times (--think), e.g. {fits}, or fewer connections"]
     cpu = next(row for row in planning.report(small, plan).rows if row.resource == "CPU")
     assert cpu.change.endswith(f"or --think {fits}")

@@ -207,7 +207,7 @@ def a_real_run() -> Path:
             stdin=subprocess.DEVNULL,
             stdout=file,
             stderr=file,
-            env=os.environ | {"PYTHONPATH": str(PROJECT)},
+            env=os.environ | {"PYTHONPATH": NO_PICTURES},
         )
         try:
             process.wait(REAL_RUN_S)

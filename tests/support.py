@@ -123,6 +123,9 @@ class _Unclosed:
     def close(self) -> None:
         pass
 
+    def flush(self) -> None:  # of a response that was never read, when the connection is closed already
+        pass
+
 
 class ServerProcess:
     """`python -m app` in a process of its own, with its output."""

@@ -66,7 +66,8 @@ def test_open_shows_the_page_in_a_browser_if_there_is_one(
 def test_a_run_that_has_passed_is_passed_also_if_its_web_page_is_ended_by_an_interrupt(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, verdict: str, interrupts: int, code: int
 ) -> None:
-    monkeypatch.setattr(run.report, "make", lambda *_: {"verdict": verdict})
+    made = argparse.Namespace(summary={"verdict": verdict}, write=lambda: None)
+    monkeypatch.setattr(run.report.Report, "of", lambda *_: made)
     monkeypatch.setattr(run.report, "lines", lambda *_: [])
     interrupted = argparse.Namespace(is_set=bool(interrupts), count=interrupts)
     asked = settings("-c", "10", "--results", str(tmp_path), "--web")

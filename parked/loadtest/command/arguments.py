@@ -12,6 +12,7 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from parked import __version__
+from parked.loadtest.command import locustfile
 from parked.loadtest.command.settings import Settings
 from parked.loadtest.machine.machine import Machine
 from parked.loadtest.plan import planning
@@ -112,7 +113,8 @@ def parser() -> argparse.ArgumentParser:
         action="append",
         metavar="URL",
         help="server to test; several (repeated, or with commas) get equal shares of the connections "
-        f"(default: {DEFAULT_HOST}, where run_server is started if nobody listens)",
+        f"(default: what the classes of -f have as host, else {DEFAULT_HOST}, where run_server is started if "
+        "nobody listens)",
     )
     made.add_argument("--insecure", action="store_true", help=options.INSECURE)
     made.add_argument(
@@ -353,8 +355,10 @@ def _settle(made: argparse.ArgumentParser, chosen: argparse.Namespace) -> None:
             )
         chosen.path = chosen.path or ("/" if not waits else None)
     chosen.did_you_mean = _close_to(made, chosen.of_locust)
-    chosen.start_server = chosen.start_server or chosen.host is None
-    chosen.host = ",".join(chosen.host or [DEFAULT_HOST])
+    if chosen.host is None:
+        chosen.host = [_host_of_locustfile(made, chosen) or DEFAULT_HOST]
+        chosen.start_server = chosen.start_server or chosen.host == [DEFAULT_HOST]
+    chosen.host = ",".join(chosen.host)
     try:
         values.hosts(chosen.host)
     except argparse.ArgumentTypeError as error:
@@ -367,6 +371,19 @@ def _settle(made: argparse.ArgumentParser, chosen: argparse.Namespace) -> None:
         made.error(f"unrecognized arguments: {' '.join(chosen.of_locust)}")
     if chosen.source_addresses:
         os.environ[variables.SOURCE] = chosen.source_addresses
+
+
+def _host_of_locustfile(made: argparse.ArgumentParser, chosen: argparse.Namespace) -> str:
+    """As Locust would have it without --host; empty for the built-in tests, and if the file names none."""
+    if chosen.locustfile is None or chosen.join:
+        return ""
+    try:
+        found = locustfile.hosts(chosen.locustfile)
+    except ValueError as error:
+        made.error(str(error))
+    if len(found) > 1:
+        made.error(f"{chosen.locustfile.name} names several hosts ({', '.join(found)}): --host says which")
+    return "".join(found)
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -17,7 +17,7 @@ import time
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
-from parked.loadtest.command import live, outcome, watch
+from parked.loadtest.command import live, locustfile, outcome, watch
 from parked.loadtest.command.processes import (
     FAIL,
     HOST,
@@ -364,9 +364,8 @@ def _report(settings: Settings, locust_code: int, aborted: str, interrupted: Int
             raise Stop(INTERRUPTED, "interrupted before the test began") from None
         if not locust_code or not settings.results.exists():
             raise Stop(RESULTS, f"the run has ended, and its results are gone: {lost}") from None
-        raise Stop(
-            START, f"Locust ended with code {locust_code}: {tail(settings.results / 'locust.log')}"
-        ) from None
+        why = locustfile.explained(settings.locustfile, tail(settings.results / "locust.log"))
+        raise Stop(START, f"Locust ended with code {locust_code}: {why}") from None
     summary, unwritten = made.summary, None
     try:
         made.write()

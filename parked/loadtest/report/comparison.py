@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from parked.loadtest.report.goals import flat
 from parked.loadtest.report.record import Record, sense
 from parked.loadtest.report.summary import KEEPALIVE, summarise
-from parked.loadtest.terms.units import MIB
+from parked.loadtest.terms.units import MIB, digits
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -154,7 +154,7 @@ class Threshold:
             return f"{run.name}: how {self.name} compares is not known (--fail-if '{self.text}')"
         if not self.compare(value, self.limit):
             return ""
-        ours, theirs = (f"{it.figures[self.name] or 0:,g}" for it in (run, first))
+        ours, theirs = (digits(it.figures[self.name] or 0.0) for it in (run, first))
         than = f"{_times(value)} x {first.letter}'s, {ours} to {theirs}"
         return f"{run.name}: {self.name} is {than} (--fail-if '{self.text}')"
 
@@ -241,7 +241,7 @@ def _shown(run: Run, figure: Figure) -> str:
     if value is None:
         return "-"
     value /= figure.scale
-    return f"{value:,.0f}" if abs(value) >= 100 or float(value).is_integer() else f"{value:,.3g}"
+    return digits(value)
 
 
 def _times(value: float | None) -> str:

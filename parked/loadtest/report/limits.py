@@ -9,6 +9,7 @@ import math
 from typing import TYPE_CHECKING, Any
 
 from parked.loadtest.report.record import numbers
+from parked.loadtest.terms.units import some
 
 if TYPE_CHECKING:
     from parked.loadtest.report.record import Record
@@ -186,7 +187,7 @@ def _kernel(summary: dict[str, Any]) -> list[str]:
         "listen_drops": "dropped SYNs",
         "retrans_segs": "retransmits",
     }
-    seen = [f"{kernel[name]:,} {text}" for name, text in names.items() if kernel[name]]
+    seen = [some(kernel[name], text) for name, text in names.items() if kernel[name]]
     return [f"The kernel counted {', '.join(seen)} on the whole machine during the run."] if seen else []
 
 

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 from parked.loadtest.report import charts, heard, limits, tables
 from parked.loadtest.terms import checkout
 from parked.loadtest.terms.harmless import for_page
+from parked.loadtest.terms.units import digits, some
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -105,10 +106,10 @@ def _tiles(summary: dict[str, Any]) -> str:
         "connections held": f"{summary['min_connections_in_hold']:,} of {summary['target_connections']:,}",
         "requests/s in the hold": f"{summary['hold_rps']:,.0f}"
         + (f" of {summary['offered_rps']:,.0f}" if summary["offered_rps"] else ""),
-        "went wrong": f"{summary['failures']:,} failed, {summary['reconnects']:,} reconnects",
+        "went wrong": f"{summary['failures']:,} failed, {some(summary['reconnects'], 'reconnects')}",
     }
     if latency["p99"] is not None:
-        tiles["latency p50 / p99, ms"] = f"{latency['p50']:,.3g} / {latency['p99']:,.3g}"
+        tiles["latency p50 / p99, ms"] = f"{digits(latency['p50'])} / {digits(latency['p99'])}"
     if server["pss_peak_bytes"] and peak:
         tiles["server memory per connection"] = f"{server['pss_peak_bytes'] / peak:,.0f} B"
     used = {name: value for name in ("server", "client") if (value := (cores or {}).get(name)) is not None}

@@ -25,7 +25,7 @@ from PIL import Image  # matplotlib's own requirement
 
 from parked.loadtest.report.record import per_second
 from parked.loadtest.terms import files
-from parked.loadtest.terms.units import GIB, MIB
+from parked.loadtest.terms.units import GIB, MIB, digits
 
 Series = np.ndarray[tuple[int], np.dtype[np.float64]]
 
@@ -195,7 +195,7 @@ def _throughput(run: _Run, figure: Figure) -> None:
     title = _when("{} requests/s answered", reached)
     if run.held:
         title += _when(" of {} offered", offered_at_target)
-        title += _when(", {} MiB/s received", run.figure("hold_mib_per_second"), _short)
+        title += _when(", {} MiB/s received", run.figure("hold_mib_per_second"), digits)
     else:
         title = f"{title} at the end; there was no hold" if title else "Requests were not measured"
     note = _when("{} requests in all", run.figure("requests", _most(run["requests_total"])))
@@ -211,16 +211,16 @@ def _throughput(run: _Run, figure: Figure) -> None:
     _names(upper, run, lines)
     received = _line(lower, run, run.per_second("received_bytes_total") / MIB, "received", GREEN)
     lower.set_ylabel("MiB/s", fontsize=_TEXT)
-    _from_zero(lower, _short)
+    _from_zero(lower, digits)
     _names(lower, run, [received])
 
 
 def _latency(run: _Run, figure: Figure) -> None:
     p50, p99, worst = (run.figure(f"latency_ms.{name}") for name in ("p50", "p99", "max"))
     title = (
-        _when("In the hold half of the responses came within {} ms", p50, _short) or "Latency of each second"
+        _when("In the hold half of the responses came within {} ms", p50, digits) or "Latency of each second"
     )
-    title += _when(", 99 % within {} ms", p99, _short) + _when(", the last in {} ms", worst, _short)
+    title += _when(", 99 % within {} ms", p99, digits) + _when(", the last in {} ms", worst, digits)
     note = "From the moment a request was due, so time that it waited in the client counts"
     axes = _panels(run, figure, title, note, lower=False)[0]
     lines = [
@@ -237,7 +237,7 @@ def _latency(run: _Run, figure: Figure) -> None:
     steps = (1, 2, 5) if top / bottom < 1_000 else (1, 3)
     axes.yaxis.set_major_locator(FixedLocator([step * 10.0**decade for decade in decades for step in steps]))
     axes.yaxis.set_minor_locator(FixedLocator([]))
-    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: _short(value)))
+    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: digits(value)))
     axes.set_ylabel("latency, ms (log scale)", fontsize=_TEXT)
     _names(axes, run, lines)
 
@@ -264,7 +264,7 @@ def _cpu(run: _Run, figure: Figure) -> None:
     if math.isfinite(cores):
         axes.axhline(cores, color="black", linewidth=1.2, dashes=(6, 3))
         bands.append((f"{_whole(cores)} cores", np.full(len(run.phases), cores), "black"))
-    _from_zero(axes, _short, least_top=1.08 * cores if math.isfinite(cores) else 1)
+    _from_zero(axes, digits, least_top=1.08 * cores if math.isfinite(cores) else 1)
     _names(axes, run, bands)
 
 
@@ -291,11 +291,11 @@ def _memory(run: _Run, figure: Figure) -> None:
     unit, name = (GIB, "GiB") if total >= 4 * GIB else (MIB, "MiB")
     bands = _stack(upper, run, {key: values / unit for key, values in shares.items()}, (BLUE, ORANGE, GREEN))
     upper.set_ylabel(f"in use, {name}", fontsize=_TEXT)
-    _from_zero(upper, _short)
+    _from_zero(upper, digits)
     _names(upper, run, bands)
     available = _line(lower, run, run["memory_available_bytes"] / GIB, "available", GREY)
     lower.set_ylabel("GiB", fontsize=_TEXT)
-    _from_zero(lower, _short)
+    _from_zero(lower, digits)
     _names(lower, run, [available])
 
 
@@ -335,7 +335,7 @@ def _panels(run: _Run, figure: Figure, title: str, note: str, lower: bool = True
         axes.tick_params(labelbottom=False)
     panels[-1].set_xlabel(f"time since the start, {'minutes' if run.minutes else 's'}", fontsize=_TEXT)
     panels[-1].xaxis.set_major_locator(MaxNLocator(10, integer=True))
-    panels[-1].xaxis.set_major_formatter(FuncFormatter(lambda value, _: _short(value)))
+    panels[-1].xaxis.set_major_formatter(FuncFormatter(lambda value, _: digits(value)))
     return panels
 
 
@@ -432,11 +432,6 @@ def _when(template: str, value: float, text: Callable[[float], str] | None = Non
 
 def _whole(value: float) -> str:
     return f"{value:,.0f}" if math.isfinite(value) else "?"
-
-
-def _short(value: float) -> str:
-    """Three digits at most after what matters: 12,345 / 812 / 9.5 / 0.25."""
-    return f"{value:,.0f}" if abs(value) >= 100 else f"{value:,.3g}"
 
 
 def _hundredths(value: float) -> str:

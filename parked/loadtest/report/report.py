@@ -24,7 +24,7 @@ from parked.loadtest.report.summary import summarise
 from parked.loadtest.terms import checkout, files
 from parked.loadtest.terms.console import say
 from parked.loadtest.terms.harmless import for_line
-from parked.loadtest.terms.units import MIB
+from parked.loadtest.terms.units import MIB, digits, some
 from parked.shared.extras import lacks
 
 if TYPE_CHECKING:
@@ -49,7 +49,7 @@ def sentence(summary: dict[str, Any]) -> str:
     if heard := summary.get("heard"):
         text += "; " + told.line(heard)
     if latency["p99"] is not None:
-        text += f", p50 {latency['p50']:.0f} ms, p99 {latency['p99']:.0f} ms"
+        text += f", p50 {digits(latency['p50'])} ms, p99 {digits(latency['p99'])} ms"
     if memory:
         text += f", server memory {memory / MIB:,.0f} MiB"
     return text
@@ -68,13 +68,13 @@ def lines(summary: dict[str, Any], folder: Path) -> list[str]:
 
     software = f" ({server['software']})" if server["software"] else ""
     latency = " ".join(
-        f"{name} {value:,.0f}" for name, value in summary["latency_ms"].items() if value is not None
+        f"{name} {digits(value)}" for name, value in summary["latency_ms"].items() if value is not None
     )
     rows: dict[str, str | list[str]] = {
         "connections": _connections(summary),
         "time": f"ramp {summary['ramp_seconds']:.0f} s, hold {summary['hold_seconds']:.0f} s",
         "requests": f"{summary['requests']:,}, {summary['failures']:,} failed; "
-        f"{summary['reconnects']:,} reconnects",
+        f"{some(summary['reconnects'], 'reconnects')}",
         "hold": f"{summary['hold_rps']:,.0f} requests/s"
         + (f" of {summary['offered_rps']:,.0f} offered" if summary["offered_rps"] else "")
         + f", {summary['hold_mib_per_second']:,.1f} MiB/s",
@@ -85,8 +85,8 @@ def lines(summary: dict[str, Any], folder: Path) -> list[str]:
         else f"{server['processes']} processes{software}, {mib(server['pss_peak_bytes'])}, {cores('server')}",
         "client": f"{client['processes'] or 0} processes, {mib(client['pss_peak_bytes'])}, {cores('client')}",
         "kernel": f"{_kernel_memory(kernel)}, "
-        f"{kernel['listen_overflows'] or 0} listen overflows, "
-        f"{kernel['retrans_segs'] or 0} retransmits",
+        f"{some(kernel['listen_overflows'], 'listen overflows')}, "
+        f"{some(kernel['retrans_segs'], 'retransmits')}",
         **{f"host {host['name']}": _host_line(host, summary) for host in summary.get("hosts", ())},
         **({"remarks": summary["remarks"]} if summary["remarks"] else {}),
         "results": str(folder / "index.html"),

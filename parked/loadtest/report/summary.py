@@ -195,7 +195,7 @@ def reasons(summary: dict[str, Any], disagreements: Sequence[str]) -> list[str]:
             f"{open_['bound_s']:g} s, the oldest for {open_['oldest_s']:.1f} s"
         )
     if summary["failures"]:
-        kinds = ", ".join(f"{kind} {count:,}" for kind, count in summary["failures_by_kind"].items())
+        kinds = ", ".join(f"{count:,} x {kind}" for kind, count in summary["failures_by_kind"].items())
         found.append(f"{summary['failures']:,} failed requests ({kinds})")
     found.extend(_said(summary))
     found.extend(heard.reasons(summary))

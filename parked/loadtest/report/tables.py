@@ -376,7 +376,10 @@ def _machine(summary: dict[str, Any]) -> Table:
             "processes",
             f"server {summary['server']['processes'] or 0}, client {summary['client']['processes'] or 0}",
         ),
-        *((name.replace("_", " "), _value(name, value)) for name, value in summary["machine"].items()),
+        *(
+            (name.removesuffix("_bytes").replace("_", " "), _value(name, value))
+            for name, value in summary["machine"].items()
+        ),
         *summary["versions"].items(),
         ("command", summary["command"]),
     ]
@@ -388,6 +391,6 @@ def _value(name: str, value: Any) -> str:
         return {True: "yes", False: "no", None: "unknown"}[value]
     if isinstance(value, list):
         return ", ".join(_value(name, part) for part in value) or "none"
-    if isinstance(value, int) and name.endswith("_bytes") and value >= MIB:
-        return size(value)
+    if isinstance(value, int) and name.endswith("_bytes"):
+        return size(value) if value >= MIB else f"{value:,} B"
     return f"{value:,}" if isinstance(value, int) and "port" not in name else str(value)

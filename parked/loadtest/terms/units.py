@@ -17,3 +17,13 @@ def size(size_bytes: float | None) -> str:
 def count(value: float | None) -> str:
     """400,000; None is unknown."""
     return "unknown" if value is None else f"{value:,.0f}"
+
+
+def digits(value: float) -> str:
+    """Three digits, or all before the point: 0.293, 46.1, 1,234."""
+    return f"{value:,.0f}" if abs(value) >= 100 else f"{value:.3g}"
+
+
+def some(number: float | None, things: str) -> str:
+    """0 reconnects, 1 reconnect; unknown is none."""
+    return f"{number or 0:,} {things.removesuffix('s') if number == 1 else things}"

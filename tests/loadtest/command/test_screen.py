@@ -156,7 +156,7 @@ def test_a_screen_without_rows_yet_says_that_it_waits(tmp_path: Path) -> None:
 def test_what_would_fail_the_run_is_said_while_it_runs(tmp_path: Path) -> None:
     passing, failing = write_run(tmp_path / "good"), write_run(tmp_path / "bad", failures={"status": 3})
     assert re.search(r"so far +pass", text(passing))
-    assert re.search(r"so far +fail: 3 failed requests \(status 3\)", text(failing))
+    assert re.search(r"so far +fail: 3 failed requests \(3 x status\)", text(failing))
 
 
 def test_a_chart_shows_the_greatest_of_each_column() -> None:

@@ -20,7 +20,7 @@ ASKED = live.Asked("http://127.0.0.1:8000", 1000, 60, (1.0, 3.0), 2, 8 << 30)
     ("run", "goals", "wanted"),
     [
         ({}, (), ""),
-        ({"failures": {"status": 3}}, (), "3 failed requests (status 3)"),
+        ({"failures": {"status": 3}}, (), "3 failed requests (3 x status)"),
         ({}, ("latency_ms.p99 > 200",), ""),
         ({}, ("latency_ms.p99 > 2",), "latency_ms.p99 is"),
         # Too few so far may become enough.

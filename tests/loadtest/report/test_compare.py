@@ -50,7 +50,7 @@ def test_from_nothing_to_something_is_no_number(tmp_path: Path, capsys: pytest.C
     assert compare.main(two(tmp_path, failures={"timeout": 3})) == 0
     told = capsys.readouterr().out
     assert "from 0" in told
-    assert "B new failed: 3 failed requests (timeout 3)" in told
+    assert "B new failed: 3 failed requests (3 x timeout)" in told
 
 
 @pytest.mark.parametrize(

@@ -178,8 +178,9 @@ def run_tests(python: Path, suites: tuple[tuple[str, ...], ...], folder: Path) -
 
 
 def outcomes_of(text: str) -> Counter[str]:
-    """What pytest's last line counts."""
-    found = re.findall(r"(\d+) ([a-z]+)", text.splitlines()[-1].partition(" in ")[0])
+    """What pytest's summary counts; there may be words of a process behind it."""
+    summaries = re.findall(r"^(.*) in \d+\.\d+s\b", text, re.MULTILINE)
+    found = re.findall(r"(\d+) ([a-z]+)", summaries[-1]) if summaries else []
     return Counter(
         {word.removesuffix("s") if word == "errors" else word: int(number) for number, word in found}
     )

@@ -15,7 +15,7 @@ import psutil
 
 from parked.prefork import settings
 from parked.prefork.signals import HARMLESS
-from tests.support import CHECKOUT, GET, Client, ServerProcess, eventually
+from tests.support import CHECKOUT, GET, PATIENCE_S, Client, ServerProcess, eventually
 
 PID_APP = ("--app", "tests.apps:pid")
 #: Says what a program sees that the application starts: when it is imported, in a worker.
@@ -179,7 +179,7 @@ def test_a_log_that_cannot_be_opened_again_goes_on_as_it_was(tmp_path: Path) -> 
 
 
 def test_a_stop_in_the_midst_of_a_long_import_is_in_order_and_leaves_nothing(tmp_path: Path) -> None:
-    (tmp_path / "slow.py").write_text("import time\nprint('importing', flush=True)\ntime.sleep(60)")
+    (tmp_path / "slow.py").write_text("import time\nprint('importing', flush=True)\ntime.sleep(600)")
     pid = tmp_path / "pid"
     flags = ("--app", "slow:app", "--bind", f"unix:{tmp_path}/sock", "--pid", str(pid))
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT):
@@ -195,7 +195,7 @@ def test_a_stop_in_the_midst_of_a_long_import_is_in_order_and_leaves_nothing(tmp
         assert process.stdout.readline() == "importing\n"
         assert pid.exists()
         process.send_signal(number)
-        assert process.communicate(timeout=10) == ("", None)
+        assert process.communicate(timeout=PATIENCE_S) == ("", None)
         assert process.returncode == 0
         assert not pid.exists()
         assert not (tmp_path / "sock").exists()

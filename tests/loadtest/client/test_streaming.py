@@ -94,7 +94,7 @@ def test_a_stream_that_breaks_off_is_the_requests_failure(new_session: NewSessio
 
     with Peer(serve) as peer:
         client = new_session(peer.url)
-        with client.get("/", stream=True, catch_response=True) as answer:
+        with pytest.raises(ClosedByPeer), client.get("/", stream=True, catch_response=True) as answer:
             for _ in answer.iter_lines():
                 pass
         assert process.counters.failures_by_kind["closed_by_peer"] == 1

@@ -306,6 +306,7 @@ class Process:
                 if loop.now() >= next_sample:
                     next_sample = max(next_sample + SAMPLE_S, loop.now() - SAMPLE_S)
                     self._moderate()
+                    self.turns.give_back()
                     self.send_sample()
             except Exception:  # without samples the master would take this process for dead
                 logger.exception("a sample could not be made")

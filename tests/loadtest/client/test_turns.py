@@ -65,6 +65,23 @@ def test_greenlets_beyond_the_bound_are_given_back(monkeypatch: pytest.MonkeyPat
     assert len(pool._idle) == 3
 
 
+def test_idle_greenlets_are_given_back_bit_by_bit_until_a_few_are_left() -> None:
+    pool, ran = TurnPool(), []
+    for _ in range(100):
+        in_hub(pool.run, lambda: (gevent.sleep(0.01), ran.append(getcurrent())))
+    eventually(lambda: len(ran) == 100)
+    last = pool._idle[-1]
+    pool.give_back()
+    gevent.sleep(0)
+    assert (len(pool._idle), sum(one.dead for one in ran)) == (90, 10)
+    for _ in range(50):
+        pool.give_back()
+        gevent.sleep(0)
+    assert len(pool._idle) == turns.GIVEN_BACK - 1
+    in_hub(pool.run, lambda: ran.append(getcurrent()))
+    assert ran[-1] is last, "the last that was used is the first to be used again"
+
+
 @pytest.mark.parametrize("exception", [KeyError("x"), GreenletExit(), gevent.Timeout(None, "t")])
 def test_an_exception_ends_the_turn_and_not_the_greenlet(
     exception: BaseException, monkeypatch: pytest.MonkeyPatch

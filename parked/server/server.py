@@ -7,7 +7,7 @@ What is kept of pywsgi, what changes:
     constructor, start, stop, serve_forever, close, environ    kept; keyword options are added
     handler hooks (get_environ, run_application, ...)          kept, see `parked.server.handler`
     wsgi.file_wrapper                                          added, see `parked.server.files`
-    handlers that read requests themselves, stock handlers     kept: a greenlet a connection, as in pywsgi
+    handlers that read requests themselves, stock handlers     kept: one greenlet per connection, as in pywsgi
     *spawn* as a pool or a number                              bounds requests in flight, not connections
     one greenlet, reader and handler a connection              only while a request is served
     stop()                                                     also closes the idle connections

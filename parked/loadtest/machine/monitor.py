@@ -272,7 +272,7 @@ class Monitor:
                         unseen.append(child)
 
     def _children(self, pid: int) -> list[int]:
-        """Children by the kernel's list of each thread: 15 us a process.
+        """Children by the kernel's list of each thread: 15 us per process.
 
         The list may miss some while others are reaped; the next look finds them.
         """
@@ -285,7 +285,7 @@ class Monitor:
         return children
 
     def _scan_for_children(self) -> Callable[[int], list[int]]:
-        """The same from the parent of every process, where the kernel has no lists: 10 us a process."""
+        """The same from the parent of every process, where the kernel has no lists: 10 us per process."""
         children: dict[int, list[int]] = {}
         for pid in _pids(self.proc):
             try:

@@ -53,11 +53,11 @@ SERVER_CPU_S_PER_WAKE: Final = 100e-6
 CLIENT_CPU_S_PER_WAKE: Final = 70e-6
 
 #: Requests a second of one process at which half of them share a wake-up, however idle the cores are
-#: (benchmarks/client: 89 us a request at 1,000/s, 42 us at 5,000/s in one process).
+#: (benchmarks/client: 89 us per request at 1,000/s, 42 us at 5,000/s in one process).
 SHARED_WAKE_REQUESTS_PER_S: Final = 1_000
 
 #: Cores that a process takes beside its requests: it goes through its loop some hundred times a second and
-#: finds its caches cold each time.  400,000: 98 us a request of the server and 94 of the client, in 22 + 22
+#: finds its caches cold each time.  400,000: 98 us per request of the server and 94 of the client, in 22 + 22
 #: processes on 2 cores.
 SERVER_WORKER_CORES: Final = 0.020
 CLIENT_WORKER_CORES: Final = 0.0145

@@ -4,7 +4,7 @@
 (`parked.loadtest.machine.machine`), `plan_lines` shows the plan.
 
 A finding that "blocks" is a run that cannot reach its connections; one that "warns" may still pass.
-What only looks like a limit is not reported: the default port range has 28,232 ports an address, but each
+What only looks like a limit is not reported: the default port range has 28,232 ports per address, but each
 client process has an address of its own and never more users than descriptors.
 """
 
@@ -302,7 +302,7 @@ def _results(folder: Path) -> Iterator[Finding]:
 
 
 def plan_lines(machine: Machine, plan: Plan) -> list[str]:
-    """The plan for the terminal, one aligned line a fact."""
+    """The plan for the terminal, one aligned line per fact."""
     plan = plan.on(machine)
     need = sizing.estimate(plan, machine)
     connections = f"{plan.connections:,} to {_host_port(plan)}, opened at {plan.spawn_per_s:,.0f}/s,"

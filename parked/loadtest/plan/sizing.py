@@ -19,7 +19,7 @@ The sums for addresses: a connection is told apart by source address and port on
 fixed, so one source address gives as many connections to one server port as there are local ports.  With
 the whole range that is 65535 - 1024 + 1 = 64,512, so 400,000 need 7 addresses; with the kernel's default
 range 60999 - 32768 + 1 = 28,232, so they need 15.  Each client process has addresses of its own, and a
-process held to 20,000 descriptors stays below either figure: one address a process is then enough.
+process held to 20,000 descriptors stays below either figure: one address per process is then enough.
 """
 
 from __future__ import annotations

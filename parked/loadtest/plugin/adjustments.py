@@ -163,7 +163,7 @@ def count_users_without_walking() -> None:
 def stop_users_without_greenlets() -> None:
     """Stop users at rest directly.
 
-    Upstream: `Runner.stop_users` spawns a greenlet a user to stop it, and another switch to join it. A
+    Upstream: `Runner.stop_users` spawns a greenlet per user to stop it, and another switch to join it. A
     KeepAliveUser at rest has nothing to interrupt: closing its connection is all. The rest is left to
     upstream.
     """
@@ -384,7 +384,7 @@ ADJUSTMENTS = (
     Adjustment(
         stop_users_without_greenlets,
         ("locust.runners:Runner.stop_users",),
-        "stopping takes a greenlet a user, which is memory and time at the end of a run",
+        "stopping takes a greenlet per user, which is memory and time at the end of a run",
     ),
     Adjustment(
         end_in_order,

@@ -175,7 +175,7 @@ class ConnectionsTab:
         """What the page shows, as JSON.
 
         Asked with `run` and `after`, the run and the number of its seconds that the page has already: only
-        later ones are sent. About 150 bytes a worker, and 40 a second of the charts.
+        later ones are sent. About 150 bytes per worker, and 40 a second of the charts.
 
             run        Unix time at which the run began; 0 before the first
             streams, events, events_lost, events_repeated, delivery_p50_ms, delivery_p99_ms

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     from parked.loadtest.report.comparison import Run
 
-#: A colour and a dash a run, so that either tells them apart.
+#: A colour and a dash per run, so that either tells them apart.
 _COLORS = (charts.BLUE, charts.RED, charts.GREEN, charts.PURPLE, charts.ORANGE, charts.GREY)
 _DASHES: tuple[tuple[int, ...], ...] = ((), (7, 4), (2, 3), (9, 3, 2, 3), (14, 4), (4, 2))
 

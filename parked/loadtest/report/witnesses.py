@@ -237,7 +237,7 @@ def _histogram(record: Record, hearing: Hearing) -> None:
         known = numbers(hold, f"latency_{name}_ms")
         if not known:
             continue
-        # A second's percentile is a rank rounded to the nearest, so half a request a row is left open.
+        # A second's percentile is a rank rounded to the nearest, so half a request per row is left open.
         low = percent - 100 * (len(known) / 2 + 1) / count
         high = percent + 100 * (len(known) / 2 + 1) / count
         agree = _ms(histogram, max(0.0, low)) <= max(known) and _ms(histogram, min(100.0, high)) >= min(known)
@@ -420,7 +420,7 @@ def _cell(row: dict[str, str], name: str) -> float:
 
 
 def _logfile(record: Record, hearing: Hearing) -> None:
-    """A line a row; a kill or a full disk may have come between the two."""
+    """A line per row; a kill or a full disk may have come between the two."""
     try:
         lines = files.read_text(record.folder / "logfile").splitlines()
     except OSError:

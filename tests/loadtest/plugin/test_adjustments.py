@@ -82,7 +82,7 @@ def test_a_changed_function_is_left_alone_and_one_line_says_what_that_costs() ->
     assert done.stdout == f"True {adjustments.HEARTBEAT_LIVENESS}\n", "the others are made"
     (line,) = done.stderr.splitlines()
     assert "Runner.stop_users changed" in line
-    assert "a greenlet a user" in line
+    assert "a greenlet per user" in line
 
 
 def test_a_function_that_is_gone_is_a_changed_one() -> None:

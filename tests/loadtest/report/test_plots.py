@@ -33,7 +33,7 @@ COLUMNS = """
 def seconds_of_a_run(
     connections: int = 100_000, ramp_s: int = 55, hold_s: int = 60, stop_s: int = 4, bad: bool = False
 ) -> Iterator[dict[str, object]]:
-    """What a run of that size might have measured, a row a second."""
+    """What a run of that size might have measured, a row per second."""
     chance = random.Random(7)
     totals = dict.fromkeys(("requests", "failures", "reconnects", "received_bytes"), 0)
     for second in range(1, ramp_s + hold_s + stop_s + 1):

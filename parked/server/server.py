@@ -205,7 +205,7 @@ class KeepAliveWSGIServer(AcceptingServer):
             self._accept_when_full()
         else:
             self.error_log.write(
-                f"{reader} reads its connections itself: each keeps a greenlet, none is parked\n"
+                f"{reader} reads its connections itself: one greenlet per connection, none is parked\n"
             )
         _servers.add(self)
 

@@ -41,8 +41,8 @@ class Reliance(NamedTuple):
     cost: str
 
 
-_READING: Final = "a fix of gevent's in the reading of content does not reach parked connections"
-_WRITING: Final = "a fix of gevent's in the writing of responses does not reach parked connections"
+_READING: Final = "gevent's changes to the reading of content do not reach parked connections"
+_WRITING: Final = "gevent's changes to the writing of responses do not reach parked connections"
 _ERRORS: Final = "errors of an application may be answered or logged otherwise than by gevent itself"
 _LOGGING: Final = "the access log may be written otherwise"
 _ENVIRON: Final = "environ may lack what gevent itself puts there"

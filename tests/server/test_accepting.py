@@ -157,7 +157,7 @@ def test_a_server_that_overrides_handle_is_asked_and_announced() -> None:
             assert seen == [client.sock.getsockname()]
     finally:
         server.stop()
-    assert "Own reads its connections itself: each keeps a greenlet" in log.getvalue()
+    assert "Own reads its connections itself: one greenlet per connection" in log.getvalue()
 
 
 # -- what is said

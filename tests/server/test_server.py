@@ -432,7 +432,7 @@ def test_a_handler_that_reads_for_itself_works_as_in_pywsgi_and_is_announced() -
             expected = b"/new" if handler_class is Reading else b"/old"
             for _ in range(2):
                 assert client.ask(GET.replace(b"/ ", b"/old ")).body == expected
-        assert "keeps a greenlet" in log.getvalue()
+        assert "one greenlet per connection" in log.getvalue()
 
 
 def test_draining_waits_for_handlers_that_read_for_themselves_too() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import gc
 import hashlib
 import json
@@ -34,6 +35,24 @@ def sized(environ: dict[str, Any], start_response: Callable[..., Any]) -> list[b
     text = str(os.getpid()).encode()
     start_response("200 OK", [("Content-Type", "text/plain"), ("Content-Length", str(len(text)))])
     return [text]
+
+
+def _loop() -> None:
+    while True:
+        pass
+
+
+def _sleep_in_c() -> None:
+    ctypes.PyDLL(None).sleep(1000)  # which keeps Python's lock
+
+
+def standing(environ: dict[str, Any], start_response: Callable[..., Any]) -> list[bytes]:
+    """Which worker answers; /loop and /c-sleep keep its event loop from turning."""
+    if environ["PATH_INFO"] == "/loop":
+        _loop()
+    elif environ["PATH_INFO"] == "/c-sleep":
+        _sleep_in_c()
+    return sized(environ, start_response)
 
 
 _leaked: list[bytearray] = []

@@ -63,6 +63,9 @@ SCENES = {
         ./run_test --quick
         ./run_test --quick --fail-if 'latency_ms.p99 > 200'
         ./run_test compare previous last --fail-if 'latency_ms.p99 > 2x'
+        ./run_test --quick --results results/new --fail-if 'latency_ms.p99 > 200' --junit results/new.xml
+        + cp -r results/new results/base
+        ./run_test compare results/base results/new --fail-if 'latency_ms.p99 > 2x'
         ./run_test report last
         ./run_test report RUN
         ./run_test verify last

@@ -47,7 +47,7 @@ class EventStream:
         #: In the middle of an event only.
         self._reader: EventReader | None = None
         user._stream = self
-        process = user.process
+        process = user._process
         self._pieces = process.heard.pieces_of(user.sent_at, self._chunked)
         process.heard.stream_began()
         process.readiness.listen(connection, self)
@@ -70,7 +70,7 @@ class EventStream:
         except RequestFailure as failure:
             self._over(failure)
         except Exception as error:  # a user's own sent_at
-            self._over(failed(self._user.process.hub, error, self))
+            self._over(failed(self._user._process.hub, error, self))
 
     def _read(self) -> None:
         connection = self._connection
@@ -81,15 +81,15 @@ class EventStream:
                 raise
             raise StreamEnded("the server has ended the stream") from None
         if data:
-            self._user.process.counters.received_bytes += len(data)
+            self._user._process.counters.received_bytes += len(data)
             self._take(data)
             if connection.ready:  # there is more: others have their turn before
                 connection.ready = False
-                self._user.process.readiness.prompt(connection, self)
+                self._user._process.readiness.prompt(connection, self)
 
     def _take(self, data: bytes) -> None:
         user, reader = self._user, self._reader
-        heard, pieces = user.process.heard, self._pieces
+        heard, pieces = user._process.heard, self._pieces
         if self._left is not None:
             data = data[: self._left]
             self._left -= len(data)
@@ -115,7 +115,7 @@ class EventStream:
         # Statistics keep it for a while, and with its frames the stream.
         failure.__traceback__ = failure.__context__ = None
         user._failure = failure
-        user.process.turns.run_soon(user._resume, time.perf_counter())
+        user._process.turns.run_soon(user._resume, time.perf_counter())
 
     def close(self) -> None:
         """Listen no more, and let go of the connection."""
@@ -123,8 +123,8 @@ class EventStream:
         if user._stream is not self:
             return
         user._stream = None
-        user.process.readiness.leave(self._connection)
-        user.process.heard.stream_ended()
+        user._process.readiness.leave(self._connection)
+        user._process.heard.stream_ended()
 
 
 class EventsUser(WaitingUser):
@@ -161,7 +161,7 @@ class EventsUser(WaitingUser):
             raise self._rest(self.retry_s if self._retry_s is None else self._retry_s)
         began_unix_s, began = time.time(), time.perf_counter()
         raw: RawResponse | None = None
-        under_way = self.process.open_requests
+        under_way = self._process.open_requests
         under_way[self.client] = began
         try:
             connection = self._ask(self.path, self._fields())

@@ -31,7 +31,7 @@ class Line:
 
     def __init__(self, user: Owner) -> None:
         self._user = user
-        self._process = user.process
+        self._process = user._process
         self._connection: Connection | None = None
         #: It was open before, so that opening it is a reconnect.
         self._opened = False

@@ -39,8 +39,8 @@ class Poll:
         self.begun = b""
         self.failure: RequestFailure | None = None
         self._timeout_s = timeout_s
-        user.process.readiness.listen(connection, self, timeout_s)
-        user.process.heard.stream_began()
+        user._process.readiness.listen(connection, self, timeout_s)
+        user._process.heard.stream_began()
 
     def switch(self) -> None:
         try:
@@ -59,11 +59,11 @@ class Poll:
         if self.failure is not None:  # statistics keep it for a while, and with its frames the poll
             self.failure.__traceback__ = self.failure.__context__ = None
         user = self._user
-        user.process.turns.run(user._resume, self.due)
+        user._process.turns.run(user._resume, self.due)
 
     def close(self) -> None:
         """Listen no more."""
-        process = self._user.process
+        process = self._user._process
         process.readiness.leave(self.connection, self._timeout_s)
         process.heard.stream_ended()
 
@@ -108,7 +108,7 @@ class LongPollUser(WaitingUser):
         poll, self._poll = self._poll, None
         if poll is not None:
             self._take(poll)
-        process = self.process
+        process = self._process
         if process.timer.paused:  # the test ends
             self._wait_from_now_on()
             raise Waits
@@ -132,7 +132,7 @@ class LongPollUser(WaitingUser):
         session, raw = self.client, None
         failure: Exception | None = None
         now_unix_s, now = time.time(), time.perf_counter()
-        self.process.open_requests.pop(session, None)
+        self._process.open_requests.pop(session, None)
         try:
             if poll.failure is not None:
                 session._drop(by_peer=isinstance(poll.failure, ClosedByPeer))
@@ -143,11 +143,11 @@ class LongPollUser(WaitingUser):
             )
             failure = failure_of(raw)
             if failure is None and (sent := self.sent_at(raw.body)) is not None:
-                self.process.heard.delivered(sent, now_unix_s)
+                self._process.heard.delivered(sent, now_unix_s)
         except RequestFailure as error:
             failure = error
         except Exception as error:
-            failure = failed(self.process.hub, error, self)
+            failure = failed(self._process.hub, error, self)
         response_ms = max(0.0, time.perf_counter() - poll.due) * 1000
         self._count(poll.began_unix_s, response_ms, raw, failure)
         if failure is not None:
@@ -157,6 +157,6 @@ class LongPollUser(WaitingUser):
     def _finish(self) -> None:
         if self._poll is not None:
             self._poll.close()
-            self.process.open_requests.pop(self.client, None)
+            self._process.open_requests.pop(self.client, None)
             self._poll = None
         super()._finish()

@@ -100,6 +100,21 @@ class Server:
         return self._known[socket_address]
 
 
+class Nowhere(Server):
+    """In place of the server of a host that is none: there is no connection to it."""
+
+    def __init__(self, host: str) -> None:
+        super().__init__("", 0, -1)
+        self._host = host
+
+    def addresses(self) -> tuple[Address, ...]:
+        raise ConnectFailed(f"host {self._host!r} is not an http:// or https:// URL")
+
+
+class BadField(ValueError):
+    """A header field that is none."""
+
+
 class Place(NamedTuple):
     """Scheme, host and port: what makes two URLs one origin (RFC 6454, 4), however they are spelt."""
 
@@ -174,7 +189,7 @@ class Origin:
             fields = self._bare if bare else self._fields
             for name in (*names, *fields):
                 if not is_token(name):
-                    raise ValueError(f"no name of a header field: {name!r}")
+                    raise BadField(f"no name of a header field: {name!r}")
             brought = {name.lower() for name in names}
             tail = b" HTTP/1.1\r\n" + field_lines(
                 {name: value for name, value in fields.items() if name.lower() not in brought}
@@ -209,7 +224,7 @@ def last_of_each(fields: Any) -> dict[str, Any]:
 def field_lines(fields: Mapping[str, Any]) -> bytes:
     """Header fields as they are sent; a list has a line for each of its values, as in FastHttpUser.
 
-    Raises ValueError for what would be more than a line (CWE-113), or no text of HTTP.
+    Raises :class:`BadField` for what would be more than a line (CWE-113), or no text of HTTP.
     """
     lines: list[str] = []
     for name, value in fields.items():
@@ -219,7 +234,7 @@ def field_lines(fields: Mapping[str, Any]) -> bytes:
             lines.append(f"{name}: {value}\r\n")
     text = "".join(lines)
     if text.count("\r") != len(lines) or text.count("\n") != len(lines) or "\0" in text:
-        raise ValueError(f"line break or NUL in the header fields {list(fields)}")
+        raise BadField(f"line break or NUL in the header fields {list(fields)}")
     return text.encode("latin-1")
 
 

@@ -75,7 +75,7 @@ class Member(Sleeper, TlsSettings, Protocol):
 
     default_headers: dict[str, str] | None
 
-    def wake(self, due: float) -> None: ...
+    def _wake(self, due: float) -> None: ...
 
     def context(self) -> dict[str, Any]: ...
 
@@ -84,7 +84,7 @@ class Owner(Member, Protocol):
     """A user, as its session knows it."""
 
     host: str | None
-    process: Process
+    _process: Process
     connection_timeout: float
     network_timeout: float
     total_timeout: float
@@ -138,12 +138,14 @@ class Process:
         self.readiness = Readiness()
         self.turns = TurnPool()
         number = max(getattr(environment.runner, "worker_index", 0), 0)
-        self.timer: ThinkTimer[Member] = ThinkTimer(lambda user, due: user.wake(due), number)
+        self.timer: ThinkTimer[Member] = ThinkTimer(lambda user, due: user._wake(due), number)
         self.statistics = BatchedStatistics(environment)
         self._moderation = Moderation()
         #: Requests under way: by session when they were due (`time.perf_counter`). Of a long poll, when its
         #: answer is.
         self.open_requests: dict[object, float] = {}
+        #: Of the user that was made last, before its class may have put something else in its place.
+        self.newest_session: Any = None
         #: Running users by class name, and most of them that the garbage collector was kept from.
         self.users: Counter[str] = Counter()
         self._frozen = 0

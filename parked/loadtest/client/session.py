@@ -35,7 +35,14 @@ from parked.loadtest.client.message import (
     query,
     taken_in,
 )
-from parked.loadtest.client.origin import Place, basic_authorization, credentials_of
+from parked.loadtest.client.origin import (
+    BadField,
+    Nowhere,
+    Origin,
+    Place,
+    basic_authorization,
+    credentials_of,
+)
 from parked.loadtest.client.process import Owner
 from parked.loadtest.client.redirects import Trail
 from parked.loadtest.client.response import KeepAliveResponse, StatusFailure
@@ -88,10 +95,16 @@ class KeepAliveSession(Verbs, Line):
         self._talk_to(str(user.host))
 
     def _talk_to(self, url: str) -> None:
-        base = urlsplit(url)
+        try:
+            base = urlsplit(url)
+            self._origin = self._process.origin(f"{base.scheme}://{base.netloc}", self._user)
+        except BadField:
+            raise
+        except ValueError:  # no URL: a failure to connect, as in FastHttpUser
+            self._origin = Origin("http://nowhere.invalid", Nowhere(url), {}, None)
+            return
         if (prefix := base.path.rstrip("/")) != self._prefix:
             self._prefix = prefix
-        self._origin = self._process.origin(f"{base.scheme}://{base.netloc}", self._user)
 
     @property
     def user(self) -> Owner:

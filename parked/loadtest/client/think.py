@@ -37,9 +37,9 @@ GOLDEN = (5**0.5 - 1) / 2
 
 
 class Sleeper(Protocol):
-    """What can be put to sleep. `slot` is set while it sleeps, None while it does not."""
+    """What can be put to sleep. `_slot` is set while it sleeps, None while it does not."""
 
-    slot: Slot | None
+    _slot: Slot | None
 
 
 class Slot(list[Any]):
@@ -105,12 +105,12 @@ class ThinkTimer(Generic[S]):
             slot = self._slots[number] = Slot(number, sleeper)
             if number < self._tick_slot and self.slots_a_tick == 1:
                 self._tick_at(number)
-        sleeper.slot = slot
+        sleeper._slot = slot
         return self._origin + number * self._slot_s - now
 
     def forget(self, sleeper: S) -> None:
         """Let it sleep for ever: its place is skipped when its time comes."""
-        sleeper.slot = None
+        sleeper._slot = None
 
     def _tick(self) -> None:
         now = time.perf_counter()
@@ -125,8 +125,8 @@ class ThinkTimer(Generic[S]):
             due = self._origin + number * self._slot_s
             late_s = time.perf_counter() - due
             for sleeper in slot:
-                if sleeper.slot is slot and not self._closed:
-                    sleeper.slot = None
+                if sleeper._slot is slot and not self._closed:
+                    sleeper._slot = None
                     self._woken += 1
                     self.lag_max_s = max(self.lag_max_s, late_s)
                     self._wake(sleeper, due)

@@ -94,7 +94,7 @@ class TurnPool:
 class Ending(Protocol):
     """A user that can be told to end."""
 
-    def end(self, exception: Any) -> None: ...
+    def _end(self, exception: Any) -> None: ...
 
 
 class UserHandle:
@@ -127,6 +127,17 @@ class UserHandle:
     def ready(self) -> bool:
         return self.dead
 
+    # What scripts may ask of their `greenlet` besides
+
+    started, value, exception = True, None, None
+
+    def successful(self) -> bool:
+        return self.dead
+
+    def link(self, callback: Callable[[UserHandle], object]) -> None:
+        """Call it in a greenlet of its own once the user has ended."""
+        self.rawlink(lambda handle: gevent.spawn(callback, handle) and None)
+
     def rawlink(self, callback: Callable[[UserHandle], object]) -> None:
         if self.dead:
             callback(self)
@@ -150,7 +161,7 @@ class UserHandle:
 
     def kill(self, exception: Any = GreenletExit, block: bool = True, timeout: float | None = None) -> None:
         if not self.dead:
-            self.user.end(exception)
+            self.user._end(exception)
         if block:
             self.join(timeout)
 
@@ -160,7 +171,7 @@ class UserHandle:
         if self.turn is turn is not None:
             turn.throw(exception)
         elif not self.dead:
-            self.user.end(exception)
+            self.user._end(exception)
 
     def join(self, timeout: float | None = None) -> None:
         if self.dead or self.turn is getcurrent():

@@ -55,6 +55,9 @@ RETRY_CONNECT_LAST_S = 8.0
 #: nothing is to be nothing.
 SHORT_WAIT_S = 2 * SLOT_S
 
+#: Of a wait that a script means never to end, such as infinity: 30 years.
+LONGEST_WAIT_S = 1e9
+
 #: Settings of FastHttpUser that one connection of a user's own has no place for, and their defaults. Setting
 #: one is an error, since to ignore it would be a surprise.
 UNSUPPORTED = {
@@ -87,15 +90,24 @@ class RestingTaskSet(DefaultTaskSet):
     or when used.
     """
 
-    min_wait = max_wait = wait_function = None
+    wait_function = None
     _cp_last_run = _cp_last_wait_time = _time_start = 0.0
     _in_task = False
     #: It is the user's on_stop that waits: there is nothing more to be told to end.
     is_last = False
     _tasks_to_do: _ShortQueue | None = None
 
-    def __init__(self, parent: User) -> None:
+    def __init__(self, parent: KeepAliveUser) -> None:
         self._user = self._parent = parent
+        self._session = parent._own_session()
+
+    @property
+    def min_wait(self) -> float | None:  # type: ignore[override]
+        return self._user.min_wait
+
+    @property
+    def max_wait(self) -> float | None:  # type: ignore[override]
+        return self._user.max_wait
 
     @property
     def _task_queue(self) -> Any:  # type: ignore[override]
@@ -133,8 +145,9 @@ class RestingTaskSet(DefaultTaskSet):
         wait_s = self.wait_time()
         if wait_s >= SHORT_WAIT_S:
             raise Rest(wait_s, thinks=True)
-        user.process.counters.thinks_s.append(max(wait_s, 0.0))
-        user.client.due = None
+        wait_s = float(wait_s) if wait_s > 0 else 0.0  # NaN would stop the event loop
+        user._process.counters.thinks_s.append(wait_s)
+        self._session.due = None
         self._sleep(wait_s)
         if user._state == LOCUST_STATE_STOPPING:
             raise StopUser
@@ -186,8 +199,10 @@ class KeepAliveUser(FastHttpUser):
     _greenlet: UserHandle
     #: None at rest, as long as no task has put others into its queue.
     _taskset_instance: RestingTaskSet | None
+    #: Its own, once a script has something else as `client`.
+    _session: KeepAliveSession | None = None
     #: Where the user waits among the think timer's slots; None while its turn runs.
-    slot: Slot | None = None
+    _slot: Slot | None = None
     _retry_connect_s = RETRY_CONNECT_FIRST_S
 
     def __init__(self, environment: Environment) -> None:
@@ -202,10 +217,10 @@ class KeepAliveUser(FastHttpUser):
             self._cp_last_run = 0.0  # for constant_pacing alone, and 24 bytes for each user
         if self.host is None:
             raise StopTest("no host: give --host URL, or set `host` in the user class")
-        self.process = Process.of(environment)
+        self._process = Process.of(environment)
         if "," in self.host:
-            self.host = self.process.target(self.host)
-        self.client = KeepAliveSession(self)
+            self.host = self._process.target(self.host)
+        self.client = self._process.newest_session = KeepAliveSession(self)
 
     # What subclasses may change
 
@@ -222,7 +237,8 @@ class KeepAliveUser(FastHttpUser):
         the square root (renewal theory: Cox, Renewal Theory, 1962, chapter 5). With a `wait_time` of its own,
         a class starts with a task at once, as in Locust.
         """
-        if not self.draws_think_time():
+        own = getattr(self.wait_time, "__func__", None) is not KeepAliveUser.wait_time
+        if own or not self.draws_think_time():
             return 0.0
         shortest, longest = self.think_time
         length = (shortest**2 + random.random() * (longest**2 - shortest**2)) ** 0.5
@@ -237,11 +253,13 @@ class KeepAliveUser(FastHttpUser):
 
     def start(self, group: Group) -> UserHandle:
         """In place of `User.start`, which spawns a greenlet for the user's whole life."""
+        self._keep(self._process.newest_session)
+        self._process.newest_session = None
         self._group = group
         self._greenlet = handle = UserHandle(self)
         group.add(handle)
-        self.process.user_started(type(self).__name__)
-        self.process.timer.sleep(self, random.random() * START_SPREAD_S, roughly=True)
+        self._process.user_started(type(self).__name__)
+        self._process.timer.sleep(self, random.random() * START_SPREAD_S, roughly=True)
         return handle
 
     def stop(self, force: bool = False) -> bool:
@@ -249,53 +267,65 @@ class KeepAliveUser(FastHttpUser):
         stopped: bool = super().stop(force or self._state is None)
         return stopped
 
-    def end(self, exception: Any = GreenletExit) -> None:
+    def _end(self, exception: Any = GreenletExit) -> None:
         """Stop the user now: its turn, if one runs, gets the exception."""
         handle = self._greenlet
         if handle.turn is not None:
-            if handle.turn is not getcurrent():
-                self.process.hub.loop.run_callback(handle.throw, handle.turn, exception)
+            self._process.hub.loop.run_callback(handle.throw, handle.turn, exception)
             return
-        self.process.timer.forget(self)
+        self._process.timer.forget(self)
         if type(self).on_stop is User.on_stop:
             self._finish()
         elif self._state != LOCUST_STATE_STOPPING:  # otherwise its last turn is already on its way
             self._state = LOCUST_STATE_STOPPING
-            self.process.turns.run_soon(self._last_turn)
+            self._process.turns.run_soon(self._last_turn)
 
     # One turn
 
-    def wake(self, due: float) -> None:
+    def _wake(self, due: float) -> None:
         """The think time is over: run a turn. Called in the hub."""
-        self.process.turns.run(self._turn, due)
+        self._process.turns.run(self._turn, due)
 
     def _turn(self, due: float) -> None:
         handle = self._greenlet
         handle.turn = getcurrent()
+        session = self._own_session()
         try:
             if self._state == LOCUST_STATE_WAITING:
                 self._state = LOCUST_STATE_RUNNING
-                self.client.due = due
+                session.due = due
                 self._go_on()
             else:
                 self._begin()
         except Rest as rest:
-            self._let_go()
-            slept_s = self.process.timer.sleep(self, rest.seconds)
+            self._let_go(session)
+            slept_s = self._process.timer.sleep(self, min(float(rest.seconds), LONGEST_WAIT_S))
             if rest.thinks:
-                self.process.counters.thinks_s.append(slept_s)
+                self._process.counters.thinks_s.append(slept_s)
         except Waits:
-            self._let_go()
+            self._let_go(session)
         except (GreenletExit, StopUser, StopTest):
+            self._keep(session)
             self._last_turn()
         except BaseException:
+            self._keep(session)
             self._finish()
             raise
 
-    def _let_go(self) -> None:
+    def _own_session(self) -> KeepAliveSession:
+        """At the beginning of a turn: whatever a script has put in its place since, it is known by then."""
+        return self._session or self.client
+
+    def _keep(self, session: KeepAliveSession | None) -> None:
+        """A script may have something else as `client` now; the connection is still this one's."""
+        if session is not None and session.user is self and getattr(self, "client", None) is not session:
+            self._session = session
+
+    def _let_go(self, session: KeepAliveSession) -> None:
         """Give up what a turn needs."""
         self._greenlet.turn = None
-        self.client.due = None
+        session.due = None
+        self._keep(session)
         taskset = self._taskset_instance
         if taskset is not None and not taskset._tasks_to_do:
             self._taskset_instance = None
@@ -330,10 +360,11 @@ class KeepAliveUser(FastHttpUser):
         self._go_on()
 
     def _open_connection(self) -> None:
+        session = self._own_session()
         try:
-            self.client.connect()
+            session.connect()
         except RequestFailure as failure:
-            self.client.record_failure("CONNECT", failure)
+            session.record_failure("CONNECT", failure)
             wait_s = self._retry_connect_s
             self._retry_connect_s = min(2 * wait_s, RETRY_CONNECT_LAST_S)
             raise Rest(wait_s) from None
@@ -345,9 +376,12 @@ class KeepAliveUser(FastHttpUser):
         try:
             self.on_stop()
         finally:
+            self._keep(taskset._session)
             self._finish()
 
     def _finish(self) -> None:
-        self.client.close()
-        self.process.user_ended(type(self).__name__)
-        self._greenlet.finish()
+        try:
+            self._own_session().close()
+        finally:
+            self._process.user_ended(type(self).__name__)
+            self._greenlet.finish()

@@ -77,7 +77,7 @@ class WaitingUser(KeepAliveUser):
         failure: Exception | None,
     ) -> None:
         """Count a request that has ended."""
-        process, path = self.process, self.path
+        process, path = self._process, self.path
         if process.server_software is None and raw is not None:
             process.server_software = raw.field(b"server")
         meta: dict[str, Any] = {

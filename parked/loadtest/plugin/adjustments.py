@@ -185,7 +185,7 @@ def stop_users_without_greenlets() -> None:
                 stopped += 1
                 if stopped % STOP_BATCH == 0:
                     gevent.sleep(STOP_PAUSE_S)
-        _let_own_turn_end(runner, left)
+        last_turns |= _end_own_turn(runner, left)
         others: Any = Others(runner, [one for one in runner.user_greenlets if one not in last_turns])
         usual(others, {name: count for name, count in left.items() if count > 0})
         for handle in last_turns:
@@ -205,18 +205,20 @@ class Others:
         return getattr(self._runner, name)
 
 
-def _let_own_turn_end(runner: Runner, left: dict[str, int]) -> None:
-    """A task that called `runner.quit()` is not killed by itself: it ends after its turn.
+def _end_own_turn(runner: Runner, left: dict[str, int]) -> set[UserHandle]:
+    """A task that called `runner.quit()` does not wait for its own end, which comes when it waits.
 
     Upstream compares `user.greenlet` with the current greenlet; a KeepAliveUser's is a handle.
     """
     current = gevent.getcurrent()
     for handle in list(runner.user_greenlets):
-        if getattr(handle, "turn", None) is current:
-            user = handle.args[0]
-            if left.get(type(user).__name__, 0) > 0:
-                left[type(user).__name__] -= 1
-                user._state = "stopping"
+        if isinstance(handle, UserHandle) and handle.turn is current:
+            name = type(handle.args[0]).__name__
+            if left.get(name, 0) > 0:
+                left[name] -= 1
+                handle.kill(block=False)
+                return {handle}
+    return set()
 
 
 def end_in_order() -> None:

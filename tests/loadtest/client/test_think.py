@@ -23,7 +23,7 @@ from tests.loadtest.peers import eventually
 class Sleeper:
     def __init__(self, name: int = 0) -> None:
         self.name = name
-        self.slot: Slot | None = None
+        self._slot: Slot | None = None
 
 
 class Woken:
@@ -56,12 +56,12 @@ def test_a_sleeper_wakes_once_within_a_slot_of_its_time(woken: Woken) -> None:
     began = time.perf_counter()
     sleeper = Sleeper()
     woken.timer.sleep(sleeper, 0.1)
-    assert sleeper.slot is not None
+    assert sleeper._slot is not None
     eventually(lambda: woken.all)
     gevent.sleep(0.05)
     ((who, due, at),) = woken.all
     assert who is sleeper
-    assert sleeper.slot is None
+    assert sleeper._slot is None
     assert due == pytest.approx(began + 0.1, abs=SLOT_S)
     assert due <= at < due + 0.5, "never early"
 
@@ -146,7 +146,7 @@ def slots_of_long_sleepers(woken: Woken) -> set[int]:
     sleepers = [Sleeper(number) for number in range(50)]
     for sleeper in sleepers:
         woken.timer.sleep(sleeper, STRIDE_SLEEP_S + sleeper.name * SLOT_S)
-    return {sleeper.slot.number for sleeper in sleepers if sleeper.slot is not None}
+    return {sleeper._slot.number for sleeper in sleepers if sleeper._slot is not None}
 
 
 def wake_for_a_second(woken: Woken, requests_a_slot: int) -> None:
@@ -186,7 +186,7 @@ def test_a_slot_before_the_next_tick_is_not_left_until_then(woken: Woken) -> Non
         eventually(lambda: woken.all)  # just after a tick, with nobody asleep, unless the machine is busy
         nearer = Sleeper()
         woken.timer.sleep(nearer, SLOT_S)
-        return nearer.slot is not None and nearer.slot.number == woken.timer._tick_slot
+        return nearer._slot is not None and nearer._slot.number == woken.timer._tick_slot
 
     eventually(is_the_next_tick)
 

@@ -28,7 +28,7 @@ class User:
         self.ended: list[Any] = []
         self.handle = UserHandle(self)  # type: ignore[arg-type]
 
-    def end(self, exception: Any) -> None:
+    def _end(self, exception: Any) -> None:
         self.ended.append(exception)
 
 
@@ -135,7 +135,7 @@ def test_killing_a_group_ends_its_users_and_waits_for_them() -> None:
     group, users = Group(), [User() for _ in range(3)]
     for user in users:
         group.add(user.handle)
-        user.end = lambda exception, user=user: gevent.spawn_later(0.02, user.handle.finish)  # type: ignore[method-assign]
+        user._end = lambda exception, user=user: gevent.spawn_later(0.02, user.handle.finish)  # type: ignore[method-assign]
     group.kill(timeout=5)
     assert len(group) == 0
     assert all(user.handle.dead for user in users)

@@ -10,9 +10,8 @@ import subprocess
 import sys
 import time
 import tracemalloc
-from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 import gevent
 import pytest
@@ -24,72 +23,10 @@ from locust.exception import RescheduleTask, RescheduleTaskImmediately, StopTest
 from parked.loadtest.client import user as user_module
 from parked.loadtest.client.process import Process
 from parked.user import KeepAliveUser
+from tests.loadtest.client.users import Base, Getter, Run
 from tests.loadtest.peers import Peer, answering, by_path, eventually, response
 
 OK = response()
-
-
-@pytest.fixture(autouse=True)
-def _start_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(user_module, "START_SPREAD_S", 0.0)
-
-
-@pytest.fixture
-def peer() -> Iterator[Peer]:
-    with Peer(answering(OK)) as made:
-        yield made
-
-
-class Base(KeepAliveUser):
-    """Notes what happens to it; thinks for 20 ms."""
-
-    abstract = True
-    wait_time = constant(0.02)
-    log: ClassVar[list[Any]]
-
-    def on_start(self) -> None:
-        self.log.append("start")
-
-    def on_stop(self) -> None:
-        self.log.append("stop")
-
-
-class Run:
-    """Users of one class in a Locust."""
-
-    def __init__(
-        self, environment: Environment, user_class: type[Base], host: str, **attributes: Any
-    ) -> None:
-        self.user_class: Any = type(
-            user_class.__name__, (user_class,), {"host": host, "log": [], **attributes}
-        )
-        self.environment = environment
-        environment.user_classes = [self.user_class]
-        environment._remove_user_classes_with_weight_zero()
-        self.process = Process.of(environment)
-        self.runner: Any = environment.runner
-        self.errors: list[Any] = []
-        environment.events.user_error.add_listener(lambda exception, **_: self.errors.append(exception))
-
-    @property
-    def log(self) -> list[Any]:
-        log: list[Any] = self.user_class.log
-        return log
-
-    def start(self, count: int = 1) -> Run:
-        self.runner.spawn_users({self.user_class.__name__: count})
-        return self
-
-    @property
-    def users(self) -> list[Any]:
-        return [handle.args[0] for handle in self.runner.user_greenlets]
-
-
-class Getter(Base):
-    @task
-    def get(self) -> None:
-        self.log.append("get")
-        self.client.get("/")
 
 
 def test_a_user_opens_one_connection_and_keeps_it(environment: Environment, peer: Peer) -> None:
@@ -110,7 +47,7 @@ def test_a_user_at_rest_has_no_greenlet(environment: Environment, peer: Peer) ->
     run = Run(environment, Getter, peer.url, wait_time=constant(30)).start(50)
     eventually(lambda: len(peer.requests) == 50)
     eventually(lambda: all(handle.turn is None for handle in run.runner.user_greenlets))
-    assert all(user.slot is not None for user in run.users)
+    assert all(user._slot is not None for user in run.users)
     run.runner.stop_users({"Getter": 50})
     eventually(lambda: run.process.counters.connections == 0)
 

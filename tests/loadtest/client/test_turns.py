@@ -7,6 +7,7 @@ from typing import Any
 import gevent
 import pytest
 from gevent import GreenletExit
+from gevent.event import Event
 from gevent.pool import Group
 from greenlet import getcurrent, greenlet
 
@@ -58,17 +59,19 @@ def test_as_many_greenlets_as_turns_are_under_way_at_once() -> None:
 
 def test_greenlets_beyond_the_bound_are_given_back(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(turns, "IDLE_MAX", 3)
-    pool, ran = TurnPool(), []
+    pool, ran, all_run = TurnPool(), [], Event()
     for _ in range(10):
-        in_hub(pool.run, lambda: (gevent.sleep(0.01), ran.append(1)))
+        in_hub(pool.run, lambda: (all_run.wait(), ran.append(1)))
+    all_run.set()
     eventually(lambda: len(ran) == 10)
     assert len(pool._idle) == 3
 
 
 def test_idle_greenlets_are_given_back_bit_by_bit_until_a_few_are_left() -> None:
-    pool, ran = TurnPool(), []
+    pool, ran, all_run = TurnPool(), [], Event()
     for _ in range(100):
-        in_hub(pool.run, lambda: (gevent.sleep(0.01), ran.append(getcurrent())))
+        in_hub(pool.run, lambda: (all_run.wait(), ran.append(getcurrent())))
+    all_run.set()
     eventually(lambda: len(ran) == 100)
     last = pool._idle[-1]
     pool.give_back()

@@ -25,6 +25,8 @@ FEED_BYTES = 1 << 16
 #: Decoded bytes, some 8 ms of work, after which other users have their turn, and seconds that they get at
 #: least: 256 MB would keep them for a second.
 BYTES_A_TURN, PAUSE_S = 1 << 21, 0.0001
+#: What a member of gzip, and a piece fed to zstandard, take of a turn also where nothing comes out.
+MEMBER_BYTES, PIECE_BYTES = 512, 256
 #: Held while more than that is decoded for one user: all of them at once would take the memory of all.
 _LARGE = BoundedSemaphore()
 #: What one that can't be asked for less is fed: a block of 128 KB takes 4 bytes at least (RFC 8878, 3.1.1.2).
@@ -108,21 +110,24 @@ class _Chain:
         self._decoders = decoders
 
     def feed(self, data: bytes) -> bytes:
-        if len(data) <= FEED_BYTES:
-            return self._feed(data)
-        pieces = (data[at : at + FEED_BYTES] for at in range(0, len(data), FEED_BYTES))
-        return b"".join([self._feed(piece) for piece in pieces])
+        return _in_pieces(self._feed, data)
 
     def _feed(self, data: bytes) -> bytes:
         for one in self._decoders:
-            data = one.feed(data)
+            data = _in_pieces(one.feed, data)  # what came out of the one before may be very much more
         return data
 
     def end(self) -> bytes:
         data = b""
         for one in self._decoders:
-            data = (one.feed(data) if data else b"") + one.end()
+            data = (_in_pieces(one.feed, data) if data else b"") + one.end()
         return data
+
+
+def _in_pieces(feed: Callable[[bytes], bytes], data: bytes) -> bytes:
+    if len(data) <= FEED_BYTES:
+        return feed(data)
+    return b"".join([feed(data[at : at + FEED_BYTES]) for at in range(0, len(data), FEED_BYTES)])
 
 
 class _Bounded:
@@ -140,7 +145,10 @@ class _Bounded:
         if self._left < 0:
             raise TooLarge("the decoded body is larger than max_body_bytes")
         self._parts.append(part)
-        self._turn -= len(part)
+        self._spend(len(part))
+
+    def _spend(self, size_bytes: int) -> None:
+        self._turn -= size_bytes
         if self._turn < 0:
             self._turn = BYTES_A_TURN
             self._pause()
@@ -165,6 +173,7 @@ class _Zlib(_Bounded):
         while more:
             if self._object is None:
                 self._object = self._begin(data)
+                self._spend(MEMBER_BYTES)
             try:
                 part = self._object.decompress(data, STEP_BYTES)
             except zlib.error:
@@ -226,6 +235,7 @@ class _Zstandard(_Bounded):
                 self._take(self._object.decompress(data[start : start + ZSTANDARD_FEED_BYTES]))
             except zstandard.ZstdError:
                 raise self._wrong() from None
+            self._spend(PIECE_BYTES)
         return self._taken()
 
     def end(self) -> bytes:

@@ -92,8 +92,16 @@ def test_very_many_members_take_a_time_in_proportion_to_their_bytes(monkeypatch:
             return getattr(self._object, name)
 
     monkeypatch.setattr(codings, "zlib", SimpleNamespace(**vars(zlib) | {"decompressobj": Watched}))
-    assert decoded(gzip.compress(b"") * 10_000, "gzip", MUCH) == b""
+    members = gzip.compress(b"") * 10_000
+    assert decoded(members, "gzip", MUCH) == decoded(gzip.compress(members), "gzip, gzip", MUCH) == b""
     assert max(left) <= codings.FEED_BYTES
+
+
+def test_others_have_their_turns_where_nothing_comes_out() -> None:
+    pauses: list[None] = []
+    one = codings.decoder("gzip", MUCH, lambda: pauses.append(None))
+    assert one.feed(gzip.compress(b"") * 10_000) == b""
+    assert pauses
 
 
 @pytest.mark.parametrize("coding", ["gzip", "deflate", "br", "zstd"])

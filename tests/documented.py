@@ -205,7 +205,7 @@ UNTRIED = {
     "sysconfig/apply -c 1600000": _ROOT,
     "sysconfig/addresses add eth0 10.0.0.16/28": _ROOT,
     "./run_test compare": "a name in a sentence",
-    "benchmarks/client -u 10000 --seconds 6 --write": _BENCHMARK,
+    "benchmarks/client -u 10000,19800 --rounds 1 --seconds 8 --think 4:20 --write": _BENCHMARK,
     "benchmarks/server --rounds 4 --duration 3": _BENCHMARK,
     "benchmarks/held-up --rounds 1": _BENCHMARK,
     "benchmarks/tls --servers ours,imported,nginx": _BENCHMARK,

@@ -28,7 +28,7 @@ import gevent
 from parked.loadtest.machine.monitor import MachineSample
 from parked.loadtest.master.host_report import PROTOCOL, made_harmless, objection
 from parked.loadtest.plan import sizing
-from parked.loadtest.terms import checkout, console, files, variables
+from parked.loadtest.terms import checkout, console, files, options, variables
 from parked.loadtest.terms.clock import unix_time_s
 
 if TYPE_CHECKING:
@@ -209,8 +209,8 @@ class Hosts:
 
     def _answer(self, id_: str, report: dict[str, Any], refusal: str) -> dict[str, Any]:
         host = self._hosts.get(id_)
-        chosen = self._environment.parsed_options
-        assert chosen is not None
+        assert self._environment.parsed_options is not None
+        chosen = options.ours(self._environment.parsed_options)
         answer: dict[str, Any] = {
             "protocol": PROTOCOL,
             "echo_unix_s": report.get("sent_unix_s"),

@@ -36,7 +36,7 @@ from parked.loadtest.master.hold import Hold
 from parked.loadtest.master.hope import Hope
 from parked.loadtest.master.ramp import Pace
 from parked.loadtest.master.server_metrics import NoMetrics, ServerMetrics
-from parked.loadtest.terms import clock, console, values, variables
+from parked.loadtest.terms import clock, console, options, values, variables
 from parked.loadtest.terms.harmless import for_line
 
 if TYPE_CHECKING:
@@ -72,9 +72,9 @@ class Run:
     """
 
     def __init__(self, environment: Environment, fleet: Fleet, hosts: Hosts | None = None) -> None:
-        chosen = environment.parsed_options
         assert environment.runner is not None
-        assert chosen is not None
+        assert environment.parsed_options is not None
+        chosen = options.ours(environment.parsed_options)
         self._runner = environment.runner
         self._environment = environment
         self._chosen = chosen

@@ -19,6 +19,7 @@ from parked.loadtest.client.process import Process
 from parked.loadtest.client.waiting import WaitingUser
 from parked.loadtest.master import recorder
 from parked.loadtest.plugin import adjustments, connections_tab, metrics, options, strangers
+from parked.loadtest.terms import options as of_ours
 from parked.loadtest.terms import values, variables
 from parked.shared import old_names
 
@@ -48,8 +49,9 @@ def install(user_class: type[KeepAliveUser]) -> None:
         _refuse_without_tasks(environment)
 
         def take_options(**_: Any) -> None:
-            user_class.think_time = values.think_time(environment.parsed_options.think)
-            user_class.insecure = environment.parsed_options.insecure
+            chosen = of_ours.ours(environment.parsed_options)
+            user_class.think_time = values.think_time(chosen.think)
+            user_class.insecure = chosen.insecure
 
         def take_part(**_: Any) -> None:
             # Also a worker in which there are only users of other classes: their requests have to be told
@@ -75,5 +77,5 @@ def _refuse_without_tasks(environment: Any) -> None:
         for kind in environment.user_classes
         if not kind.tasks and not issubclass(kind, WaitingUser)
     ]
-    if idle and environment.parsed_options.results:
+    if idle and of_ours.ours(environment.parsed_options).results:
         sys.exit(f"No tasks defined in {', '.join(idle)}: decorate a method with @task, or set tasks")

@@ -20,7 +20,7 @@ from gevent.pywsgi import WSGIServer
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily
 
 from parked.loadtest.client.errors import KINDS
-from parked.loadtest.terms import values
+from parked.loadtest.terms import options, values
 from parked.loadtest.terms.histogram import new_histogram
 from parked.shared import exposition
 
@@ -265,7 +265,7 @@ def attach(events: Events) -> None:
 
     def on_init(environment: Environment, **_: Any) -> None:
         recorder, chosen = getattr(environment, "parked_recorder", None), environment.parsed_options
-        if recorder is None or chosen is None or not chosen.metrics:
+        if recorder is None or chosen is None or not (chosen := options.ours(chosen)).metrics:
             return
         metrics = Metrics()
         recorder.seconds.add_listener(metrics.take)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from parked.loadtest.terms import options
 
@@ -11,14 +11,42 @@ if TYPE_CHECKING:
 
 
 def add_locust_options(parser: argparse.ArgumentParser) -> None:
-    """The options of every locustfile with KeepAliveUsers."""
+    """The options of every locustfile with KeepAliveUsers, but for those that a script has itself."""
+    present, ours = parser._option_string_actions, Parser(parser)
     # Not in a group of their own: only the parser itself knows Locust's `include_in_web_ui`.
     for option in options.TABLE:
-        option.add_to_locust(parser)
-    parser.add_argument("--insecure", action="store_true", include_in_web_ui=False, help=options.INSECURE)
-    parser.add_argument(
+        option.add_to_locust(ours)
+    ours.add_argument("--insecure", action="store_true", include_in_web_ui=False, help=options.INSECURE)
+    ours.add_argument(
         "--adaptive",
         action="store_true",
         include_in_web_ui=False,
         help="take --spawn-rate as the rate to begin with: faster while requests stay on time, else slower",
     )
+    usual = parser.add_argument
+
+    def add_argument(*flags: str, **more: Any) -> Any:
+        for flag in flags:
+            if flag in ours.has and present.get(flag) is ours.has[flag]:
+                parser._handle_conflict_resolve(None, [(flag, ours.has[flag])])  # type: ignore[arg-type]
+                options.OF_SCRIPT.add(options.name_of(flag))
+        return usual(*flags, **more)
+
+    parser.add_argument = add_argument  # type: ignore[method-assign]
+
+
+class Parser:
+    """Takes an option if the script has none of that name yet.
+
+    :ivar has: the options by their flags.
+    """
+
+    def __init__(self, parser: argparse.ArgumentParser) -> None:
+        self._parser = parser
+        self.has: dict[str, argparse.Action] = {}
+
+    def add_argument(self, flag: str, **more: Any) -> None:
+        if flag in self._parser._option_string_actions:
+            options.OF_SCRIPT.add(options.name_of(flag))
+        else:
+            self.has[flag] = self._parser.add_argument(flag, **more)

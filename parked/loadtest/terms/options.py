@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
+import types
 from typing import TYPE_CHECKING, Any
 
 from parked.loadtest.terms import values, variables
@@ -11,6 +12,10 @@ from parked.loadtest.terms import values, variables
 if TYPE_CHECKING:
     import argparse
     from collections.abc import Callable
+
+
+def name_of(flag: str) -> str:
+    return flag.removeprefix("--").replace("-", "_")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -27,7 +32,12 @@ class Option:
     variable: str | None = None  #: environment variable that is as good as the option
     in_web_ui: bool = False  #: whether Locust's form asks for it
 
-    def add_to_locust(self, parser: argparse.ArgumentParser) -> None:
+    @property
+    def name(self) -> str:
+        """As an attribute of what is parsed."""
+        return name_of(self.flag)
+
+    def add_to_locust(self, parser: Any) -> None:
         """To Locust's own parser, which reads the environment and knows `include_in_web_ui`."""
         parser.add_argument(
             self.flag,
@@ -53,6 +63,18 @@ class Option:
         otherwise = default or self.unset
         variable = f"{self.variable}, or " if self.variable else ""
         return f"{self.help} (default: {variable}{otherwise})"
+
+
+#: Names of those that a script has as options of its own: what they are given is not for us.
+OF_SCRIPT: set[str] = set()
+
+
+def ours(chosen: Any) -> Any:
+    """What was chosen, with the defaults of our options in place of a script's own of the same names."""
+    if not OF_SCRIPT:
+        return chosen
+    defaults = {option.name: option.default for option in TABLE} | {"insecure": False, "adaptive": False}
+    return types.SimpleNamespace(**vars(chosen) | {name: defaults[name] for name in OF_SCRIPT})
 
 
 TABLE = (
@@ -129,7 +151,7 @@ class RequestOption:
     @property
     def name(self) -> str:
         """As an attribute of what is parsed."""
-        return self.flag.removeprefix("--").replace("-", "_")
+        return name_of(self.flag)
 
     def add_to(self, parser: Any, **more: Any) -> None:
         action = "append" if self.several else "store"

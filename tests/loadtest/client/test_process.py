@@ -256,3 +256,13 @@ def test_a_process_with_users_does_not_preempt_others_and_one_without_is_as_it_w
         other.runner.quit()  # type: ignore[union-attr]
     finally:
         os.sched_setscheduler(0, usual, os.sched_param(0))
+
+
+def test_what_came_before_a_reset_is_not_counted_after_it(environment: Environment, process: Process) -> None:
+    events = environment.events
+    for reset, said in ((events.spawning_complete, {"user_count": 1}), (events.reset_stats, {})):
+        process.statistics.log("GET", "/", 1.0, 1, None)
+        reset.fire(**said)
+        environment.stats.reset_all()
+        process.statistics.fold()
+        assert environment.stats.total.num_requests == 0

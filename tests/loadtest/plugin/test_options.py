@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import argparse
+
 import pytest
 
 from parked.loadtest.plugin import options
+from parked.loadtest.terms import options as terms_options
 
 
 def test_the_locustfiles_options_are_checked_and_keep_their_text() -> None:
@@ -16,3 +19,34 @@ def test_the_locustfiles_options_are_checked_and_keep_their_text() -> None:
     assert (chosen.think, chosen.length, chosen.hold, chosen.results) == ("1:2", "1024:10240", "5m", None)
     with pytest.raises(SystemExit):
         parser.parse_args(["--length", "none"])
+
+
+@pytest.mark.parametrize("before", [True, False])
+def test_an_option_of_a_scripts_own_is_the_scripts(monkeypatch: pytest.MonkeyPatch, before: bool) -> None:
+    from locust.argument_parser import LocustArgumentParser
+
+    def of_script() -> None:
+        parser.add_argument("--insecure", default="no", help="mine")
+        parser.add_argument("--results", type=int, default=3)
+
+    monkeypatch.setattr(terms_options, "OF_SCRIPT", set())
+    parser = LocustArgumentParser()
+    if before:
+        of_script()
+    options.add_locust_options(parser)
+    if not before:
+        of_script()
+    chosen = parser.parse_args(["--insecure", "yes", "--think", "1:2"])
+    assert (chosen.insecure, chosen.results, chosen.think) == ("yes", 3, "1:2")
+    ours = terms_options.ours(chosen)
+    assert (ours.insecure, ours.results, ours.think) == (False, None, "1:2")
+
+
+def test_two_options_of_one_name_are_refused_as_ever() -> None:
+    from locust.argument_parser import LocustArgumentParser
+
+    parser = LocustArgumentParser()
+    options.add_locust_options(parser)
+    parser.add_argument("--mine")
+    with pytest.raises(argparse.ArgumentError):
+        parser.add_argument("--mine")

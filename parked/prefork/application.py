@@ -49,7 +49,9 @@ def load(name: str) -> Callable[..., Any]:
     except SystemExit as error:
         raise StartError(f"cannot import {name}: it exits ({error.code})", EXIT_APP) from error
     except BaseException as error:  # a GreenletExit or an interrupt of its own is no better
-        raise StartError(f"cannot import {name}: {type(error).__name__}: {error}", EXIT_APP) from error
+        is_lost = isinstance(error, ModuleNotFoundError)
+        where = f"; looked for in {Path.cwd()} (see --chdir) and in {sys.prefix}" if is_lost else ""
+        raise StartError(f"cannot import {name}: {type(error).__name__}: {error}{where}", EXIT_APP) from error
     if not callable(found):
         raise StartError(f"cannot import {name}: it is not callable", EXIT_APP)
     application: Callable[..., Any] = found

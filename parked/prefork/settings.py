@@ -17,6 +17,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
+from parked import __version__
 from parked.prefork import binding, configuration
 from parked.prefork.binding import Binding
 from parked.server import server
@@ -391,6 +392,7 @@ def parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
+    result.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
     for field in dataclasses.fields(Settings):
         sentence, default = field.metadata["sentence"], field.metadata["default"]
         is_switch = field.metadata["convert"] is switch

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+import parked
 from parked.prefork import configuration, settings
 from tests.support import run_app
 
@@ -77,11 +78,22 @@ def test_what_is_printed_is_a_configuration_again(tmp_path: Path, capsys: pytest
     assert again.__dict__ | {"config": ""} == expected.__dict__
 
 
+def test_the_version_is_told(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit, match=r"^0$"):
+        settings.load(["--version"], {})
+    assert capsys.readouterr().out.split()[-1] == parked.__version__
+
+
 @pytest.mark.parametrize(
     ("flags", "code", "said"),
     [
         (("--app", "tests.apps:pid"), 0, "the configuration is fine\n"),
         (("--app", "tests.apps:nothing"), 4, "run_server: cannot import tests.apps:nothing: "),
+        (
+            ("--app", "nowhere:pid"),
+            4,
+            "run_server: cannot import nowhere:pid: ModuleNotFoundError: No module named 'nowhere'; looked",
+        ),
         (("--app", "tests.apps:pid", "--certfile", "/nowhere"), 2, "run_server: cannot read /nowhere: "),
         (("--app", "tests.apps:made()"), 0, "the configuration is fine\n"),
         (("--app", "tests.apps:unmakeable()"), 4, "run_server: cannot import tests.apps:unmakeable(): "),

@@ -214,7 +214,8 @@ def _drawn(title: str, unit: str, measured: Distribution, asked: Sequence[float]
         low, high = asked
         lines.insert(0, Line("asked for", [100 * even(value, low, high) for value in x], GREY, DASHED))
     label = f"{title.lower()}, {unit}"
-    return Chart(f"{title}, measured{' and asked for' if asked else ''}", "% below", x, lines, x_label=label)
+    what = f"{title}, measured{' and asked for' if asked else ''}"
+    return Chart(what, "share below, %", x, lines, x_label=label)
 
 
 def _bands(*bands: tuple[str, Values]) -> list[Line]:

@@ -5,7 +5,7 @@ hand, since a fit would bend them to the scheduler's choices at 1,000,000) to ru
 `./run_test` with client and server on one machine: 2 virtual cores (AMD EPYC), 24 GiB, Linux 6.18,
 Python 3.11, Locust 2.47, gevent 26.9, at most 20,000 descriptors per process, bodies of 1-10 KB. The runs are
 results/reference/*;
-tests/loadtest/test_measured_run.py compares every one of them with the model.  `benchmarks/sizing` shows
+tests/loadtest/plan/test_measured_run.py compares every one of them with the model.  `benchmarks/sizing` shows
 the deviations, so another machine can be fitted the same way.
 
 Memory of processes is PSS.  CPU is user and system time together, so it has the kernel's work inside system

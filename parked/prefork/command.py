@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import atexit
 import dataclasses
 import os
 import sys
+from typing import NoReturn
 
 
-def main(demo: str = "parked.demo.wsgi:application") -> int:
-    """Read the settings and run the supervisor; returns the exit code.
+def main(demo: str = "parked.demo.wsgi:application") -> NoReturn:
+    """Read the settings and run the supervisor; ends the process with the exit code.
 
     :param demo: served if the settings name no application.
     """
@@ -33,13 +35,24 @@ def main(demo: str = "parked.demo.wsgi:application") -> int:
                 raise StartError(hint, settings.EXIT_APP)
             chosen = dataclasses.replace(chosen, app=demo)
         if chosen.check_config:
-            return trial.check(chosen)
-        return trial.run(chosen, tried) if signals is None else supervisor.run(chosen, signals)
+            code = trial.check(chosen)
+        else:
+            code = trial.run(chosen, tried) if signals is None else supervisor.run(chosen, signals)
     except StopRequested:
-        return 0
+        code = 0
     except StartError as error:
         print(f"{settings.PROGRAM}: {error}", file=sys.stderr)
-        return error.code
+        code = error.code
+    _end(code)
+
+
+def _end(code: int) -> NoReturn:
+    """End, also if the application has started threads that have no end: Python would wait for them."""
+    atexit._run_exitfuncs()
+    for stream in (sys.stdout, sys.stderr):
+        if stream is not None:
+            stream.flush()
+    os._exit(code)
 
 
 def _guard_output() -> None:

@@ -14,6 +14,8 @@ from os import _exit, fork, waitpid  # as they are before gevent patches them
 from socket import socket
 from typing import Any, Final, NoReturn
 
+from gevent import monkey
+
 from parked.prefork import application, handover, metrics, opening, sizing, worker
 from parked.prefork.application import StartError
 from parked.prefork.scoreboard import Scoreboard
@@ -24,6 +26,7 @@ from parked.shared.children import cause, end_with_parent
 from parked.shared.descriptors import raise_nofile
 
 _VARIABLE: Final = "PARKED_TRIAL"
+_set_handler: Any = monkey.get_original("signal", "signal")  # gevent's keeps that of SIGCHLD to itself
 _WORDS: Final = {
     EXIT_USAGE: "its settings make no sense",
     EXIT_APP: "the application cannot be imported",
@@ -47,9 +50,9 @@ def execute(listener: socket, folder: str, parent: int) -> NoReturn:
 
 def verdict(status: int) -> str:
     """Why a trial that ended with this status says no; empty if it says yes."""
-    if not status:
-        return ""
     code = os.waitstatus_to_exitcode(status)
+    if code == worker.REHEARSED:
+        return ""
     return _WORDS.get(code) or f"the new version {cause(status)} when it was tried"
 
 
@@ -110,14 +113,16 @@ def _try(settings: Settings, fd: int) -> int:
         load_metrics(board)
     place = worker.Place(listener, False, context)
     parent = os.getpid()
+    _set_handler(signal.SIGCHLD, signal.SIG_DFL)  # as the supervisor does: ignored, it would tell us nothing
     pid = fork()
     if not pid:
         end_with_parent(signal.SIGKILL, parent)
         _exit(worker.main(worker.Duty(0, [place], found, settings, nofile, board, -1), worker.rehearse))
     _, status = waitpid(pid, 0)
-    if status:
-        print(f"a worker on trial {cause(status)}", file=sys.stderr, flush=True)
-    return EXIT_WORKERS if status else 0
+    if os.waitstatus_to_exitcode(status) == worker.REHEARSED:
+        return worker.REHEARSED
+    print(f"a worker on trial {cause(status)}", file=sys.stderr, flush=True)
+    return EXIT_WORKERS
 
 
 def load_metrics(board: Scoreboard) -> None:

@@ -35,6 +35,8 @@ from parked.shared.log import GuardedLog
 _GC_THRESHOLDS: Final = (20_000, 20, 50)
 #: Seconds that a worker of a trial lives: one that dies as soon as it serves is no good either.
 _REHEARSAL_S: Final = 0.5
+#: Exit code of one that has lived so long. Not 0: with that an application may end it before.
+REHEARSED: Final = 113
 #: Made while there is memory.
 _NO_MEMORY: Final = b"a worker has no memory left and ends\n"
 #: Seconds between two copies of the counters to the scoreboard.
@@ -122,7 +124,7 @@ def rehearse(duty: Duty) -> int:
     signal.pthread_sigmask(signal.SIG_SETMASK, ())
     make_servers(duty, access_log.open_log(duty.settings.access_log))
     gevent.sleep(_REHEARSAL_S)
-    return 0
+    return REHEARSED
 
 
 def serve_metrics(duty: Duty) -> int:

@@ -13,13 +13,19 @@ from tests.support import Client, ServerProcess, eventually
 
 #: What a new version may do wrong, beside the import that fails: each of it dies only where a worker is.
 BROKEN = {
-    "after the fork": "import os\nos.register_at_fork(after_in_child=lambda: os._exit(9))",
+    "after the fork": "import os\nos.register_at_fork(after_in_child=lambda: os._exit(0))",
     "as soon as it serves": "import os, gevent\nos.register_at_fork(after_in_child=lambda:\n"
     "    gevent.get_hub().loop.run_callback_threadsafe(os._exit, 9))",
     "by a signal": "import os\nos.register_at_fork(after_in_child=lambda: os.kill(os.getpid(), 9))",
     "at the import": "raise ImportError('nothing there')",
-    "at the import, all at once": "import os\nos._exit(3)",
+    "at the import, all at once": "import os\nos._exit(0)",
 }
+#: What is nothing wrong, and no reason to wait for ever, neither in the trial nor in the end.
+BUSY = """
+import signal, threading, time
+signal.signal(signal.SIGCHLD, signal.SIG_IGN)
+threading.Thread(target=time.sleep, args=(1000,)).start()
+"""
 
 
 def write(folder: Path, answer: str, broken: str = "") -> None:
@@ -54,7 +60,7 @@ def test_new_code_that_no_worker_survives_changes_nothing(tmp_path: Path) -> Non
             said(server, "not reloaded: ")
             assert server.workers() == workers
             assert get(server) == b"old"
-        write(tmp_path, "newest")
+        write(tmp_path, "newest", BUSY)
         server.signal(signal.SIGHUP)
         said(server, "listening on ")
         eventually(lambda: get(server) == b"newest")  # the old worker may answer once more

@@ -47,6 +47,7 @@ def sample(**changes: Any) -> dict[str, Any]:
         "elsewhere": 0,
         "others": 0,
         "others_failed": 0,
+        "users_ended": 0,
         "open_s": [],
         "gc_pause_s": 0.0,
         "gc_pause_max_s": 0.0,

@@ -148,6 +148,7 @@ class Process:
         self.newest_session: Any = None
         #: Running users by class name, and most of them that the garbage collector was kept from.
         self.users: Counter[str] = Counter()
+        self._users_ended = 0
         self._frozen = 0
         #: The Server field of the first response; None before one came.
         self.server_software: str | None = None
@@ -225,6 +226,7 @@ class Process:
 
     def user_ended(self, class_name: str) -> None:
         self.users[class_name] -= 1
+        self._users_ended += 1
 
     def request_done(
         self,
@@ -280,6 +282,7 @@ class Process:
                 "elsewhere": self.elsewhere.requests_sent_now,
                 "others": self.statistics.others,
                 "others_failed": self.statistics.others_failed,
+                "users_ended": self._users_ended,
                 "open_s": self._open_s(),
                 "gc_pause_s": self.pauses.seconds,
                 "gc_pause_max_s": self.pauses.begin_window(),

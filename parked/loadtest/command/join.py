@@ -7,8 +7,10 @@ heard when the workers are busy, and knows when one of them is gone.
 
 from __future__ import annotations
 
+import argparse
 import contextlib
 import dataclasses
+import logging
 import os
 import socket
 import subprocess
@@ -22,6 +24,7 @@ from uuid import uuid4
 
 import gevent
 import psutil
+from locust.exception import RPCError
 from locust.rpc import zmqrpc
 from locust.rpc.protocol import Message
 
@@ -40,7 +43,7 @@ from parked.loadtest.command.processes import (
     tail,
 )
 from parked.loadtest.machine.monitor import Monitor
-from parked.loadtest.master.host_report import PROTOCOL
+from parked.loadtest.master.host_report import PROTOCOL, is_answer
 from parked.loadtest.master.hosts import ANSWER, REPORT
 from parked.loadtest.plan import preflight, sizing
 from parked.loadtest.plan.probe import probe_host
@@ -53,6 +56,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from parked.loadtest.machine.machine import Machine
+
+logger = logging.getLogger(__name__)
 
 #: Seconds between two reports to the master.
 REPORT_S = 1.0
@@ -130,8 +135,14 @@ class _Agent:
 
     def _listen(self) -> None:
         while True:
-            message = self._client.recv()
-            if message.type != ANSWER or message.data.get("protocol") != PROTOCOL:
+            try:
+                message = self._client.recv()
+            except RPCError:
+                raise
+            except Exception as error:  # bytes that are no message, as in `plugin.strangers`
+                logger.debug("a message that is none: %r", error)
+                continue
+            if message.type != ANSWER or not is_answer(message.data):
                 continue
             self._answer, self._answered = message.data, time.monotonic()
             sent_s = message.data["echo_unix_s"]
@@ -224,15 +235,20 @@ class _Agent:
         """Look whether this host can do its part: its limits, and the servers as it reaches them."""
         answer, joining = self._answer, self._joining
         say(f"{answer['workers']} workers for {answer['connections']:,} connections to {answer['host']}")
-        for url in values.hosts(answer["host"]):
+        try:
+            urls, think_s = values.hosts(answer["host"]), values.think_time(answer["think"])
+            body_bytes = values.length(answer["length"])
+        except argparse.ArgumentTypeError as error:
+            raise Stop(variables.EXIT_HOSTS, f"the master asks for what makes no sense: {error}") from None
+        for url in urls:
             probe = probe_host(url)
             if not probe.ok:
                 raise Stop(HOST, f"{url}: {probe.detail}")
             addresses = _source_addresses(probe.address[0] if probe.address else "")
             plan = sizing.Plan(
-                connections=-(-answer["connections"] // len(values.hosts(answer["host"]))),
-                think_s=values.think_time(answer["think"]),
-                body_bytes=values.length(answer["length"]),
+                connections=-(-answer["connections"] // len(urls)),
+                think_s=think_s,
+                body_bytes=body_bytes,
                 spawn_per_s=answer["spawn_per_s"],
                 local_server=False,
                 start_server=False,

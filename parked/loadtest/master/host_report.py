@@ -1,4 +1,4 @@
-"""What the agent of a host tells the master, and how it is looked at where it enters.
+"""What the agent of a host tells the master and is answered, and how both are looked at where they enter.
 
 Anybody who reaches the master may send one, so that nothing of it may end whoever works with it, or do
 something to who reads it: numbers are within what a host can have, a name is one, and of the sample remain
@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import re
-from typing import Any, TypedDict
+from typing import Any, NotRequired, TypedDict
 
 from parked.loadtest.machine.monitor import MachineSample
 from parked.loadtest.terms.shape import wrong
@@ -56,6 +56,36 @@ class HostReport(TypedDict):
     problem: str
     left: bool
     sent_unix_s: float
+
+
+class Answer(TypedDict):
+    """The master's."""
+
+    protocol: int
+    state: str  #: wait, go, over or refused
+    why: NotRequired[str]
+    echo_unix_s: float | None
+    master_unix_s: float
+    joined: int
+    expected: int
+
+
+class Part(Answer):
+    """One that says go: what of the run is the host's."""
+
+    workers: int
+    connections: int
+    host: str
+    think: str
+    length: str
+    spawn_per_s: float
+
+
+def is_answer(answer: Any) -> bool:
+    """Whether a message is a master's of this version."""
+    if wrong(answer, Answer) or answer["protocol"] != PROTOCOL:
+        return False
+    return answer["state"] != "go" or not wrong(answer, Part)
 
 
 def objection(report: Any) -> str:

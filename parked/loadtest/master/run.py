@@ -176,7 +176,9 @@ class Run:
             )
             asked = wanted
             if self._phase == "ramp" and time.monotonic() - self._users_since >= SETTLED_S:
-                wanted = min(wanted, users)
+                # Others have never come, like those of a worker that ended before it told of any.
+                ended = sum(worker.sample["users_ended"] for worker in self.fleet.workers.values())
+                wanted = min(wanted, max(users, wanted - ended))
             elif self._phase == "hold":
                 wanted = min(wanted, self._wanted)
             self._ended_themselves = asked - wanted

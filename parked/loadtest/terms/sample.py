@@ -29,6 +29,7 @@ Counter = Literal[
     "elsewhere",
     "others",
     "others_failed",
+    "users_ended",
 ]
 CUMULATIVE: tuple[Counter, ...] = get_args(Counter)
 
@@ -97,6 +98,7 @@ class Sample(Counted):
     elsewhere: int  #: requests sent to other hosts than the users' own
     others: int  #: requests in Locust's statistics that no KeepAliveUser has sent
     others_failed: int
+    users_ended: int  #: by themselves, or because Locust stopped them
     open_s: list[Any]  #: ages of the requests that are under way, since they were due: a distribution
     gc_pause_s: float
     gc_pause_max_s: float

@@ -37,7 +37,7 @@ class WorkerProcess:
         self._at += 1.0
         timer: Any = SimpleNamespace(lag_max_s=0.0)
         process = {"open_s": [], "server": "", "pid": self._pid, "gc_pause_s": 0.0, "gc_pause_max_s": 0.0}
-        process |= dict.fromkeys(("elsewhere", "others", "others_failed"), 0)
+        process |= dict.fromkeys(("elsewhere", "others", "others_failed", "users_ended"), 0)
         return self.counters.sample(timer, "", 1) | process | {"unix_time_s": self._at}
 
 

@@ -211,8 +211,10 @@ def test_users_of_other_classes_and_users_that_ended_themselves_are_not_waited_f
     scene.runner.target_user_classes_count = {"KeepAliveUser": 6, "Stock": 4}
     scene.second(connections=3, users=3)
     scene.runner.state = STATE_RUNNING
-    for _ in range(int(run.SETTLED_S) + 1):  # one has raised StopUser
+    for _ in range(int(run.SETTLED_S) + 1):  # one is not there, nobody knows why
         scene.second(connections=5, connections_min=5, users=5)
+    assert scene.run.row["connections_wanted"] == 6
+    scene.second(connections=5, connections_min=5, users=5, users_ended=1)  # by StopUser
     assert scene.run.row["connections_wanted"] == 5
     for _ in range(3):
         scene.second(connections=5, connections_min=5, users=5)

@@ -1,0 +1,57 @@
+"""A host that joins listens to a master, or to what says that it is one."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from locust.exception import RPCError
+
+from parked.loadtest.command import join
+from parked.loadtest.command.processes import Stop
+from parked.loadtest.master.host_report import PROTOCOL
+from parked.loadtest.master.hosts import ANSWER
+from parked.loadtest.terms.clock import Clock
+
+GO = {
+    "protocol": PROTOCOL, "state": "go", "echo_unix_s": None, "master_unix_s": 5.0, "joined": 1,
+    "expected": 1,
+    "workers": 2, "connections": 10, "host": "http://127.0.0.1:9", "think": "1:2", "length": "5",
+    "spawn_per_s": 1.0,
+}  # fmt: skip
+
+
+def agent_that_hears(*messages: Any) -> Any:
+    """One that has listened to these, and whose connection is broken then."""
+    left = iter([*messages, RPCError("broken")])
+
+    def recv() -> Any:
+        message = next(left)
+        if isinstance(message, Exception):
+            raise message
+        return SimpleNamespace(type=ANSWER, data=message)
+
+    agent: Any = join._Agent.__new__(join._Agent)
+    agent._client, agent._clock, agent._answer = SimpleNamespace(recv=recv), Clock(), {}
+    with pytest.raises(RPCError):
+        agent._listen()
+    return agent
+
+
+def test_what_is_no_answer_of_a_master_is_passed_over() -> None:
+    odd = [
+        *(None, 7, [], {}, {"protocol": PROTOCOL}, ValueError("bytes"), GO | {"protocol": PROTOCOL + 1}),
+        *(GO | {name: ["odd"]} for name in GO),
+        {name: value for name, value in GO.items() if name != "workers"},
+    ]
+    assert agent_that_hears(*odd)._answer == {}
+    assert agent_that_hears(*odd, GO, *odd)._answer == GO
+
+
+@pytest.mark.parametrize("asked", [{"host": ","}, {"think": "for long"}, {"length": "0"}])
+def test_a_part_that_makes_no_sense_is_a_line(asked: dict[str, str]) -> None:
+    agent = agent_that_hears(GO | asked)
+    agent._joining = None
+    with pytest.raises(Stop, match="the master asks for what makes no sense"):
+        agent._prepare()

@@ -347,7 +347,8 @@ class Run:
 
     def stopping(self) -> None:
         """Locust begins to stop the users."""
-        if self._phase == "ramp" and self._runner.state in (STATE_SPAWNING, STATE_RUNNING):
+        asked = self._hold_asked_s is not None or self._folder is not None  # else it is Locust's run
+        if asked and self._phase == "ramp" and self._runner.state in (STATE_SPAWNING, STATE_RUNNING):
             self.note("ended before all connections were established")
         if self._phase == "hold":
             self._name_stuck_workers()

@@ -322,6 +322,18 @@ class OwnThink(KeepAliveUser):
 
 
 @pytest.mark.parametrize(
+    "asked", [{}, {"results": None}, {"hold": None}, {"hold": None, "results": None}], ids=repr
+)
+def test_only_who_asks_for_a_hold_or_results_is_told_that_the_ramp_was_not_over(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, asked: dict[str, Any]
+) -> None:
+    scene = Scene(tmp_path, monkeypatch, **asked)
+    scene.run.stopping()
+    assert bool(scene.run._notes) == (len(asked) < 2)
+    scene.run.end()
+
+
+@pytest.mark.parametrize(
     ("classes", "think_s"),
     [
         ([KeepAliveUser], (10.0, 90.0)),

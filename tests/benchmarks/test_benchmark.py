@@ -46,6 +46,20 @@ def test_memory_over_tls_is_compared_with_nginx() -> None:
     assert rows[1][3] == "1.00x |"
 
 
+def test_what_options_cost_is_printed() -> None:
+    ended = subprocess.run(
+        [CHECKOUT / "benchmarks/options", "--turns", "1"],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert ended.returncode == 0, ended.stderr
+    assert ended.stdout.count(" us per request ") == 1
+    assert ended.stdout.count("\n| ") == 2 + 10  # a heading, and its options
+    assert "| `--request-id` | " in ended.stdout
+
+
 def test_an_unknown_server_is_one_line() -> None:
     ended = compare("--servers", "apache")
     assert ended.returncode == 2

@@ -5,6 +5,7 @@ import io
 import logging
 import os
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import gevent
@@ -126,18 +127,25 @@ def test_no_client_gets_the_place_of_a_standard_error_that_was_closed(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Or it would read what is written there."""
+    places: list[int] = []
+    usual = accepting._moved
+
+    def moved(fd: int) -> int:
+        places.append(fd)
+        return usual(fd)
+
     with serving() as server, Client(server) as client:
         assert client.ask().status == 200
-        (fd,) = (connection.sock.fileno() for connection in server.parking.connections())
-        free = os.dup(fd)  # the next one that is free, and of the client's end of a connection
-        os.close(free)
-        monkeypatch.setattr(accepting, "_STDERR", free + 1)
+        highest = max(int(fd.name) for fd in Path("/proc/self/fd").iterdir()) + 2  # the next one is below
+        monkeypatch.setattr(accepting, "_STDERR", highest)
+        monkeypatch.setattr(accepting, "_moved", moved)
         with Client(server) as other:
             assert other.ask().status == 200
-            assert max(c.sock.fileno() for c in server.parking.connections()) > free + 1
-            os.write(free + 1, b"a line\n")
+            assert max(c.sock.fileno() for c in server.parking.connections()) > highest
+            (place,) = places
+            os.write(place, b"a line\n")
             assert other.ask().status == 200
-        os.close(free + 1)
+        os.close(place)
 
 
 def test_a_server_that_overrides_handle_is_asked_and_announced() -> None:

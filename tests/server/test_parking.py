@@ -204,19 +204,23 @@ def test_a_descriptor_that_somebody_else_closes_costs_its_own_connection_only(be
     """As by a library that closes one twice."""
     connection, _ = bench.park()
     fd = connection.sock.fileno()
-    os.close(fd)
-    newcomer, peer = bench.park()
-    assert newcomer.sock.fileno() == fd
+    ours, peer = socket.socketpair()
+    os.dup2(ours.fileno(), fd)  # closed, and a newcomer has the number
+    ours.close()
+    bench.peers.append(peer)
+    newcomer = Connection(_socket.socket(fileno=fd), ("peer", 2))
+    newcomer.sock.setblocking(False)  # type: ignore[attr-defined]
+    bench.parking.add(newcomer)
     assert bench.parking.count == 1
     del connection  # with its socket
     peer.send(b"x")
     eventually(lambda: bench.ready)
     assert (bench.ready, newcomer.sock.recv(9)) == ([newcomer], b"x")
-    os.close(fd)
     with Path("/dev/null").open() as file:
-        assert file.fileno() == fd
-        bench.parking.close(newcomer)
-        assert file.read() == ""
+        os.dup2(file.fileno(), fd)
+    bench.parking.close(newcomer)
+    assert os.read(fd, 1) == b""  # still open
+    os.close(fd)
     assert bench.parking.count == 0
 
 

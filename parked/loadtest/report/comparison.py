@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from parked.loadtest.report.goals import flat
 from parked.loadtest.report.record import Record, sense
 from parked.loadtest.report.summary import KEEPALIVE, summarise
-from parked.loadtest.terms.units import MIB, digits
+from parked.loadtest.terms.units import MIB, digits, size
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -195,7 +195,8 @@ def differences(runs: Sequence[Run]) -> list[str]:
             differ("hold, s", one["hold_seconds"], other["hold_seconds"])
         differ("target", _kind(first), _kind(run))
         for name in sorted({*one["machine"], *other["machine"]} & _MACHINE):
-            differ(name.replace("_", " "), one["machine"].get(name), other["machine"].get(name))
+            both = (_told(name, it["machine"].get(name)) for it in (one, other))
+            differ(name.removesuffix("_bytes").replace("_", " "), *both)
         for name in sorted({*one["versions"], *other["versions"]}):
             differ(name, one["versions"].get(name), other["versions"].get(name))
     return found
@@ -203,6 +204,11 @@ def differences(runs: Sequence[Run]) -> list[str]:
 
 #: What makes another machine of it; free memory and the like are of the moment.
 _MACHINE = {"cpu_count", "cpu_model", "virtual", "kernel", "memory_total_bytes", "nofile_hard", "somaxconn"}
+
+
+def _told(name: str, value: Any) -> Any:
+    """As a person tells it: equal machines may differ by some pages."""
+    return size(value) if name.endswith("_bytes") else value
 
 
 def _kind(run: Run) -> str:

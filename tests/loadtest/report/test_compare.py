@@ -109,6 +109,10 @@ def test_another_workload_is_refused_unless_forced(
     ("changes", "told"),
     [
         ({"machine": {"cpu_count": 64}}, "cpu count: A old 2, B new 64"),
+        (
+            {"machine": {"cpu_count": 2, "memory_total_bytes": 3 << 30}},
+            "memory total: A old 4.0 GiB, B new 3.0 GiB",
+        ),
         ({"machine": {"cpu_count": 2, "kernel": "7.0"}}, "kernel: A old 6.1, B new 7.0"),
         ({"host": "https://127.0.0.1:8000"}, "target: A old http, server here, B new https, server here"),
         ({"server_is_local": False, "sockets": 1001}, "B new http, server elsewhere"),

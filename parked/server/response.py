@@ -139,7 +139,7 @@ class ResponseWriter(pywsgi.WSGIHandler):  # type: ignore[misc] # gevent has no 
         code = known[1]
         if length is not None and not (length.isascii() and length.isdigit()):
             raise self.ApplicationError(f"Invalid Content-Length: {length!r}")
-        if code < 200 and code != 101:
+        if code < 200 and not (code == 101 and self._connection_upgrade_requested()):  # RFC 9110, 7.8
             raise self.ApplicationError(f"{code} is not a final status")
 
         self.status, self.code = known

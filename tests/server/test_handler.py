@@ -173,7 +173,8 @@ def test_headers_that_break_the_response_are_a_500(headers: Any, quiet: io.Strin
 
 
 @pytest.mark.parametrize(
-    "status", ["100 Continue", "200 OK\r\nX: y", "abc", b"200 OK", "", "2_0 OK", "+20 OK", "2000 OK"]
+    "status",
+    ["100 Continue", "101 Unasked", "200 OK\r\nX: y", "abc", b"200 OK", "", "2_0 OK", "+20 OK", "2000 OK"],
 )
 def test_statuses_that_break_the_response_are_a_500(status: Any, quiet: io.StringIO) -> None:
     assert ask(app([b"x"], status))[0].status == 500

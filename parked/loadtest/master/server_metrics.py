@@ -38,8 +38,9 @@ SETTLED_S = 2.5
 #: Seconds to wait for that, at most: 400,000 connections are closed meanwhile.
 SETTLE_MOST_S = 15.0
 
-#: Bytes of a page, and lines and characters of a line that are looked at: run_server's has some hundred.
-LARGEST, MOST_LINES, LONGEST_LINE = 4 << 20, 10_000, 4_096
+#: Bytes of a page, characters of it that are parsed, which takes a second for each million, and of a line:
+#: run_server's has some hundred lines of less than a hundred, and two more for each of its workers.
+LARGEST, MOST_PARSED, LONGEST_LINE = 4 << 20, 1 << 19, 4_096
 #: What counts are below: the bytes of years.
 MOST = 1e18
 
@@ -104,11 +105,14 @@ def parse(text: str, unix_time_s: float) -> Reading:
     lines = [line for line in text.splitlines() if line.startswith("parked_") and len(line) <= LONGEST_LINE]
     if not lines:
         raise NoMetrics("no metrics of run_server there")
+    page = "\n".join(lines) + "\n"
+    if len(page) > MOST_PARSED:
+        raise NoMetrics(f"metrics of more than {MOST_PARSED >> 10} KiB")
     samples: dict[str, float] = {}
     answered = 0.0
     try:
         # Without the lines of types, samples keep their names.
-        for family in text_string_to_metric_families("\n".join(lines[:MOST_LINES]) + "\n"):
+        for family in text_string_to_metric_families(page):
             for name, labels, value, *_ in family.samples:
                 if not 0 <= value < MOST:
                     raise ValueError(f"{name} has the value {value!r}")
@@ -118,7 +122,7 @@ def parse(text: str, unix_time_s: float) -> Reading:
                     samples[name] = value
                 elif labels == {"state": "pending"}:
                     samples["pending"] = value
-    except (ValueError, LookupError, TypeError) as error:
+    except (ValueError, LookupError, TypeError, ArithmeticError) as error:
         raise NoMetrics(for_line(f"no metrics as Prometheus reads them: {error}")[:200]) from None
     return Reading(
         unix_time_s,

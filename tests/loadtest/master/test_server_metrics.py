@@ -148,7 +148,10 @@ def test_a_real_server_tells_what_it_has_answered_and_at_the_end_once_it_has_cou
         "parked_accepted_total\n",
         'parked_requests_total{status="2 1\n',
         "parked_" + "{" * 4000 + "\n",
+        "parked_accepted_total 1 " + "9" * 4000 + "\n",
+        ("parked_accepted_total{" + 'a="b",' * 600 + "} 1\n") * 200,
     ],
+    ids=range(9),
 )
 def test_a_value_that_makes_no_sense_is_no_metrics(text: str) -> None:
     with pytest.raises(NoMetrics):

@@ -26,7 +26,7 @@ PATIENCE_S: Final = 15.0
 MOST_BYTES: Final = 1_000_000
 ODD: Final = (
     *(None, True, -1, 0, 1, 2**70, -(2**70), 1e300, -1e18, 1e-300, float("inf"), float("nan")),
-    *("", "x", "\\x1b[2J\\n", "9" * 5000, "\\ud800", "<!--<script>", "../../etc/passwd", "=1+1"),
+    *("", "x", "\\x1b[2J\\n", "9" * 5000, "\\ud800", "<!--<script>", "../../etc/passwd", "=1+1", "http://["),
     *([], {}, [[]], [None], {"": None}, [0] * 1000, {"a": {"a": {"a": {}}}}),
 )
 TOKENS: Final = [
@@ -60,6 +60,14 @@ class Folders:
         self._temporary = TemporaryDirectory(prefix="fuzz-")
         folder = Path(self._temporary.name)
         self._good = write_run(folder / "good")
+        count = json.loads((self._good / "run.json").read_text())["totals"]["requests"]
+        (self._good / "locust_stats.csv").write_text(
+            "Type,Name,Request Count,Failure Count,Average Content Size,50%,90%,99%,100%\n"
+            f"GET,/,{count},0,5,1,2,3,4\n,Aggregated,{count},0,5,1,2,3,4\n"
+        )
+        (self._good / "locust_failures.csv").write_text(
+            'Method,Name,Error,Occurrences\nGET,/,"status, 500",3\n'
+        )
         with contextlib.redirect_stdout(io.StringIO()):
             report.main([str(self._good)])
         self._folder = folder / "run"

@@ -116,7 +116,8 @@ class Recorder:
         try:
             self._run = Run(self._environment, self._fleet, self._hosts)
         except Exception as error:  # Locust would log it, and go on with a run that nobody follows or ends
-            logger.exception("the run can't be followed, ending the test: %s", error)
+            known = isinstance(error, OSError)  # of the folder: a line says all
+            logger.error("the run can't be followed, ending the test: %s", error, exc_info=not known)
             self._run = PacedDispatcher.pace = None
             self._environment.process_exit_code = 1
             gevent.spawn(self._end)

@@ -28,7 +28,9 @@ def take(jar: CookieJar, url: str, head: bytes) -> None:
 
     :param url: with its path: a cookie without one is for the request's folder (RFC 6265, 5.1.4).
     """
-    jar.extract_cookies(_Headers(head), Request(url))  # type: ignore[arg-type]
+    # Some 50 us each: a head of nothing else, of which few are kept, would take all users a second.
+    lines = [line for line in head.split(b"\r\n") if line[:11].lower() == b"set-cookie:"][-MOST_COOKIES:]
+    jar.extract_cookies(_Headers(b"\r\n".join(lines)), Request(url))  # type: ignore[arg-type]
     kept = list(jar)
     for number, cookie in enumerate(reversed(kept)):
         if number >= MOST_COOKIES or len(cookie.name) + len(cookie.value or "") > LARGEST:
@@ -38,8 +40,8 @@ def take(jar: CookieJar, url: str, head: bytes) -> None:
 class _Headers:
     """What CookieJar.extract_cookies reads of a response."""
 
-    def __init__(self, head: bytes) -> None:
-        self._head = head
+    def __init__(self, fields: bytes) -> None:
+        self._fields = fields
 
     def info(self) -> HTTPMessage:
-        return message_from_string(self._head.partition(b"\r\n")[2].decode("latin-1"), _class=HTTPMessage)
+        return message_from_string(self._fields.decode("latin-1"), _class=HTTPMessage)

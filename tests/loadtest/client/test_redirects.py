@@ -111,7 +111,17 @@ def test_connections_to_other_servers_are_bounded(
             assert [len(other.connections) for other in others] == [2, 2, 1]
 
 
-def test_cookies_are_bounded_in_number_and_size(new_session: NewSession) -> None:
+def test_cookies_are_bounded_in_number_and_size(
+    new_session: NewSession, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    parsed: list[str] = []
+    parse = cookies.message_from_string
+
+    def watched(text: str, **more: Any) -> Any:
+        parsed.append(text)
+        return parse(text, **more)
+
+    monkeypatch.setattr(cookies, "message_from_string", watched)
     many = [f"Set-Cookie: c{number}=x" for number in range(cookies.MOST_COOKIES + 20)]
     with Peer(answering(response(b"ok", *many, "Set-Cookie: long=" + "x" * 5000))) as peer:
         client = new_session(peer.url)
@@ -120,6 +130,9 @@ def test_cookies_are_bounded_in_number_and_size(new_session: NewSession) -> None
         assert len(kept) == cookies.MOST_COOKIES - 1
         assert {"long", "c0"}.isdisjoint(kept)
         assert f"c{cookies.MOST_COOKIES + 19}" in kept
+        assert parsed[0].count("Set-Cookie: ") == cookies.MOST_COOKIES, (
+            "each takes its time, also one not kept"
+        )
 
 
 def test_redirections_are_followed_unless_the_class_or_the_request_says_otherwise(

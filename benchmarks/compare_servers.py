@@ -211,7 +211,8 @@ def measure_memory(server: Server, application: str, options: argparse.Namespace
         unanswered = 0
         try:
             while len(clients) < options.idle and unanswered < MAX_UNANSWERED:
-                sock = server.connect(port, timeout=1)
+                sock = server.connect(port, timeout=START_TIMEOUT_S)  # a handshake may take a while
+                sock.settimeout(1)
                 clients.append(sock)
                 unanswered = 0 if is_answered(sock, path) else unanswered + 1
             time.sleep(SETTLE_S)

@@ -155,7 +155,7 @@ def test_a_handler_may_use_the_socket_and_the_connection_is_kept(certificate: tu
         for _ in range(3):
             assert client.ask().body == b"https"
         assert seen == [client.sock.getsockname()] * 3
-        client.send(b"GET /raw HTTP/1.1\r\nHost: x\r\n\r\nearly\n")
+        client.send(b"GET /raw HTTP/1.1\r\nHost: x\r\nConnection: upgrade\r\nUpgrade: echo\r\n\r\nearly\n")
         assert client.answer().status == 101
         assert client.file.readline() == b"echo early\n"
         client.send(b"late\n")

@@ -17,12 +17,13 @@ def main(demo: str = "parked.demo.wsgi:application") -> NoReturn:
     # Before gevent is imported: spawn trees cost a traceback and 1 KB for each greenlet.
     os.environ.setdefault("GEVENT_TRACK_GREENLET_TREE", "0")
     _guard_output()
-    from parked.prefork import settings, supervisor, trial
+    from parked.prefork import again, handover, settings, supervisor, trial
     from parked.prefork.application import StartError
     from parked.prefork.signals import Signals, StopRequested
     from parked.shared import old_names
     from parked.shared.extras import lacks
 
+    signals = None
     try:
         tried = trial.wanted(os.environ)
         # Before anything is made that would have to be removed, or that an image before this one has left.
@@ -41,8 +42,15 @@ def main(demo: str = "parked.demo.wsgi:application") -> NoReturn:
     except StopRequested:
         code = 0
     except StartError as error:
-        print(f"{settings.PROGRAM}: {error}", file=sys.stderr)
         code = error.code
+        if signals is not None and handover.is_waiting(os.environ):
+            code = again.try_again(str(error), signals)
+        else:
+            print(f"{settings.PROGRAM}: {error}", file=sys.stderr)
+    except SystemExit:  # of argparse, which has said why
+        if signals is None or not handover.is_waiting(os.environ):
+            raise
+        code = again.try_again("its settings make no sense", signals)
     _end(code)
 
 

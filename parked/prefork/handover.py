@@ -15,7 +15,7 @@ import dataclasses
 import json
 import os
 import sys
-from collections.abc import MutableMapping
+from collections.abc import Mapping, MutableMapping
 from dataclasses import asdict, dataclass
 from socket import SO_ACCEPTCONN, SOL_SOCKET, socket
 from typing import Any, Final
@@ -75,6 +75,14 @@ class Handover:
         return [*self.listeners, *self.lifelines, *(fd for fd in single if fd >= 0)]
 
 
+def is_waiting(environment: Mapping[str, str]) -> bool:
+    """Whether something was left to us that has not been received yet."""
+    try:
+        return receive(dict(environment)) is not None
+    except HandoverError:
+        return False
+
+
 def receive(environment: MutableMapping[str, str]) -> Handover | None:
     """What was left to us, if this is a new image of a running server; taken out of *environment*."""
     text = environment.pop(_VARIABLE, "")
@@ -103,13 +111,19 @@ def receive(environment: MutableMapping[str, str]) -> Handover | None:
     return handover
 
 
+def leave(handover: Handover, environment: MutableMapping[str, str]) -> None:
+    """Put it where the next image of this process will look."""
+    environment[_VARIABLE] = json.dumps({"pid": os.getpid(), **asdict(handover)})
+
+
 def execute(handover: Handover) -> None:
     """Become the new image; nothing after this runs.
 
     :raises OSError: it cannot be done, and this image goes on.
     """
     descriptors = handover.descriptors()
-    environment = {**os.environ, _VARIABLE: json.dumps({"pid": os.getpid(), **asdict(handover)})}
+    environment = {**os.environ}
+    leave(handover, environment)
     before = os.open(".", os.O_PATH)  # not by its name: the old release's folder may be gone
     try:
         os.chdir(handover.folder)

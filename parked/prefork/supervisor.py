@@ -81,11 +81,15 @@ class _Slot:
 def run(settings: Settings, signals: Signals) -> int:
     """Run the server; returns the exit code.
 
-    :raises StartError: it cannot start; nothing that it made is left.
+    :raises StartError: it cannot start; what it made is gone, what was left to it is so again.
     """
+    left = None
     try:
-        opened = open_all(settings, handover.receive(os.environ))
+        left = handover.receive(os.environ)
+        opened = open_all(settings, left)
     except (sizing.SizingError, IdentityError, LogError, CertificateError, handover.HandoverError) as error:
+        if left is not None:
+            handover.leave(left, os.environ)
         raise StartError(str(error), EXIT_USAGE) from error
     except ListenError as error:
         raise StartError(str(error), EXIT_LISTEN) from error

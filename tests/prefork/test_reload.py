@@ -107,6 +107,33 @@ def test_a_fault_that_only_the_next_image_meets_leaves_the_old_workers_at_work(t
         assert server.process.pid == supervisor
 
 
+@pytest.mark.parametrize("wrong", ["idle-timeout = 'soon'\n", "nonsense = 1\n", "certfile = 'none'\n"])
+def test_a_configuration_that_is_spoilt_after_the_trial_leaves_the_old_workers_at_work(
+    tmp_path: Path, wrong: str
+) -> None:
+    file = tmp_path / "parked.toml"
+    file.write_text("workers = 1\n")
+    write(tmp_path, "old")
+    with ServerProcess("--app", "versioned:app", "--config", str(file), cwd=tmp_path) as server:
+        supervisor = server.process.pid
+        workers = server.workers()
+        write(tmp_path, "new", f"import pathlib\npathlib.Path({str(file)!r}).write_text({wrong!r})")
+        server.signal(signal.SIGHUP)
+        said(server, "; trying again in 10 s, the old workers stay")
+        assert (get(server), server.workers()) == (b"old", workers)
+        file.write_text("workers = 1\n")
+        write(tmp_path, "newer")
+        server.signal(signal.SIGHUP)
+        said(server, "listening on ")
+        eventually(lambda: get(server) == b"newer")  # the old worker may answer once more
+        assert server.process.pid == supervisor
+        write(tmp_path, "new", f"import pathlib\npathlib.Path({str(file)!r}).write_text({wrong!r})")
+        server.signal(signal.SIGHUP)
+        said(server, "; trying again in 10 s, the old workers stay")
+        server.signal(signal.SIGTERM)
+        assert server.wait()[0] == 0
+
+
 def test_a_hup_in_a_start_or_in_another_reload_is_not_forgotten(tmp_path: Path) -> None:
     (tmp_path / "slow.py").write_text(
         "import time\nopen('imported', 'a').write('x')\ntime.sleep(0.3)\nfrom tests.apps import pid as app\n"

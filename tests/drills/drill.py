@@ -103,7 +103,7 @@ class Server:
         """
         total = 0
         for pid in [self.pid, *self.workers()]:
-            rollup = Path(f"/proc/{pid}/smaps_rollup").read_text("ascii")
+            rollup = _proc(pid, "smaps_rollup")
             total += sum(int(kib) * 1024 for kib in re.findall(r"^Pss_(?:Anon|Shmem):\s+(\d+)", rollup, re.M))
         return total
 
@@ -111,8 +111,8 @@ class Server:
         """User and system time of its living processes."""
         ticks = 0
         for pid in [self.pid, *self.workers()]:
-            fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-            ticks += int(fields[11]) + int(fields[12])  # utime, stime
+            fields = _proc(pid, "stat").rpartition(")")[2].split()
+            ticks += sum(map(int, fields[11:13]))  # utime, stime
         return ticks / os.sysconf("SC_CLK_TCK")
 
     def signal(self, number: signal.Signals) -> None:
@@ -146,6 +146,14 @@ def serving(*flags: str, nofile: int = 0, command: list[str] | None = None) -> I
     finally:
         server.stop()
         server.kill()
+
+
+def _proc(pid: int, name: str) -> str:
+    """A file of proc(5); empty for a process that has ended meanwhile."""
+    try:
+        return Path(f"/proc/{pid}/{name}").read_text("ascii", "replace")
+    except (FileNotFoundError, ProcessLookupError):
+        return ""
 
 
 def percentile(values: list[float], share: float) -> float:

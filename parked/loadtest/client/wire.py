@@ -228,7 +228,7 @@ class Incoming:
             self._parser = parser = httptools.HttpResponseParser(collector)
             _feed(parser, collector, head + b"\r\n")
             status = parser.get_status_code()
-            if not collector.headed:
+            if not collector.headed or status < 100:  # RFC 9110, 15: 100 is the least; llhttp takes 000
                 raise BadResponse("not an HTTP/1 response")
             if not 100 <= status < 200:
                 break

@@ -169,6 +169,7 @@ def test_a_large_body_in_many_pieces_is_put_together() -> None:
         b"HTTP/1.1 OK\r\nContent-Length: 0\r\n\r\n",
         b"HTTP/1.1 20 OK\r\nContent-Length: 0\r\n\r\n",
         b"HTTP/1.1 2000 OK\r\nContent-Length: 0\r\n\r\n",
+        b"HTTP/1.1 000 OK\r\nContent-Length: 0\r\n\r\n",
         OK + b"no colon\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
         OK + b"Content-Length: 2\r\nContent-Length: 3\r\n\r\nabc",
         OK + b"Content-Length: 2\r\ncontent-length: 2\r\n\r\nab",

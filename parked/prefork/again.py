@@ -13,14 +13,12 @@ from typing import Final
 
 from parked.prefork import handover
 from parked.prefork.made import MadeFiles
-from parked.prefork.processes import ended, kill
-from parked.prefork.settings import EXIT_KILLED, PROGRAM
+from parked.prefork.processes import stop
+from parked.prefork.settings import PROGRAM, Settings
 from parked.prefork.signals import STOPPING, Signals, block
 
 #: Seconds until the next attempt, unless HUP asks for one.
 PAUSE_S: Final = 10.0
-#: Seconds between looks at workers that end.
-_LOOK_S: Final = 0.5
 
 
 def try_again(why: str, signals: Signals) -> int:
@@ -40,7 +38,10 @@ def try_again(why: str, signals: Signals) -> int:
         left = handover.receive(os.environ)
         assert left is not None
         if {*heard} & {*STOPPING}:
-            return _stop(left, signals, at_once=signal.SIGQUIT in heard)
+            # The settings that would say how long they may take are what is wrong.
+            code = stop(left.old, signals, None if signal.SIGQUIT in heard else Settings().graceful_timeout)
+            MadeFiles(left.files, left.remover, left.pid_fd).remove()
+            return code
         block()
         try:
             handover.execute(left)
@@ -48,18 +49,3 @@ def try_again(why: str, signals: Signals) -> int:
             signals.take_all()
             handover.leave(left, os.environ)
             why = str(error.strerror)
-
-
-def _stop(left: handover.Handover, signals: Signals, at_once: bool) -> int:
-    """Let the old workers finish; *at_once*, or with a second signal, end them as they are."""
-    code = 0
-    number = signal.SIGKILL if at_once else signal.SIGTERM
-    working = {*left.old}
-    while working:
-        for pid in working:
-            kill(pid, number)
-        working = {pid for pid in working if ended(pid) is None}
-        if working and {*signals.wait(_LOOK_S)} & {*STOPPING}:
-            number, code = signal.SIGKILL, EXIT_KILLED
-    MadeFiles(left.files, left.remover, left.pid_fd).remove()
-    return code

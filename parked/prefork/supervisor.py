@@ -27,10 +27,9 @@ from parked.prefork.lifetime import is_bounded
 from parked.prefork.listening import ListenError, another, by_address, can_multiply, place
 from parked.prefork.notify import READY, STOPPING, notify, reloading
 from parked.prefork.opening import Opened, open_all
-from parked.prefork.processes import bury_orphans, ended, kill
+from parked.prefork.processes import bury_orphans, ended, kill, stop
 from parked.prefork.scoreboard import LAYOUT
 from parked.prefork.settings import (
-    EXIT_KILLED,
     EXIT_LISTEN,
     EXIT_USAGE,
     EXIT_WORKERS,
@@ -51,11 +50,6 @@ _BACK_OFF_S: Final = (0.1, 10.0)
 _LONG_LIFE_S: Final = 10.0
 #: Deaths before any worker was ever ready after which we give up.
 _MAX_START_FAILURES: Final = 5
-#: Seconds in which a second TERM or INT is taken for an echo of the first: timeout(1) and some shells signal
-#: a process and then its group.
-_ECHO_S: Final = 0.5
-#: Seconds beyond the graceful timeout that a worker may take to exit.
-_EXIT_GRACE_S: Final = 2.0
 #: Seconds between looks at the scoreboard for workers that want a successor.
 _LOOK_S: Final = 0.5
 #: Seconds without anything due; the pipe of signals wakes us.
@@ -473,28 +467,7 @@ class Supervisor:
         notify(STOPPING)
         if self._trial:
             self._end_trial()
-        left = {pid for pid in self._pids() if ended(pid) is None}  # who has died before is not our doing
-        began = time.monotonic()
-        deadline = began + (0 if at_once else self.settings.graceful_timeout + _EXIT_GRACE_S)
-        for pid in left:
-            kill(pid, signal.SIGTERM)
-        code = 0
-        while left:
-            now = time.monotonic()
-            if now >= deadline:
-                for pid in left:
-                    kill(pid, signal.SIGKILL)
-                code = EXIT_KILLED
-                deadline = now + _IDLE_S  # a killed process ends, if the kernel lets it
-            received = self._signals.wait(deadline - now)
-            is_echo = time.monotonic() <= began + _ECHO_S
-            if signal.SIGQUIT in received or (not is_echo and {*received} & {*STOP_SIGNALS}):
-                deadline = now
-            for pid in [*left]:
-                if (status := ended(pid)) is not None:
-                    left.discard(pid)
-                    code = EXIT_KILLED if status else code
-        return code
+        return stop(self._pids(), self._signals, None if at_once else self.settings.graceful_timeout)
 
     def _say(self, message: str) -> None:
         print(f"{PROGRAM}: {message}", file=sys.stderr, flush=True)

@@ -89,7 +89,7 @@ def _connection(url: str, verify: bool, timeout_s: float) -> http.client.HTTPCon
 
 
 def _target(url: str, path: str) -> str:
-    """As a KeepAliveUser's session sends it."""
+    """What a session asks for, which may spell it with fewer escapes (`client.message.fit`)."""
     return quote((urlsplit(url).path.rstrip("/") + path).partition("#")[0], SAFE)
 
 

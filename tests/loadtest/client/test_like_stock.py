@@ -60,6 +60,7 @@ class Both:
             {name: self._seen(kind, call, attributes) for name, call in cases.items()}
             for kind in (FastHttpUser, KeepAliveUser)
         )
+        assert any(event[-1] for _, told, _ in stock.values() for event in told), "nothing was answered"
         assert ours == stock
 
     def _seen(self, kind: type, call: Call, attributes: Mapping[str, Any]) -> Any:

@@ -68,7 +68,8 @@ class Copy:
         for script in ("run_server", "run_test", "scripts/environment", "scripts/run", "tests/run"):
             shutil.copy(CHECKOUT / script, self.path / script)
         (self.path / "requirements.txt").touch()
-        (self.path / "requirements.lock").touch()
+        for lock in ("requirements.lock", "scripts/pip.lock"):
+            (self.path / lock).touch()
         (self.path / "requirements-dev.txt").write_text("-r requirements.txt\n")
         (self.path / "app/__init__.py").touch()
         for tool in TOOLS:

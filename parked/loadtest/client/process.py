@@ -75,7 +75,7 @@ class Member(Sleeper, TlsSettings, Protocol):
 
     default_headers: dict[str, str] | None
 
-    def _wake(self, due: float) -> None: ...
+    def _turn(self, due: float) -> None: ...
 
     def context(self) -> dict[str, Any]: ...
 
@@ -138,7 +138,7 @@ class Process:
         self.readiness = Readiness()
         self.turns = TurnPool()
         number = max(getattr(environment.runner, "worker_index", 0), 0)
-        self.timer: ThinkTimer[Member] = ThinkTimer(lambda user, due: user._wake(due), number)
+        self.timer: ThinkTimer[Member] = ThinkTimer(self._wake, number)
         self.statistics = BatchedStatistics(environment)
         self._moderation = Moderation()
         #: Requests under way: by session when they were due (`time.perf_counter`). Of a long poll, when its
@@ -220,6 +220,10 @@ class Process:
             begin = max(getattr(self._environment.runner, "worker_index", 0), 0) % len(urls)
             turns = self._targets[hosts] = itertools.cycle(urls[begin:] + urls[:begin])
         return next(turns)
+
+    def _wake(self, user: Member, due: float) -> None:
+        """Its think time is over: run a turn. Called in the hub."""
+        self.turns.run(user._turn, due)
 
     def user_started(self, class_name: str) -> None:
         self.users[class_name] += 1

@@ -47,9 +47,7 @@ class Slot(list[Any]):
 
     __slots__ = ("number",)
 
-    def __init__(self, number: int, first: Sleeper) -> None:
-        super().__init__((first,))
-        self.number = number
+    number: int
 
 
 S = TypeVar("S", bound=Sleeper)
@@ -95,14 +93,17 @@ class ThinkTimer(Generic[S]):
         :param roughly: the sleep is only there to keep sleepers apart.
         """
         now = time.perf_counter()
-        stride = STRIDE_MOST if roughly else self._stride if seconds >= STRIDE_SLEEP_S else 1
+        is_long = seconds >= STRIDE_SLEEP_S
+        stride = STRIDE_MOST if roughly else self._stride if is_long else 1
         number = round((now + seconds - self._origin) / (self._slot_s * stride)) * stride
-        number = max(number, math.floor((now - self._origin) / self._slot_s) + 1, self._next)
+        if not is_long:  # its slot may have begun, or have been served
+            number = max(number, math.floor((now - self._origin) / self._slot_s) + 1, self._next)
         slot = self._slots.get(number)
         if slot is not None:
             slot.append(sleeper)
         else:
-            slot = self._slots[number] = Slot(number, sleeper)
+            slot = self._slots[number] = Slot((sleeper,))
+            slot.number = number
             if number < self._tick_slot and self.slots_a_tick == 1:
                 self._tick_at(number)
         sleeper._slot = slot
@@ -128,7 +129,8 @@ class ThinkTimer(Generic[S]):
                 if sleeper._slot is slot and not self._closed:
                     sleeper._slot = None
                     self._woken += 1
-                    self.lag_max_s = max(self.lag_max_s, late_s)
+                    if late_s > self.lag_max_s:
+                        self.lag_max_s = late_s
                     self._wake(sleeper, due)
         if self._closed:
             return

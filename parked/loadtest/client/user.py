@@ -14,6 +14,7 @@ from __future__ import annotations
 import logging
 import random
 import traceback
+from collections import deque
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from gevent import GreenletExit
@@ -73,6 +74,8 @@ class Rest(BaseException):
     """Leaves `TaskSet.run` where it would sleep. Not an `Exception`, which `TaskSet.run` would take for a
     failed task."""
 
+    __slots__ = ("seconds", "thinks")
+
     def __init__(self, seconds: float, thinks: bool = False) -> None:
         self.seconds = seconds
         #: Whether this is a think time between two tasks: it counts as one.
@@ -86,40 +89,42 @@ class Waits(BaseException):
 class RestingTaskSet(DefaultTaskSet):
     """Locust's default task set, except that its sleep ends the turn.
 
-    `TaskSet.__init__` would make a deque (760 bytes) and seven attributes a user; these come from the class
-    or when used.
+    Made for each turn, so it has no more than a turn needs, and that in slots: a turn asks for `user` eight
+    times, each of which is a call in `TaskSet`.
+
+    :ivar is_last: it is the user's on_stop that waits: there is nothing more to be told to end.
     """
+
+    __slots__ = ("_in_task", "_session", "_task_queue", "is_last", "user")
 
     wait_function = None
     _cp_last_run = _cp_last_wait_time = _time_start = 0.0
-    _in_task = False
-    #: It is the user's on_stop that waits: there is nothing more to be told to end.
-    is_last = False
-    _tasks_to_do: _ShortQueue | None = None
+    user: KeepAliveUser
 
-    def __init__(self, parent: KeepAliveUser) -> None:
-        self._user = self._parent = parent
-        self._session = parent._own_session()
+    def __init__(self, user: KeepAliveUser, session: KeepAliveSession) -> None:
+        self.user = user
+        self._session = session
+        self._task_queue = deque()
+        self._in_task = self.is_last = False
+
+    @property
+    def parent(self) -> User:
+        return self.user
+
+    _user = _parent = parent
 
     @property
     def min_wait(self) -> float | None:  # type: ignore[override]
-        return self._user.min_wait
+        return self.user.min_wait
 
     @property
     def max_wait(self) -> float | None:  # type: ignore[override]
-        return self._user.max_wait
-
-    @property
-    def _task_queue(self) -> Any:  # type: ignore[override]
-        """Made when a turn first asks for it."""
-        if self._tasks_to_do is None:
-            self._tasks_to_do = _ShortQueue()
-        return self._tasks_to_do
+        return self.user.max_wait
 
     def execute_next_task(self) -> None:
         self._in_task = True
         try:
-            super().execute_next_task()
+            self.execute_task(self._task_queue.popleft())
         finally:
             self._in_task = False
 
@@ -138,9 +143,9 @@ class RestingTaskSet(DefaultTaskSet):
         if self._in_task:  # a task's own self.wait(): it goes on afterwards, so it needs its greenlet
             super().wait()
             return
-        if self.user._state == LOCUST_STATE_STOPPING:
+        user = self.user
+        if user._state == LOCUST_STATE_STOPPING:
             raise StopUser
-        user: Any = self.user
         user._state = LOCUST_STATE_WAITING
         wait_s = self.wait_time()
         if wait_s >= SHORT_WAIT_S:
@@ -161,16 +166,6 @@ def _wait_by_themselves(tasks: Any) -> bool:
         for task in tasks
         if isinstance(task, type) and issubclass(task, TaskSet)
     )
-
-
-class _ShortQueue(list[Any]):
-    """What TaskSet uses of a deque, for the one task that is ever in it."""
-
-    def popleft(self) -> Any:
-        return self.pop(0)
-
-    def appendleft(self, task: Any) -> None:
-        self.insert(0, task)
 
 
 class KeepAliveUser(FastHttpUser):
@@ -282,26 +277,22 @@ class KeepAliveUser(FastHttpUser):
 
     # One turn
 
-    def _wake(self, due: float) -> None:
-        """The think time is over: run a turn. Called in the hub."""
-        self._process.turns.run(self._turn, due)
-
     def _turn(self, due: float) -> None:
-        handle = self._greenlet
-        handle.turn = getcurrent()
-        session = self._own_session()
+        self._greenlet.turn = getcurrent()
+        session = self._session or self.client
         try:
             if self._state == LOCUST_STATE_WAITING:
                 self._state = LOCUST_STATE_RUNNING
                 session.due = due
-                self._go_on()
+                self._go_on(session)
             else:
-                self._begin()
+                self._begin(session)
         except Rest as rest:
             self._let_go(session)
-            slept_s = self._process.timer.sleep(self, min(float(rest.seconds), LONGEST_WAIT_S))
+            process, seconds = self._process, float(rest.seconds)
+            slept_s = process.timer.sleep(self, seconds if seconds < LONGEST_WAIT_S else LONGEST_WAIT_S)
             if rest.thinks:
-                self._process.counters.thinks_s.append(slept_s)
+                process.counters.thinks_s.append(slept_s)
         except Waits:
             self._let_go(session)
         except (GreenletExit, StopUser, StopTest):
@@ -325,23 +316,24 @@ class KeepAliveUser(FastHttpUser):
         """Give up what a turn needs."""
         self._greenlet.turn = None
         session.due = None
-        self._keep(session)
+        if getattr(self, "client", None) is not session:
+            self._keep(session)
         taskset = self._taskset_instance
-        if taskset is not None and not taskset._tasks_to_do:
+        if taskset is not None and not taskset._task_queue:
             self._taskset_instance = None
 
-    def _go_on(self) -> None:
+    def _go_on(self, session: KeepAliveSession) -> None:
         """Do what there is to do until the next rest, which raises."""
         taskset = self._taskset_instance
         if taskset is None:
-            taskset = self._taskset_instance = RestingTaskSet(self)
+            taskset = self._taskset_instance = RestingTaskSet(self, session)
         taskset.run()
 
-    def _begin(self) -> None:
+    def _begin(self, session: KeepAliveSession) -> None:
         """As `User.run` begins, with the connection opened first."""
-        self._open_connection()
+        self._open_connection(session)
         self._state = LOCUST_STATE_RUNNING
-        taskset = self._taskset_instance = RestingTaskSet(self)
+        taskset = self._taskset_instance = RestingTaskSet(self, session)
         try:
             taskset.start(self.on_start)
         except Exception as error:
@@ -357,10 +349,9 @@ class KeepAliveUser(FastHttpUser):
         if wait_s > 0:
             self._state = LOCUST_STATE_WAITING
             raise Rest(wait_s)
-        self._go_on()
+        self._go_on(session)
 
-    def _open_connection(self) -> None:
-        session = self._own_session()
+    def _open_connection(self, session: KeepAliveSession) -> None:
         try:
             session.connect()
         except RequestFailure as failure:
@@ -371,12 +362,13 @@ class KeepAliveUser(FastHttpUser):
 
     def _last_turn(self) -> None:
         self._greenlet.turn = getcurrent()
-        taskset = self._taskset_instance = RestingTaskSet(self)
+        session = self._own_session()
+        taskset = self._taskset_instance = RestingTaskSet(self, session)
         taskset.is_last = True
         try:
             self.on_stop()
         finally:
-            self._keep(taskset._session)
+            self._keep(session)
             self._finish()
 
     def _finish(self) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from parked.loadtest.master import server_metrics
+from parked.loadtest.terms.histogram import values_at
 
 if TYPE_CHECKING:
     from parked.loadtest.machine.monitor import MachineSample
@@ -83,7 +84,7 @@ MACHINE_COLUMNS = (
 SERVER_COLUMNS = server_metrics.COLUMNS
 COLUMNS = FLEET_COLUMNS + HEARD_COLUMNS + SERVER_COLUMNS + MACHINE_COLUMNS
 #: Names and percentiles of a second's latencies.
-_PERCENTILES = (("p50", 50), ("p90", 90), ("p99", 99), ("max", 100))
+_PERCENTILES = {"p50": 50, "p90": 90, "p99": 99, "max": 100}
 
 
 def counted(second: Second, before: dict[str, float], phase: str) -> dict[str, Any]:
@@ -129,9 +130,9 @@ def counted(second: Second, before: dict[str, float], phase: str) -> dict[str, A
 def _percentiles(what: str, histogram: Any) -> dict[str, float]:
     if not histogram.get_total_count():
         return {}
+    values_us = values_at(histogram, list(_PERCENTILES.values()))
     return {
-        f"{what}_{name}_ms": round(histogram.get_value_at_percentile(percentile) / 1000, 3)
-        for name, percentile in _PERCENTILES
+        f"{what}_{name}_ms": round(us / 1000, 3) for name, us in zip(_PERCENTILES, values_us, strict=True)
     }
 
 

@@ -12,6 +12,7 @@ the facts from which :mod:`parked.loadtest.report.report` makes the summary.
 
 from __future__ import annotations
 
+import functools
 import importlib.metadata
 import logging
 import os
@@ -466,6 +467,7 @@ def _length_of(environment: Environment) -> tuple[int, int] | None:
     return length if isinstance(length, tuple) and len(length) == 2 else None
 
 
+@functools.cache  # the facts are written each second, and this reads each package's metadata
 def _versions() -> dict[str, str]:
     return {"python": platform.python_version()} | {
         name: importlib.metadata.version(name) for name in PACKAGES

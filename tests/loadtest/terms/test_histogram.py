@@ -8,7 +8,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from parked.loadtest.terms.histogram import RANGE_US, merge, new_histogram, record
+from parked.loadtest.terms.histogram import RANGE_US, merge, new_histogram, record, values_at
 
 
 @pytest.fixture
@@ -28,6 +28,24 @@ def test_merges_without_loss() -> None:
         merge(merged, part.encode())
     assert merged.encode() == whole.encode()
     assert merged.get_total_count() == 3000
+
+
+def test_percentiles_are_those_of_the_library() -> None:
+    percentiles = [0.001, 1, 50, 90, 99, 99.9, 100]
+    for values in (
+        [],
+        [RANGE_US[0]],
+        [RANGE_US[1]],
+        list(RANGE_US),
+        [number * number for number in range(1, 3000)],
+        [700, 700, 701, 5_000_000],
+    ):
+        recorded, merged = new_histogram(), new_histogram()
+        record(recorded, values)
+        merge(merged, recorded.encode())
+        for histogram in (recorded, merged):
+            expected = [histogram.get_value_at_percentile(percent) for percent in percentiles]
+            assert values_at(histogram, percentiles) == expected
 
 
 def test_values_are_recorded_in_bulk_as_they_would_be_one_by_one() -> None:

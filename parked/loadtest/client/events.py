@@ -24,7 +24,6 @@ from parked.loadtest.terms import options
 if TYPE_CHECKING:
     from parked.loadtest.client.connection import Connection
     from parked.loadtest.client.event_stream import Event
-    from parked.loadtest.client.session import KeepAliveSession
     from parked.loadtest.client.wire import Incoming, RawResponse
 
 #: What an EventSource says of itself (WHATWG HTML, 9.2.2 and 9.2.3); a coding would be a state per stream.
@@ -154,7 +153,7 @@ class EventsUser(WaitingUser):
     def draws_think_time(cls) -> bool:
         return False
 
-    def _go_on(self, _session: KeepAliveSession) -> None:
+    def _go_on(self) -> None:
         failure, self._failure = self._failure, None
         if failure is not None:
             self.client._drop(by_peer=isinstance(failure, ClosedByPeer | StreamEnded))

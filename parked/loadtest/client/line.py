@@ -15,15 +15,14 @@ from parked.loadtest.client.streaming import Stream
 from parked.loadtest.client.wire import Incoming, RawResponse, read_response, too_late
 
 if TYPE_CHECKING:
-    from parked.loadtest.client.counters import Counters
     from parked.loadtest.client.origin import Origin
-    from parked.loadtest.client.process import Owner
+    from parked.loadtest.client.process import Owner, Process
 
 
 class Line:
     """What a session is beneath its requests."""
 
-    __slots__ = ("__dict__", "_connection", "_opened", "_origin", "_process", "_user")
+    __slots__ = ("__dict__", "_connection", "_opened", "_origin", "_tally", "_user")
 
     _origin: Origin
     #: In `__dict__` where there is one.
@@ -31,7 +30,8 @@ class Line:
 
     def __init__(self, user: Owner) -> None:
         self._user = user
-        self._process = user._process
+        #: Where its connections count: only those to the user's own host are what a run holds.
+        self._tally = user._process.counters
         self._connection: Connection | None = None
         #: It was open before, so that opening it is a reconnect.
         self._opened = False
@@ -41,9 +41,8 @@ class Line:
         def _take_cookies(self, raw: RawResponse, path: str) -> None: ...
 
     @property
-    def _tally(self) -> Counters:
-        """Where its connections count: only those to the user's own host are what a run holds."""
-        return self._process.counters
+    def _process(self) -> Process:
+        return self._user._process
 
     def connect(self) -> None:
         """Open the connection if it is not open, to be held. Raises a :class:`RequestFailure`."""

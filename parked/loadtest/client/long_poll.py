@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 import re
 import time
-from typing import TYPE_CHECKING, ClassVar
+from typing import ClassVar
 
 from parked.loadtest.client import event_stream
 from parked.loadtest.client.connection import Connection
@@ -15,9 +15,6 @@ from parked.loadtest.client.user import KeepAliveUser, Waits
 from parked.loadtest.client.waiting import WaitingUser, failed
 from parked.loadtest.terms import options
 from parked.loadtest.terms.options import SECONDS
-
-if TYPE_CHECKING:
-    from parked.loadtest.client.session import KeepAliveSession
 
 LONGEST_TIME = 32
 _TIME = re.compile(rb"\s*\d{1,12}(\.\d*)?\s*")
@@ -107,7 +104,7 @@ class LongPollUser(WaitingUser):
         self._has_asked = True
         return max(KeepAliveUser.first_wait_time(self), 0.1)
 
-    def _go_on(self, _session: KeepAliveSession) -> None:
+    def _go_on(self) -> None:
         poll, self._poll = self._poll, None
         if poll is not None:
             self._take(poll)

@@ -52,8 +52,6 @@ from parked.loadtest.client.wire import RawResponse
 if TYPE_CHECKING:
     from collections.abc import Container, Generator, Iterable, Mapping
 
-    from parked.loadtest.client.counters import Counters
-
     Fields = Mapping[str, Any] | Iterable[tuple[str, Any]]
     Auth = tuple[str | bytes, str | bytes]
 
@@ -207,7 +205,8 @@ class KeepAliveSession(Verbs, Line):
         :param more: becomes parameters, or fields of a POST's form, as in FastHttpSession.
         :raises RuntimeError: if another greenlet is in the middle of a request of this user.
         """
-        user, process = self._user, self._process
+        user = self._user
+        process = user._process
         start = began = time.perf_counter()
         if self.due is not None:
             process.counters.sent_late(start - self.due)
@@ -297,9 +296,9 @@ class KeepAliveSession(Verbs, Line):
 
     def report(self, response: KeepAliveResponse, failure: Exception | None) -> None:
         """Count a finished request."""
-        raw = response._raw
+        user, raw = self._user, response._raw
         received = 0 if raw is None else raw.received_bytes
-        self._process.request_done(self._user, response._meta, received, failure, response)
+        user._process.request_done(user, response._meta, received, failure, response)
 
     def context(self, given: Mapping[str, Any] | None) -> dict[str, Any]:
         """What listeners are given as context, beside what the request brought."""
@@ -391,6 +390,7 @@ class OtherSession(KeepAliveSession):
     def __init__(self, parent: KeepAliveSession, url: str) -> None:
         super().__init__(parent._user)
         self._parent = parent
+        self._tally = self._process.elsewhere
         self._talk_to(url)
 
     @property
@@ -404,7 +404,3 @@ class OtherSession(KeepAliveSession):
     @property
     def _headers(self) -> CaseInsensitiveDict[Any] | None:  # type: ignore[override]
         return self._parent._headers
-
-    @property
-    def _tally(self) -> Counters:
-        return self._process.elsewhere

@@ -284,9 +284,9 @@ class KeepAliveUser(FastHttpUser):
             if self._state == LOCUST_STATE_WAITING:
                 self._state = LOCUST_STATE_RUNNING
                 session.due = due
-                self._go_on(session)
+                self._work(session)()
             else:
-                self._begin(session)
+                self._begin(session)()
         except Rest as rest:
             self._let_go(session)
             process, seconds = self._process, float(rest.seconds)
@@ -322,15 +322,15 @@ class KeepAliveUser(FastHttpUser):
         if taskset is not None and not taskset._task_queue:
             self._taskset_instance = None
 
-    def _go_on(self, session: KeepAliveSession) -> None:
-        """Do what there is to do until the next rest, which raises."""
+    def _work(self, session: KeepAliveSession) -> Callable[[], None]:
+        """What there is to do until the next rest, which raises."""
         taskset = self._taskset_instance
         if taskset is None:
             taskset = self._taskset_instance = RestingTaskSet(self, session)
-        taskset.run()
+        return taskset.run
 
-    def _begin(self, session: KeepAliveSession) -> None:
-        """As `User.run` begins, with the connection opened first."""
+    def _begin(self, session: KeepAliveSession) -> Callable[[], None]:
+        """As `User.run` begins, with the connection opened first; returns what there is to do then."""
         self._open_connection(session)
         self._state = LOCUST_STATE_RUNNING
         taskset = self._taskset_instance = RestingTaskSet(self, session)
@@ -349,7 +349,7 @@ class KeepAliveUser(FastHttpUser):
         if wait_s > 0:
             self._state = LOCUST_STATE_WAITING
             raise Rest(wait_s)
-        self._go_on(session)
+        return self._work(session)
 
     def _open_connection(self, session: KeepAliveSession) -> None:
         try:

@@ -19,9 +19,12 @@ from parked.loadtest.client.user import (
 )
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from locust.env import Environment
 
     from parked.loadtest.client.connection import Connection
+    from parked.loadtest.client.session import KeepAliveSession
     from parked.loadtest.client.wire import RawResponse
 
 
@@ -90,6 +93,13 @@ class WaitingUser(KeepAliveUser):
             "url": self.client.base_url + path,
         }
         process.request_done(self, meta, 0 if raw is None else raw.received_bytes, failure)
+
+    def _work(self, _session: KeepAliveSession) -> Callable[[], None]:
+        return self._go_on
+
+    def _go_on(self) -> None:
+        """Do what there is to do until the user rests, or waits; both raise."""
+        raise NotImplementedError
 
     def _resume(self, due: float) -> None:
         """What was waited for has come: run a turn, unless the user has ended or is about to."""

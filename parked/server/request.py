@@ -71,6 +71,7 @@ class Fields:
         "count",
         "environ",
         "expects_continue",
+        "fits",
         "has_host",
         "is_kept",
         "keep_alive",
@@ -91,6 +92,8 @@ class Fields:
         self.upgrade = False
         self.expects_continue = False
         self.has_host = False
+        #: The limits that a request of HTTP/1.1 with these fields is within.
+        self.fits: Limits | None = None
         #: They are remembered for the next request that has the same bytes,
         self.is_kept = False
         #: and with them the environ that it begins with; see `parked.server.environ`.
@@ -169,15 +172,9 @@ def parse_head(data: bytes, limits: Limits, scan: HeadScan | None = None) -> Req
     ):
         method, target, version = _read_request_line(line)
     fields = _parsed_fields.get(block)
-    if fields is None or len(block) + 2 > limits.header_bytes or fields.count > limits.header_count:
-        fields = _read_fields(block + b"\r\n" if block else b"", limits)
-    if version == "HTTP/1.1":
-        if not fields.has_host:
-            raise BadRequestError(HTTPStatus.BAD_REQUEST, "no Host field")  # RFC 9112, 3.2
-    elif fields.chunked:
-        raise BadRequestError(HTTPStatus.BAD_REQUEST, "Transfer-Encoding in HTTP/1.0")  # RFC 9112, 6.1
-    if limits.body_bytes and (fields.content_length or 0) > limits.body_bytes:
-        raise BadRequestError(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, "content too long")
+    # PERF: what was found to be within these limits is not compared with them again.
+    if fields is None or fields.fits is not limits or version != "HTTP/1.1":
+        fields = _fitting_fields(block, version, fields, limits)
     if target[0] == "/" and method != "CONNECT":
         path, _, query = target.partition("?")
     else:
@@ -196,6 +193,23 @@ def parse_head(data: bytes, limits: Limits, scan: HeadScan | None = None) -> Req
     head.keeps_connection = not fields.close and (version == "HTTP/1.1" or fields.keep_alive)
     head.size = start + len(received) + 4
     return head
+
+
+def _fitting_fields(block: bytes, version: str, known: Fields | None, limits: Limits) -> Fields:
+    """What *block* says, which is *known* if it was seen before, within *limits*."""
+    fields = known
+    if fields is None or len(block) + 2 > limits.header_bytes or fields.count > limits.header_count:
+        fields = _read_fields(block + b"\r\n" if block else b"", limits)
+    if version == "HTTP/1.1":
+        if not fields.has_host:
+            raise BadRequestError(HTTPStatus.BAD_REQUEST, "no Host field")  # RFC 9112, 3.2
+    elif fields.chunked:
+        raise BadRequestError(HTTPStatus.BAD_REQUEST, "Transfer-Encoding in HTTP/1.0")  # RFC 9112, 6.1
+    if limits.body_bytes and (fields.content_length or 0) > limits.body_bytes:
+        raise BadRequestError(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, "content too long")
+    if version == "HTTP/1.1":
+        fields.fits = limits
+    return fields
 
 
 def _skip_empty_lines(data: bytes) -> int:

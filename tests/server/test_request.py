@@ -115,6 +115,18 @@ def test_limits_hold_for_remembered_fields_too() -> None:
     assert refusal(data, Limits(header_bytes=100)) == 431
     assert refusal(data, Limits(header_count=1)) == 431
     assert refusal(data, Limits(request_line_bytes=5)) == 414
+    post = get("Content-Length: 5", "X: limits").replace(b"GET", b"POST")
+    head(post)
+    assert refusal(post, Limits(body_bytes=4)) == 413
+
+
+def test_what_holds_for_one_version_is_asked_again_for_the_other() -> None:
+    chunked = get("Transfer-Encoding: chunked", "X: versions")
+    assert head(chunked).fields.chunked
+    assert refusal(chunked.replace(b"HTTP/1.1", b"HTTP/1.0")) == 400
+    hostless = b"GET / HTTP/1.0\r\nX: versions\r\n\r\n"
+    head(hostless)
+    assert refusal(hostless.replace(b"HTTP/1.0", b"HTTP/1.1")) == 400
 
 
 def test_repeated_fields_are_joined_as_pywsgi_joins_them() -> None:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import re
 import time
+from collections.abc import Callable
 from http import HTTPStatus
 from typing import Any, Final
 
@@ -31,9 +32,18 @@ _TOKEN: Final = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")
 _CONTROL: Final = re.compile(r"[\0-\x08\n-\x1f\x7f]")
 _STATUS: Final = re.compile(r"[1-9][0-9]{2}(?: |$)", re.ASCII)
 encoded_fields: dict[tuple[str, str], tuple[tuple[bytes, bytes], int]] = {}
-#: Their lines on the wire, that of the present Date among them. PERF: 0.1 us less per line than to make it.
-field_lines: dict[tuple[bytes, bytes], bytes] = {}
 encoded_statuses: dict[str, tuple[bytes, int]] = {}
+
+
+class _Lines(dict[tuple[bytes, bytes], bytes]):
+    def __missing__(self, field: tuple[bytes, bytes]) -> bytes:
+        return b"%b: %b\r\n" % field
+
+
+#: Lines on the wire of the fields remembered, that of the present Date among them.
+_field_lines: Final = _Lines()
+#: The line of an encoded field. PERF: to look for a known one takes 0.1 us less than to make it.
+field_line: Final[Callable[[tuple[bytes, bytes]], bytes]] = _field_lines.__getitem__
 _date = (b"Date", b"")
 _date_at = 0
 
@@ -42,7 +52,7 @@ def date_field() -> tuple[bytes, bytes]:
     """The Date field, formatted once a second."""
     global _date, _date_at
     if not _date_at <= time.time() < _date_at + 1:
-        field_lines.pop(_date, None)
+        _field_lines.pop(_date, None)
         _date_at = int(time.time())
         _date = (b"Date", pywsgi.format_date_time(_date_at))
         _remember_line(_date)
@@ -50,7 +60,7 @@ def date_field() -> tuple[bytes, bytes]:
 
 
 def _remember_line(field: tuple[bytes, bytes]) -> None:
-    field_lines[field] = b"%b: %b\r\n" % field
+    _field_lines[field] = b"%b: %b\r\n" % field
 
 
 def error_response(status: HTTPStatus) -> bytes:
@@ -79,7 +89,7 @@ def encode_field(name: Any, value: Any) -> tuple[tuple[bytes, bytes], int]:
     if len(value) <= MAX_REMEMBERED_CHARACTERS and not is_private(name):
         if len(encoded_fields) >= MAX_REMEMBERED_FIELDS:
             encoded_fields.clear()
-            field_lines.clear()
+            _field_lines.clear()
         encoded_fields[name, value] = encoded
         _remember_line(encoded[0])
     return encoded

@@ -243,11 +243,10 @@ class RequestGreenlets:
         if not self._running and self._queue:
             self._serve(self._queue.popleft())  # we had to wait for our place
             return
+        queue, serve = self._queue, self._serve
         ties = getrefcount(me) + getweakrefcount(me) + links()
-        first = True
-        while self._running and self._queue and self._budget > 0:
-            if not first and getrefcount(me) + getweakrefcount(me) + links() != ties:
-                return
-            first = False
+        while self._running and queue and self._budget > 0:
             self._budget -= 1
-            self._serve(self._queue.popleft())
+            serve(queue.popleft())
+            if getrefcount(me) + getweakrefcount(me) + links() != ties:
+                return

@@ -305,7 +305,10 @@ class Parking:
         events = self._epoll.poll(0, EVENTS_A_POLL)
         self._events += len(events)
         for fd, event in events:
-            connection = by_fd[fd] if fd < len(by_fd) else None
+            try:
+                connection = by_fd[fd]
+            except IndexError:
+                connection = None
             if connection is None:
                 self._shed(fd)
                 continue

@@ -328,8 +328,8 @@ class Process:
         window_s = self._moderation.look(self.readiness.events, self.counters.connections)
         self.readiness.events = 0
         self.readiness.fetch_at_once(not window_s)
-        self.timer.before_tick = self.readiness.dispatch if window_s else None
-        self.timer.slots_a_tick = max(1, round(window_s / SLOT_S))
+        dispatch = self.readiness.dispatch if window_s else None
+        self.timer.serve_together(max(1, round(window_s / SLOT_S)), dispatch)
 
     def _test_stopping(self, **_: Any) -> None:
         self.timer.paused = True

@@ -4,14 +4,18 @@ Think times are tens of seconds, so their ends are gathered in slots of a few mi
 time ends with its slot, whose end is the moment from which the next request's response time counts: waking
 late shows as latency.
 
-A process that sends few requests uses every third slot only. It wakes a third as often, and all but the first
-request of a slot find code and data in the processor's caches: of 29 workers with 280 requests/s each on two
-cores, a request takes 86-90 us of CPU time with 30 ms between the slots in use, 101-113 with 20. The slots of
-the processes lie between each other, or all would send at the same instants.
+Few slots are used by many. A sleeper may end up to half a percent off, so longer sleeps take one of the
+slots that many others find too: one of 32, until that has its share of sleepers, then one of 16, and so on. A
+process wakes less often so, and all but the first request of a slot find code and data in the processor's
+caches: of 29 workers with 280 requests/s each on two cores, a request takes 86-90 us of CPU time with 30 ms
+between the slots in use, 101-113 with 20. A slot is memory, too: 200 bytes, which sleepers of many seconds
+had to themselves otherwise. While nobody is due, nothing ticks. The slots of the processes lie between each
+other, or all would send at the same instants.
 """
 
 from __future__ import annotations
 
+import heapq
 import math
 import time
 from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
@@ -23,14 +27,17 @@ if TYPE_CHECKING:
 
 #: Length of a slot.
 SLOT_S = 0.01
-#: Of how many slots one is used at most, and how many sleepers it is to have: more would be a burst of the
-#: process's own making, in which the last ones wait for the others.
-STRIDE_MOST = 3
-SLEEPERS_A_SLOT = 10
-#: Shorter sleeps use every slot: they would be off by more than 1.5 %.
-STRIDE_SLEEP_S = 1.0
-#: Seconds after which the stride is chosen anew.
-STRIDE_KEPT_S = 1.0
+#: Sleepers that share a slot, as long as a finer stride is left: more would be a burst of the process's own
+#: making, in which the last ones wait for the others.
+SLEEPERS_A_SLOT = 15
+#: The widest stride is 2**WIDEST slots, and at most this share of the sleep.
+WIDEST = 5
+SHARE_OF_SLEEP = 0.01
+#: The widest of sleeps that are only there to keep sleepers apart: they may be off by any share.
+WIDEST_ROUGHLY = 3
+#: Slots between which those of the processes lie: where each sends some hundred requests/s, one of so many is
+#: used. In wider and narrower strides they are apart, too.
+PHASED_SLOTS = 4
 #: The golden section. Any number of its first multiples (modulo 1) divide the circle evenly, in gaps of three
 #: lengths at most (the three-gap theorem: V. T. Sos, 1958).
 GOLDEN = (5**0.5 - 1) / 2
@@ -63,23 +70,24 @@ class ThinkTimer(Generic[S]):
         self._wake = wake
         self._slot_s = slot_s
         now = time.perf_counter()  # the same for all processes (CLOCK_MONOTONIC)
-        stride_s = STRIDE_MOST * slot_s
-        self._origin = (now // stride_s - 1 + number * GOLDEN % 1) * stride_s
+        phased_s = PHASED_SLOTS * slot_s
+        self._origin = (now // phased_s - 1 - number * GOLDEN) * phased_s
         self._slots: dict[int, Slot] = {}
-        self._next = 0
-        self._stride = STRIDE_MOST
-        self._woken, self._stride_chosen = 0, now
-        #: Slots that are served together, late by as many, to be woken less often; and what is called before.
-        self.slots_a_tick = 1
-        self.before_tick: Callable[[], None] | None = None
-        #: Nobody is woken: the test ends, and requests sent now would wait for all that is being closed.
-        self.paused = False
+        #: Their numbers, as a heap.
+        self._numbers: list[int] = []
+        #: Where the search for a slot with room begins: finer after one that was full, wider after a new one.
+        self._stride = WIDEST
+        #: By stride, the shortest sleep that may take it.
+        self._shortest_s = [-math.inf, *((1 << n) * slot_s / SHARE_OF_SLEEP for n in range(1, WIDEST + 1))]
+        self._slots_a_tick = 1
+        self._before_tick: Callable[[], None] | None = None
+        self._paused = False
         #: The longest that a slot was served late, in seconds, since it was last reset by whoever reports it.
         self.lag_max_s = 0.0
         self._closed = False
         self._loop = gevent.get_hub().loop
         self._timer = self._loop.timer(0.0)
-        self._tick()
+        self._tick_slot = math.inf
 
     def close(self) -> None:
         """Wake nobody any more, also not who is due with those that are being woken."""
@@ -87,24 +95,58 @@ class ThinkTimer(Generic[S]):
         self._timer.stop()
         self._timer.close()
 
+    @property
+    def paused(self) -> bool:
+        """Whether nobody is woken: the test ends, and requests sent now would wait for all that is being
+        closed."""
+        return self._paused
+
+    @paused.setter
+    def paused(self, paused: bool) -> None:
+        self._paused = paused
+        self._tick_next()
+
+    def serve_together(self, slots: int, before_tick: Callable[[], None] | None = None) -> None:
+        """Serve so many slots at a tick, late by as many, to be woken less often. From 2 on it ticks whether
+        anybody is due or not, since there may be other work for `before_tick`, which is called first."""
+        self._before_tick = before_tick
+        if slots != self._slots_a_tick:
+            self._slots_a_tick = slots
+            self._tick_next()
+
     def sleep(self, sleeper: S, seconds: float, roughly: bool = False) -> float:
-        """Wake it in `seconds`, rounded to the nearest slot still to come; returns how many that is.
+        """Wake it in `seconds`, rounded to the nearest slot of a stride; returns how many that is.
 
         :param roughly: the sleep is only there to keep sleepers apart.
         """
         now = time.perf_counter()
-        is_long = seconds >= STRIDE_SLEEP_S
-        stride = STRIDE_MOST if roughly else self._stride if is_long else 1
-        number = round((now + seconds - self._origin) / (self._slot_s * stride)) * stride
-        if not is_long:  # its slot may have begun, or have been served
-            number = max(number, math.floor((now - self._origin) / self._slot_s) + 1, self._next)
-        slot = self._slots.get(number)
+        place = (now + seconds - self._origin) / self._slot_s
+        slots, stride, shortest_s = self._slots, self._stride, self._shortest_s
+        if roughly:
+            stride = min(stride, WIDEST_ROUGHLY)
+        else:
+            while seconds < shortest_s[stride]:
+                stride -= 1
+        while stride:
+            number = int(place + (1 << stride >> 1)) >> stride << stride
+            slot = slots.get(number)
+            if slot is None:
+                self._stride = stride + 1 if stride < WIDEST else WIDEST
+                break
+            if len(slot) < SLEEPERS_A_SLOT:
+                break
+            stride -= 1
+            self._stride = stride or 1
+        if roughly or not stride:
+            number = max(number if stride else round(place), int((now - self._origin) / self._slot_s) + 1)
+            slot = slots.get(number)
         if slot is not None:
             slot.append(sleeper)
         else:
-            slot = self._slots[number] = Slot((sleeper,))
+            slot = slots[number] = Slot((sleeper,))
             slot.number = number
-            if number < self._tick_slot and self.slots_a_tick == 1:
+            heapq.heappush(self._numbers, number)
+            if number < self._tick_slot and self._slots_a_tick == 1 and not self._paused:
                 self._tick_at(number)
         sleeper._slot = slot
         return self._origin + number * self._slot_s - now
@@ -114,41 +156,39 @@ class ThinkTimer(Generic[S]):
         sleeper._slot = None
 
     def _tick(self) -> None:
-        now = time.perf_counter()
-        current = math.floor((now - self._origin) / self._slot_s)
-        if self.before_tick is not None:
-            self.before_tick()
-        for number in range(self._next, current + 1) if not self.paused else ():
-            self._next = number + 1
-            slot = self._slots.pop(number, None)
-            if slot is None:
-                continue
+        self._tick_slot = -math.inf  # whoever is woken may sleep again: the next tick is chosen after all
+        current = self._current()
+        if self._before_tick is not None:
+            self._before_tick()
+        numbers = self._numbers
+        while numbers and numbers[0] <= current and not self._paused:
+            number = heapq.heappop(numbers)
+            slot = self._slots.pop(number)
             due = self._origin + number * self._slot_s
             late_s = time.perf_counter() - due
             for sleeper in slot:
                 if sleeper._slot is slot and not self._closed:
                     sleeper._slot = None
-                    self._woken += 1
                     if late_s > self.lag_max_s:
                         self.lag_max_s = late_s
                     self._wake(sleeper, due)
+        self._tick_next(current + 1)
+
+    def _current(self) -> int:
+        return int((time.perf_counter() - self._origin) / self._slot_s)
+
+    def _tick_next(self, first: int = 0) -> None:
+        """Tick when it is time for the next slot in use, from the `first` on; not, if there is none."""
         if self._closed:
             return
-        if now - self._stride_chosen >= STRIDE_KEPT_S:
-            self._choose_stride(now)
-        self._tick_at(current + STRIDE_MOST if self.paused else self._upcoming())
-
-    def _choose_stride(self, now: float) -> None:
-        slots = (now - self._stride_chosen) / self._slot_s
-        self._stride = min(max(round(SLEEPERS_A_SLOT * slots / max(self._woken, 1)), 1), STRIDE_MOST)
-        self._woken, self._stride_chosen = 0, now
-
-    def _upcoming(self) -> int:
-        """The slot to tick at: the first that is used, and at the longest stride if none is."""
-        if self.slots_a_tick > 1:
-            return math.ceil(self._next / self.slots_a_tick) * self.slots_a_tick
-        last = math.ceil(self._next / STRIDE_MOST) * STRIDE_MOST
-        return next((slot for slot in range(self._next, last) if slot in self._slots), last)
+        if self._slots_a_tick > 1:
+            together = self._slots_a_tick
+            self._tick_at(-(-(first or self._current() + 1) // together) * together)
+        elif self._numbers and not self._paused:
+            self._tick_at(self._numbers[0])
+        else:
+            self._timer.stop()
+            self._tick_slot = math.inf
 
     def _tick_at(self, slot: int) -> None:
         # Not a repeating timer: libev starts its period anew wherever it was once late, and the ticks would

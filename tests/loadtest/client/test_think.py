@@ -10,10 +10,10 @@ import gevent
 import pytest
 
 from parked.loadtest.client.think import (
-    SLEEPERS_A_SLOT,
+    PHASED_SLOTS,
+    SHARE_OF_SLEEP,
     SLOT_S,
-    STRIDE_MOST,
-    STRIDE_SLEEP_S,
+    WIDEST,
     Slot,
     ThinkTimer,
 )
@@ -129,7 +129,7 @@ def test_ticks_keep_their_phase_after_a_late_one(woken: Woken) -> None:
 
 @pytest.mark.parametrize("processes", [2, 3, 7, 22, 55])
 def test_the_slots_of_all_processes_lie_between_each_other(processes: int) -> None:
-    stride_s = STRIDE_MOST * SLOT_S
+    stride_s = PHASED_SLOTS * SLOT_S
     timers = [ThinkTimer[Sleeper](lambda sleeper, due: None, number) for number in range(processes)]
     try:
         phases = sorted(timer._origin % stride_s for timer in timers)
@@ -142,32 +142,48 @@ def test_the_slots_of_all_processes_lie_between_each_other(processes: int) -> No
     assert min(gaps) > 0.4 * stride_s / processes
 
 
-def slots_of_long_sleepers(woken: Woken) -> set[int]:
-    sleepers = [Sleeper(number) for number in range(50)]
-    for sleeper in sleepers:
-        woken.timer.sleep(sleeper, STRIDE_SLEEP_S + sleeper.name * SLOT_S)
-    return {sleeper._slot.number for sleeper in sleepers if sleeper._slot is not None}
+#: Long enough for the widest stride.
+LONG_S = 2**WIDEST * SLOT_S / SHARE_OF_SLEEP
 
 
-def wake_for_a_second(woken: Woken, requests_a_slot: int) -> None:
-    """So that the timer sees that rate, and no other."""
-    woken.then = lambda sleeper: None
-    until = time.perf_counter() + 1.5
-    while time.perf_counter() < until:
-        for _ in range(requests_a_slot):
-            woken.timer.sleep(Sleeper(), SLOT_S)
-        gevent.sleep(SLOT_S)
+def test_few_who_sleep_long_share_few_slots_and_many_take_more(woken: Woken) -> None:
+    spread_s = 10 * 2**WIDEST * SLOT_S
+    for sleepers, most in ((50, 11), (50, 11), (1000, 200)):
+        for place in range(sleepers):
+            woken.timer.sleep(Sleeper(), LONG_S + spread_s * place / sleepers)
+        assert len(woken.timer._slots) <= most
 
 
-def test_a_process_of_few_requests_uses_few_slots_for_long_sleeps(woken: Woken) -> None:
-    slots = slots_of_long_sleepers(woken)
-    assert {slot % STRIDE_MOST for slot in slots} == {0}
-    assert len(slots) == pytest.approx(50 / STRIDE_MOST, abs=2)
+@pytest.mark.parametrize("seconds", [0.5, 1.0, 3.0, 10.0, 60.0, 540.0])
+def test_no_sleep_is_off_by_more_than_half_a_percent_or_half_a_slot(woken: Woken, seconds: float) -> None:
+    asked = [seconds * (1 + place / 1000) for place in range(1000)]
+    off = [woken.timer.sleep(Sleeper(), each) / each - 1 for each in asked]
+    most = max(SHARE_OF_SLEEP / 2, 0.5 * SLOT_S / seconds) + 1e-6
+    assert max(map(abs, off)) <= most
+    assert sum(off) / len(off) == pytest.approx(0, abs=most / 10), "nor do they become longer or shorter"
 
 
-def test_a_process_of_many_requests_uses_every_slot(woken: Woken) -> None:
-    wake_for_a_second(woken, 10 * SLEEPERS_A_SLOT)
-    assert len(slots_of_long_sleepers(woken)) == pytest.approx(50, abs=2)
+def test_nothing_ticks_while_nobody_is_due(woken: Woken) -> None:
+    ticks: list[float] = []
+    woken.timer.serve_together(1, lambda: ticks.append(time.perf_counter()))
+    woken.timer.sleep(Sleeper(), 100.0)
+    gevent.sleep(20 * SLOT_S)
+    assert ticks == []
+    woken.timer.sleep(Sleeper(), 0.0)  # nor does anybody wait for the next tick
+    eventually(lambda: woken.all)
+    assert len(ticks) == 1
+
+
+def test_it_ticks_for_what_else_there_is_to_do_where_slots_are_served_together(woken: Woken) -> None:
+    ticks: list[float] = []
+    woken.timer.serve_together(3, lambda: ticks.append(time.perf_counter()))
+    eventually(lambda: len(ticks) >= 3)
+    woken.timer.paused = True
+    eventually(lambda: len(ticks) >= 6)
+    woken.timer.serve_together(1)
+    del ticks[:]
+    gevent.sleep(10 * SLOT_S)
+    assert ticks == []
 
 
 def test_short_sleeps_use_every_slot(woken: Woken) -> None:
@@ -216,11 +232,11 @@ def test_nothing_is_kept_for_those_who_have_woken(woken: Woken) -> None:
 def test_nobody_wakes_while_it_is_paused(woken: Woken) -> None:
     woken.timer.paused = True
     ticks: list[float] = []
-    woken.timer.before_tick = lambda: ticks.append(time.perf_counter())
+    woken.timer.serve_together(1, lambda: ticks.append(time.perf_counter()))
     woken.timer.sleep(Sleeper(), 0.01)
     gevent.sleep(0.3)
     assert woken.all == []
-    assert len(ticks) < 0.2 / SLOT_S, "nor does it look in vain"
+    assert ticks == [], "nor does it look in vain"
     woken.timer.paused = False
     eventually(lambda: woken.all)
 
@@ -238,8 +254,7 @@ def test_those_who_were_forgotten_meanwhile_are_no_lag(woken: Woken) -> None:
 
 def test_slots_can_be_served_several_at_a_tick(woken: Woken) -> None:
     ticks: list[float] = []
-    woken.timer.before_tick = lambda: ticks.append(time.perf_counter())
-    woken.timer.slots_a_tick = 8
+    woken.timer.serve_together(8, lambda: ticks.append(time.perf_counter()))
     sleepers = [Sleeper(number) for number in range(40)]
     for sleeper in sleepers:
         woken.timer.sleep(sleeper, sleeper.name * SLOT_S)

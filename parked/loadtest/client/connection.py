@@ -52,6 +52,8 @@ IP_BIND_ADDRESS_NO_PORT = 24
 
 #: Bytes asked for in one receive. A short read means that the socket is drained for now.
 RECEIVE_BYTES = 65536
+#: Bytes asked for first where small pieces come: Python allocates what is asked for.
+SMALL_BYTES = 4096
 #: Bytes looked at for the status of an answer that comes before its request is sent.
 PEEK_BYTES = 4096
 #: Seconds that a server may take to read on of a request that it has begun to answer.
@@ -298,7 +300,7 @@ class Connection:
         """
         self.ready = False
         try:
-            data = read(self.fd, RECEIVE_BYTES)
+            data = read(self.fd, SMALL_BYTES)
         except BlockingIOError:
             if self.hung_up:
                 raise ClosedByPeer("closed by the server") from None
@@ -307,7 +309,14 @@ class Connection:
             raise _broken(error, ReceiveFailed) from None
         if not data:
             raise ClosedByPeer("closed by the server")
-        self.ready = self.hung_up or len(data) == RECEIVE_BYTES
+        if self.hung_up:
+            self.ready = True
+        elif len(data) == SMALL_BYTES:
+            self.ready = True
+            try:
+                data += read(self.fd, RECEIVE_BYTES)
+            except OSError:
+                pass  # what is wrong will be so the next time
         return data
 
 

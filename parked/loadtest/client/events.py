@@ -52,21 +52,23 @@ class EventStream:
         process.heard.stream_began()
         process.readiness.listen(connection, self)
         if incoming.behind_head:
-            self._guarded(incoming.behind_head)
+            self._begin(incoming.behind_head)
         process.readiness.prompt(connection, self)  # TLS may have more in its records
 
     def switch(self) -> None:
-        self._guarded(None)
+        try:
+            self._read()
+        except RequestFailure as failure:
+            self._over(failure)
+        except Exception as error:
+            self._over(failed(self._user._process.hub, error, self))
 
     def throw(self, error: RequestFailure) -> None:
         self._over(error)
 
-    def _guarded(self, data: bytes | None) -> None:
+    def _begin(self, data: bytes) -> None:
         try:
-            if data is None:
-                self._read()
-            else:
-                self._take(data)
+            self._take(data)
         except RequestFailure as failure:
             self._over(failure)
         except Exception as error:  # a user's own sent_at
@@ -81,8 +83,15 @@ class EventStream:
                 raise
             raise StreamEnded("the server has ended the stream") from None
         if data:
-            self._user._process.counters.received_bytes += len(data)
-            self._take(data)
+            user = self._user
+            process = user._process
+            process.counters.received_bytes += len(data)
+            piece = self._pieces.get(data) if self._reader is None and self._left is None else None
+            if piece is not None and len(piece.events) == 1 and piece.retry_ms is None:  # nearly always
+                process.heard.comments += piece.comments
+                user._last = process.heard.take(user._last, piece.events[0])
+            else:
+                self._take(data)
             if connection.ready:  # there is more: others have their turn before
                 connection.ready = False
                 self._user._process.readiness.prompt(connection, self)

@@ -16,6 +16,14 @@ if TYPE_CHECKING:
 #: What deliveries are rounded to, in microseconds: each takes a histogram 3 us, and a broadcast makes ten
 #: thousands of them at once.
 GRAIN_US = 100
+#: What arrives of a broadcast that has been arriving for some time may lie for this share of it, at most so
+#: many seconds, and is then fetched together; that makes a long broadcast shorter. 22 processes of server and
+#: client each on two cores, both ends: 100 us per event where each process was woken for a few at a time, 45
+#: at intervals of 30 to 90 ms.
+PAUSE_SHARE = 0.1
+PAUSE_MOST_S = 0.06
+#: Shorter ones save no wake-up.
+PAUSE_LEAST_S = 0.005
 #: Seconds beyond which a time of sending is taken for something else.
 MOST_AWAY_S = 86_400.0
 
@@ -42,6 +50,15 @@ class HeardByProcess:
         self._left_out = 0
         self._deliveries_us: Counter[int] = Counter()
         self._broadcasts: dict[bytes, Broadcast] = {}
+        #: The last event that followed its stream's last one as it should, that one, and its broadcast: the
+        #: next stream will mostly say the same.
+        self._event: Event | None = None
+        self._before: Event | None = None
+        self._broadcast: Broadcast = ["", None, 0.0, 0.0, 0]
+        #: The broadcast that is arriving, and since when.
+        self._arriving: bytes | None = None
+        self._began_unix_s = 0.0
+        self._events_before = 0
 
     def pieces_of(self, sent_at: object, chunked: bool) -> Pieces:
         """What streams have in common whose bytes mean the same."""
@@ -64,6 +81,13 @@ class HeardByProcess:
     def take(self, last: Event | None, event: Event) -> Event | None:
         """An event has come to a stream whose last one was `last`; returns what is its last one now."""
         self.events += 1
+        if event is self._event and last is self._before:
+            broadcast = self._broadcast
+            broadcast[3] = now = time.time()
+            broadcast[4] += 1
+            if (sent := event.sent) is not None:
+                self.delivered(sent, now)
+            return event
         if event.id is None:
             self.unnumbered += 1
         elif last is not None and not self._follows(last, event):
@@ -73,14 +97,28 @@ class HeardByProcess:
             self.delivered(event.sent, now)
         if event.id is None:
             return last
-        broadcast = self._broadcasts.get(event.id)
-        if broadcast is not None:
-            broadcast[3] = now
-            broadcast[4] += 1
-        elif len(self._broadcasts) < MOST_BROADCASTS:
+        known = self._broadcasts.get(event.id)
+        if known is not None:
+            known[3] = now
+            known[4] += 1
+            if last is None or (
+                self._counts_up and last.number is not None and event.number == last.number + 1
+            ):
+                self._event, self._before, self._broadcast = event, last, known
+        if event.id != self._arriving:
+            self._arriving, self._began_unix_s = event.id, now
+        if known is None and len(self._broadcasts) < MOST_BROADCASTS:
             id_ = event.id[:64].decode("latin-1")
             self._broadcasts[event.id] = [id_, event.sent, now, now, 1]
         return event
+
+    def pause_s(self) -> float:
+        """Seconds that what comes next may lie; 0 if nothing of a broadcast has come since the last call."""
+        events, self._events_before = self._events_before, self.events
+        if self.events == events or self._event is None:
+            return 0.0
+        pause_s = min(PAUSE_SHARE * (time.time() - self._began_unix_s), PAUSE_MOST_S)
+        return pause_s if pause_s >= PAUSE_LEAST_S else 0.0
 
     def _follows(self, last: Event, event: Event) -> bool:
         """Count what lies between the two; whether the event is a new one for its stream."""
@@ -123,6 +161,6 @@ class HeardByProcess:
             "deliveries": deliveries.encode() if self._deliveries_us else b"",
             "broadcasts": list(self._broadcasts.values()),
         }
-        self._deliveries_us, self._broadcasts = Counter(), {}
+        self._deliveries_us, self._broadcasts, self._event = Counter(), {}, None
         self.streams_min = self.streams
         return told

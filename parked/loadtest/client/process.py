@@ -136,6 +136,7 @@ class Process:
         self.heard = HeardByProcess()
         self.pauses = Collections()
         self.readiness = Readiness()
+        self.readiness.pause_s = self.heard.pause_s
         self.turns = TurnPool()
         number = max(getattr(environment.runner, "worker_index", 0), 0)
         self.timer: ThinkTimer[Member] = ThinkTimer(self._wake, number)

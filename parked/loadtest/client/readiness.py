@@ -13,13 +13,16 @@ from __future__ import annotations
 import math
 import select
 import time
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import gevent
 from gevent import monkey
 from greenlet import getcurrent
 
 from parked.loadtest.client.errors import TimedOut
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 #: monkey-patching takes `epoll` out of `select`, since it would block the loop; here it is never asked to
 #: block.
@@ -76,6 +79,9 @@ class Readiness:
         #: Events fetched since this was last reset.
         self.events = 0
         self._at_once = True
+        #: Asked after each fetch, when nobody but listeners waits: seconds that what comes next may lie.
+        self.pause_s: Callable[[], float] = float
+        self._pause: Any = None
         self._sweeper = self._hub.loop.timer(SWEEP_S, SWEEP_S)
         self._sweeper.start(self._sweep)
 
@@ -84,6 +90,8 @@ class Readiness:
         self._connections[:] = [None] * len(self._connections)
         self._watcher.stop()
         self._watcher.close()
+        if self._pause is not None:
+            self._pause.close()
         self._sweeper.stop()
         self._sweeper.close()
         self._epoll.close()
@@ -153,10 +161,22 @@ class Readiness:
         """Whether events are fetched as they come, as at the beginning, or only when `dispatch` is called."""
         if at_once != self._at_once:
             self._at_once = at_once
-            if at_once:
-                self._watcher.start(self.dispatch)
-            else:
+            if not at_once:
                 self._watcher.stop()
+            elif self._pause is None:
+                self._watcher.start(self.dispatch)
+
+    def _rest(self, seconds: float) -> None:
+        """Fetch nothing for so long: what comes meanwhile is fetched together."""
+        self._watcher.stop()
+        self._pause = self._hub.loop.timer(seconds)
+        self._pause.start(self._resume, update=True)
+
+    def _resume(self) -> None:
+        self._pause.close()
+        self._pause = None
+        if self._at_once:
+            self._watcher.start(self.dispatch)
 
     def dispatch(self) -> None:
         """Fetch events and wake who waits for them. To be called in the hub."""
@@ -177,6 +197,10 @@ class Readiness:
                 connection.close_lost()
             else:
                 connection.ready = True
+        if len(ready) < EVENTS_A_POLL and self._at_once and self._pause is None and not self._epoll.closed:
+            seconds = self.pause_s()
+            if seconds and not self.waiting:
+                self._rest(seconds)
 
     def _sweep(self) -> None:
         now = time.perf_counter()

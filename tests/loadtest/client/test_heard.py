@@ -101,3 +101,43 @@ def test_streams_are_counted_with_the_fewest_since_the_last_sample() -> None:
     heard.stream_began()
     sample = heard.sample()
     assert (sample["streams"], sample["streams_min"]) == (4, 3)
+
+
+def test_what_every_stream_hears_alike_is_counted_for_each_of_them() -> None:
+    heard = HeardByProcess()
+    first, second, third = event(1), event(2), event(3)
+    for _ in range(2):  # sample() in between, for what is told is told once
+        lasts = [heard.take(heard.take(None, first), second) for _ in range(4)]
+        assert lasts == [second] * 4
+        assert [heard.take(last, third) for last in lasts] == [third] * 4
+        assert heard.take(third, third) is third  # a repeat is no part of it
+        sample = heard.sample()
+        assert [(told[0], told[4]) for told in sample["broadcasts"]] == [("1", 4), ("2", 4), ("3", 4)]
+    assert (sample["events"], sample["events_lost"], sample["events_repeated"]) == (26, 0, 2)
+
+
+def test_a_gap_is_counted_for_each_stream_that_has_it() -> None:
+    heard = HeardByProcess()
+    hear(heard, 1, 2)
+    before, behind = event(2), event(5)
+    for _ in range(3):
+        heard.take(before, behind)
+    assert heard.sample()["events_lost"] == 6
+
+
+def test_a_broadcast_may_wait_for_a_share_of_the_time_that_it_has_taken(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    heard = HeardByProcess()
+    now = time.time()
+    monkeypatch.setattr(time, "time", lambda: now)
+    one = event(1)
+    for passed_s, pause_s in ((0.0, 0.0), (0.2, 0.02), (5.0, 0.06)):
+        now += passed_s
+        heard.take(None, one)
+        heard.take(None, one)
+        assert heard.pause_s() == pytest.approx(pause_s)
+        assert heard.pause_s() == 0.0  # nothing has come since
+    heard.take(one, event(2))  # another one begins
+    heard.take(one, event(2))
+    assert heard.pause_s() == 0.0

@@ -291,6 +291,34 @@ def test_events_wait_for_dispatch_when_they_are_not_fetched_at_once(readiness: R
     pair.close()
 
 
+def test_what_comes_in_a_pause_is_fetched_together_behind_it(readiness: Readiness) -> None:
+    pair = Pair(readiness).settle()
+    pauses = iter((60.0,))
+    readiness.pause_s = lambda: next(pauses, 0.0)
+    pair.peer.send(b"x")
+    eventually(lambda: pair.connection.ready)
+    pair.connection.ready = False
+    pair.peer.send(b"y")
+    gevent.sleep(0.02)
+    assert not pair.connection.ready
+    readiness._resume()  # as its timer would
+    eventually(lambda: pair.connection.ready)
+    pair.close()
+
+
+def test_there_is_no_pause_where_a_greenlet_waits(readiness: Readiness) -> None:
+    listener, waiting = Pair(readiness).settle(), Pair(readiness).settle()
+    waiter = gevent.spawn(readiness.wait, waiting.connection, 5.0)
+    gevent.sleep(0)
+    readiness.pause_s = lambda: 60.0
+    listener.peer.send(b"x")
+    eventually(lambda: listener.connection.ready)
+    waiting.peer.send(b"x")
+    waiter.get(timeout=2)
+    listener.close()
+    waiting.close()
+
+
 def test_a_look_for_events_never_waits_for_one(readiness: Readiness) -> None:
     """The timer of think times looks before each tick, where cores are short."""
     quickest_s = math.inf

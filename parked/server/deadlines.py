@@ -1,4 +1,4 @@
-"""Deadlines of very many objects at O(1) each: a slot for each quarter of a second, a set in each slot.
+"""Deadlines of very many objects at O(1) each: a slot for each quarter of a second, a dict in each slot.
 
 Unlike the timeouts of `parking`, which are all equally long, these are as long as an application says. One
 timer looks at them, and runs only while there are any. What is due together is worked off in portions: after
@@ -47,7 +47,9 @@ class Deadlines(Generic[T]):
         self._on_due = on_due
         self._on_fault = on_fault
         self._clock = clock
-        self._slots: dict[int, set[T]] = {}
+        # Each slot with its number, which all in it share: 32 bytes less each. A dict, since a set of few
+        # hundred takes up to 90 bytes for each of them.
+        self._slots: dict[int, tuple[int, dict[T, None]]] = {}
         self._next = self._slot_now()  # the first slot that has not been worked off
         #: The slot that the last look at the clock fell in: free to read, and fine for what may be late.
         self.now = self._next
@@ -71,15 +73,19 @@ class Deadlines(Generic[T]):
             self._timer.start(self.tick)
         elif item.due:
             self.cancel(item)
-        item.due = max(slot, self._next)
-        self._slots.setdefault(item.due, set()).add(item)
+        slot = max(slot, self._next)
+        found = self._slots.get(slot)
+        if found is None:
+            found = self._slots[slot] = (slot, {})
+        item.due = found[0]
+        found[1][item] = None
 
     def cancel(self, item: T) -> None:
         """Forget the deadline of *item*, if it has one."""
-        slot = self._slots.get(item.due)
-        if slot is not None:
-            slot.discard(item)
-            if not slot:
+        found = self._slots.get(item.due)
+        if found is not None:
+            found[1].pop(item, None)
+            if not found[1]:
                 del self._slots[item.due]
         item.due = 0
 
@@ -94,13 +100,13 @@ class Deadlines(Generic[T]):
         self._scheduled = False
         budget = CALLS_A_TURN
         while self._next < self.now:
-            while slot := self._slots.get(self._next):
+            while (found := self._slots.get(self._next)) and found[1]:
                 if not budget:
                     self._scheduled = True
                     get_hub().loop.run_callback(self._work_off)
                     return
                 budget -= 1
-                item = slot.pop()
+                item, _ = found[1].popitem()
                 item.due = 0
                 try:
                     self._on_due(item)

@@ -28,6 +28,8 @@ from parked.server.outgoing import Outgoing, Roads
 
 #: Seconds that a pending response waits by default: less than the minute after which proxies give up.
 TIMEOUT_S: Final = 55.0
+#: Bytes of a chunk that is kept for the next who gets it.
+LARGEST_KEPT: Final = 65536
 #: As epoll(7) reports them: the client has shut its side, both are shut, the connection is broken.
 EPOLLRDHUP: Final = 0x2000
 BROKEN: Final = 0x010 | 0x008
@@ -66,6 +68,9 @@ class Host(Roads, Protocol):
     stopping: bool
     messages: int
     heartbeats: int
+    #: The last chunk of a stream, and it in the chunked coding: in a broadcast all get the same one.
+    chunk: bytes
+    framed: bytes
 
     def call(self, function: Callback, pending: PendingResponse) -> None:
         """Call it soon, in a greenlet that may block."""
@@ -205,14 +210,20 @@ class PendingResponse(Outgoing):
         :raises RuntimeError: the stream has not begun or was closed, or this is another thread.
         :raises TypeError: *chunk* is no bytes.
         """
-        self._check_thread()
+        host = self._host
+        if _get_ident() != host.thread:
+            self._check_thread()
         if self._state != STREAMING:
             return self._too_late("write")
-        data = chunk if type(chunk) is bytes else _as_bytes(chunk)
-        if not data:
-            return True  # in the chunked coding it would be the end
-        self._host.messages += 1
-        return self._put(self._frame(data))
+        if chunk and chunk is host.chunk and self._flags & CHUNKED:
+            data = host.framed
+        else:
+            data = chunk if type(chunk) is bytes else _as_bytes(chunk)
+            if not data:
+                return True  # in the chunked coding it would be the end
+            data = self._frame(data)
+        host.messages += 1
+        return self._put(data)
 
     def close(self) -> bool:
         """End the stream. False if it has ended already.
@@ -380,7 +391,12 @@ class PendingResponse(Outgoing):
         return b"%b%b%b\r\n%b" % (head.lines, framing, connection, content)
 
     def _frame(self, data: bytes) -> bytes:
-        return b"%x\r\n%b\r\n" % (len(data), data) if self._flags & CHUNKED else data
+        if not self._flags & CHUNKED:
+            return data
+        framed = b"%x\r\n%b\r\n" % (len(data), data)
+        if len(data) <= LARGEST_KEPT:
+            self._host.chunk, self._host.framed = data, framed
+        return framed
 
     def _last_chunk(self) -> bytes:
         return b"0\r\n\r\n" if self._flags & CHUNKED else b""

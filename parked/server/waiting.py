@@ -65,6 +65,9 @@ class PendingResponses:
         self.deferred = 0
         self.messages = 0
         self.heartbeats = 0
+        self.chunk = b""
+        self.framed = b""
+        self.totals: dict[int, int] = {}
         self.endings: dict[Reason, int] = dict.fromkeys(REASONS, 0)
         self._parking = parking
         self._serve = serve

@@ -168,6 +168,25 @@ def test_a_stream_to_http_1_0_ends_with_its_connection() -> None:
         assert answer.endswith(b"\r\n\r\nraw")
 
 
+def test_the_same_chunk_goes_to_each_stream_as_its_protocol_has_it() -> None:
+    desk, event = Desk(), b"data: 1\n\n"
+    with pending_at(desk) as (client, pending):
+        pending.start("200 OK", [])
+        assert b"Transfer-Encoding: chunked" in head(client)
+        for chunk in (event, event, b"", b"data: 2\n\n", event):
+            assert pending.write(chunk)
+        assert chunks(client, 4) == event + event + b"data: 2\n\n" + event
+        with Client(desk.server) as old:
+            old.send(OLD_POLL)
+            second = desk.wait_for(2)
+            second.start("200 OK", [])
+            assert second.write(event)
+            assert pending.write(event)
+            assert second.close()
+            assert old.rest().endswith(b"\r\n\r\n" + event)
+            assert chunks(client, 1) == event
+
+
 def test_a_stream_to_head_ends_with_its_head() -> None:
     desk = Desk()
     with pending_at(desk, POLL.replace(b"GET", b"HEAD")) as (client, pending):

@@ -79,6 +79,8 @@ class Host:
         self.write_timeout = WRITE_TIMEOUT_S
         self.max_outgoing_bytes = MAX_OUTGOING_BYTES
         self.messages = self.heartbeats = 0
+        self.chunk = self.framed = b""
+        self.totals: dict[int, int] = {}
         self.calls: list[tuple[Any, PendingResponse]] = []
         self.wants_room = False
         self.fate: str | None = None

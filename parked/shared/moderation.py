@@ -66,6 +66,8 @@ class Moderation:
         now = self._clock()
         events_per_s = events / max(now - self._looked, 1e-3)
         self._looked = now
+        if not self._level and events_per_s * WINDOWS_S[-1] < EVENTS_A_WINDOW:
+            return 0.0  # whatever the cores do; to ask for it would be most of what an idle process does
         try:
             _, waited_ns, turns = map(int, self._schedstat.read_text().split())
             idle = self._idle_share()

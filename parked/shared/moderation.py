@@ -56,6 +56,8 @@ class Moderation:
         self._waited_ns = self._turns = 0
         self._idle_ticks = self._all_ticks = 0
         self._looked = clock()
+        #: What is known of waits and cores is of longer ago than the look before.
+        self._is_stale = True
 
     def look(self, events: int, connections: int) -> float:
         """Seconds between two fetches of events until the next look; 0 to fetch them as they come.
@@ -67,7 +69,8 @@ class Moderation:
         events_per_s = events / max(now - self._looked, 1e-3)
         self._looked = now
         if not self._level and events_per_s * WINDOWS_S[-1] < EVENTS_A_WINDOW:
-            return 0.0  # whatever the cores do; to ask for it would be most of what an idle process does
+            self._is_stale = True
+            return 0.0  # whatever the cores do; to ask for that would be much of what an idle process does
         try:
             _, waited_ns, turns = map(int, self._schedstat.read_text().split())
             idle = self._idle_share()
@@ -75,6 +78,9 @@ class Moderation:
             return 0.0
         wait_s = (waited_ns - self._waited_ns) / 1e9 / max(turns - self._turns, 1)
         self._waited_ns, self._turns = waited_ns, turns
+        if self._is_stale:
+            self._is_stale = False
+            return 0.0
         none_idle = idle < NONE_IDLE and wait_s > OF_ITS_OWN_S
         self._looks_without_idle = self._looks_without_idle + 1 if none_idle else 0
         if wait_s > TOO_LONG_S[self._level] or self._looks_without_idle >= LASTING_LOOKS:

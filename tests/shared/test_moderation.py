@@ -38,7 +38,7 @@ class Worker:
     def __init__(self, machine: Machine) -> None:
         self._machine = machine
         self._moderation = Moderation(machine.schedstat, machine.stat, machine.clock)
-        self._moderation.look(0, 0)
+        self.window(0.0)
 
     def window(
         self,
@@ -94,6 +94,12 @@ def test_narrows_it_step_by_step_when_cores_are_free_again(worker: Worker) -> No
 def test_takes_a_window_in_which_several_events_come(worker: Worker) -> None:
     assert worker.window(0.03, events_per_s=40) == WINDOWS_S[2]
     assert worker.window(0.001, events_per_s=5) == 0.0  # none would save a wake-up
+
+
+def test_waits_of_before_are_forgotten_while_too_few_events_come_for_a_window(worker: Worker) -> None:
+    assert [worker.window(1.0, events_per_s=5) for _ in range(5)] == [0.0] * 5
+    assert worker.window(0.03) == 0.0, "of this second nothing is known by itself"
+    assert worker.window(0.03) == WINDOWS_S[1]
 
 
 def test_takes_none_that_clients_in_a_loop_would_feel(worker: Worker) -> None:

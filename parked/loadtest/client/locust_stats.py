@@ -1,7 +1,7 @@
 """Locust's statistics, filled in batches.
 
 Locust logs each request into two `StatsEntry` objects as it ends, 2.2 us. Here requests are gathered
-and, twice a second, folded into the same objects by Locust's own `StatsEntry.extend`, so that its web UI, CSV
+and, once a second, folded into the same objects by Locust's own `StatsEntry.extend`, so that its web UI, CSV
 files, events and percentiles are what they would have been. If anybody but Locust listens to the request
 event, it is fired for each request as usual instead, and Locust's own listener does the counting.
 """
@@ -18,9 +18,6 @@ from locust.stats import StatsEntry
 
 if TYPE_CHECKING:
     from locust.env import Environment
-
-#: Seconds between two foldings.
-FOLD_S = 0.5
 
 
 class BatchedStatistics:

@@ -22,7 +22,7 @@ from locust.runners import WorkerRunner
 from parked.loadtest.client.counters import Counters
 from parked.loadtest.client.errors import RequestFailure
 from parked.loadtest.client.heard import HeardByProcess
-from parked.loadtest.client.locust_stats import FOLD_S, BatchedStatistics
+from parked.loadtest.client.locust_stats import BatchedStatistics
 from parked.loadtest.client.origin import Origin, Place, Server, TlsSettings, last_of_each, tls_context
 from parked.loadtest.client.readiness import Readiness
 from parked.loadtest.client.think import GOLDEN, SLOT_S, Sleeper, ThinkTimer
@@ -313,14 +313,13 @@ class Process:
         gevent.sleep(phase_s)
         next_sample = loop.now()
         while True:
-            gevent.sleep(FOLD_S)
+            next_sample = max(next_sample, loop.now() - SAMPLE_S) + SAMPLE_S
+            gevent.sleep(max(0.0, next_sample - loop.now()))
             try:
                 self.statistics.fold()
-                if loop.now() >= next_sample:
-                    next_sample = max(next_sample + SAMPLE_S, loop.now() - SAMPLE_S)
-                    self._moderate()
-                    self.turns.give_back()
-                    self.send_sample()
+                self._moderate()
+                self.turns.give_back()
+                self.send_sample()
             except Exception:  # without samples the master would take this process for dead
                 logger.exception("a sample could not be made")
 

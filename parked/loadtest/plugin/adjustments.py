@@ -48,6 +48,10 @@ logger = logging.getLogger(__name__)
 #: busy for longer.
 HEARTBEAT_LIVENESS = 60
 
+#: Seconds between two heartbeats of a worker. Upstream: 1, each of which wakes three threads for its answer.
+#: A master that knows nothing of this takes a worker for missing after four.
+HEARTBEAT_S = 2
+
 #: Heartbeats below zero after which upstream takes a missing worker off its list and starts the test anew on
 #: the others, from the first user on (`MasterRunner.heartbeat_worker`). Upstream: -60. Never: a run of which
 #: a worker or a host is gone goes on with what is left.
@@ -120,9 +124,15 @@ def raise_descriptor_limit() -> None:
 
 
 def be_patient_with_heartbeats() -> None:
-    """See :data:`HEARTBEAT_LIVENESS` and :data:`HEARTBEAT_DEAD`."""
+    """See :data:`HEARTBEAT_LIVENESS`, :data:`HEARTBEAT_DEAD` and :data:`HEARTBEAT_S`."""
     runners.HEARTBEAT_LIVENESS = HEARTBEAT_LIVENESS
     runners.HEARTBEAT_DEAD_INTERNAL = HEARTBEAT_DEAD  # type: ignore[assignment]
+    locust.events.init.add_listener(_beat_less_often)
+
+
+def _beat_less_often(environment: Any, **_: Any) -> None:
+    if isinstance(environment.runner, WorkerRunner):
+        runners.HEARTBEAT_INTERVAL = HEARTBEAT_S
 
 
 def batch_statistics() -> None:
@@ -415,7 +425,7 @@ ADJUSTMENTS = (
     ),
     Adjustment(
         be_patient_with_heartbeats,
-        ("locust.runners:MasterRunner.heartbeat_worker",),
+        ("locust.runners:MasterRunner.heartbeat_worker", "locust.runners:WorkerRunner.heartbeat"),
         "a worker that is busy for three seconds counts as missing, and its users move to the others",
     ),
     Adjustment(

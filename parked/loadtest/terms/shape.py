@@ -74,7 +74,7 @@ def _wrong_items(value: Any, container: Any, parts: tuple[Any, ...], name: str) 
 
 
 def _are_small(values: Any) -> bool:
-    return bool(-MOST <= min(values) and max(values) <= MOST)
+    return bool(min(values) >= -MOST and max(values) <= MOST)
 
 
 @functools.cache

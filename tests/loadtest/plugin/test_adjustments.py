@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import gevent
@@ -18,7 +19,7 @@ import pytest
 from gevent.pool import Group
 from locust import User, argument_parser, constant, runners, task
 from locust.env import Environment
-from locust.runners import Runner
+from locust.runners import Runner, WorkerRunner
 from locust.stats import StatsCSVFileWriter
 
 from parked.loadtest.client.process import Process
@@ -138,6 +139,20 @@ def test_the_descriptor_limit_is_raised_and_heartbeats_may_be_late() -> None:
     assert soft == hard
     assert runners.HEARTBEAT_LIVENESS == adjustments.HEARTBEAT_LIVENESS > 3
     assert runners.HEARTBEAT_DEAD_INTERNAL == adjustments.HEARTBEAT_DEAD < -(10**9)
+
+
+def test_a_worker_beats_less_often_but_in_time_for_a_usual_master(monkeypatch: pytest.MonkeyPatch) -> None:
+    class OfWorker(WorkerRunner):
+        def __init__(self) -> None: ...
+
+        def __del__(self) -> None: ...
+
+    monkeypatch.setattr(runners, "HEARTBEAT_INTERVAL", 1)
+    usual_liveness = 3
+    adjustments._beat_less_often(SimpleNamespace(runner=None))
+    assert runners.HEARTBEAT_INTERVAL == 1
+    adjustments._beat_less_often(SimpleNamespace(runner=OfWorker()))
+    assert 1 < runners.HEARTBEAT_INTERVAL < usual_liveness
 
 
 def test_default_arguments_are_built_once() -> None:

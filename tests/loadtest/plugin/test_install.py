@@ -147,7 +147,7 @@ from locust.runners import LocalRunner
 from parked.user import KeepAliveUser
 
 def child():
-    time.sleep(1.5)  # longer than it is to the next heartbeat
+    time.sleep(2.2)  # longer than it is to the next heartbeat
     sys.exit(5)
 
 class Forks(KeepAliveUser):

@@ -42,7 +42,6 @@ def test_a_loop_that_was_held_up_is_late_by_that() -> None:
     try:
         gevent.sleep(0.05)
         assert lag.count >= 1
-        assert lag.longest < 0.1
         time.sleep(0.2)  # blocks the loop: nothing is patched here
         gevent.sleep(0.02)
         assert lag.longest >= 0.18

@@ -34,12 +34,15 @@ class Holder(Protocol):
 class Connection:
     """One client connection. Slots, because there are many."""
 
-    __slots__ = ("address", "buffer", "busy", "hung_up", "lingering", "pending", "since", "sock")
+    __slots__ = ("_host", "_port", "buffer", "busy", "hung_up", "lingering", "pending", "since", "sock")
 
     def __init__(self, sock: ClientSocket, address: Any) -> None:
         self.sock = sock
-        #: The peer, as accept() gives it.
-        self.address = address
+        # In two parts: a tuple would be 80 bytes more.
+        self._host: Any = address
+        self._port: int | None = None
+        if type(address) is tuple and len(address) == 2:
+            self._host, self._port = address
         #: Received and not yet used: half a request head, or pipelined requests.
         self.buffer = b""
         #: Tick at which the connection was parked last.
@@ -52,6 +55,11 @@ class Connection:
         self.hung_up = False
         #: Not 0: the last answer is out; so many bytes and one have lately been thrown away.
         self.lingering = 0
+
+    @property
+    def address(self) -> Any:
+        """The peer, as accept() gives it."""
+        return self._host if self._port is None else (self._host, self._port)
 
 
 def shared_address(address: Any) -> Any:

@@ -1,6 +1,10 @@
 from __future__ import annotations
 
-from parked.server.connection import shared_address
+from typing import Any
+
+import pytest
+
+from parked.server.connection import Connection, shared_address
 
 
 def test_addresses_share_their_host() -> None:
@@ -9,3 +13,12 @@ def test_addresses_share_their_host() -> None:
     assert one == ("10.0.0.1", 5)
     assert one[0] is two[0]
     assert shared_address("") == ""
+
+
+@pytest.mark.parametrize(
+    "address",
+    [("10.0.0.1", 5), ("10.0.0.1", 0), ("::1", 5, 0, 2), "", "/run/client.sock", b"\0abstract", None],
+)
+def test_a_connection_says_its_peer_as_accept_gave_it(address: Any) -> None:
+    sock: Any = None
+    assert Connection(sock, address).address == address

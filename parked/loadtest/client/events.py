@@ -87,9 +87,11 @@ class EventStream:
             process = user._process
             process.counters.received_bytes += len(data)
             piece = self._pieces.get(data) if self._reader is None and self._left is None else None
-            if piece is not None and len(piece.events) == 1 and piece.retry_ms is None:  # nearly always
-                process.heard.comments += piece.comments
-                user._last = process.heard.take(user._last, piece.events[0])
+            if piece is not None and piece.retry_ms is None:  # nearly always
+                heard = process.heard
+                heard.comments += piece.comments
+                for event in piece.events:
+                    user._last = heard.take(user._last, event)
             else:
                 self._take(data)
             if connection.ready:  # there is more: others have their turn before

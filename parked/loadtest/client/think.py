@@ -33,8 +33,6 @@ SLEEPERS_A_SLOT = 15
 #: The widest stride is 2**WIDEST slots, and at most this share of the sleep.
 WIDEST = 5
 SHARE_OF_SLEEP = 0.01
-#: The widest of sleeps that are only there to keep sleepers apart: they may be off by any share.
-WIDEST_ROUGHLY = 3
 #: Slots between which those of the processes lie: where each sends some hundred requests/s, one of so many is
 #: used. In wider and narrower strides they are apart, too.
 PHASED_SLOTS = 4
@@ -117,18 +115,16 @@ class ThinkTimer(Generic[S]):
     def sleep(self, sleeper: S, seconds: float, roughly: bool = False) -> float:
         """Wake it in `seconds`, rounded to the nearest slot of a stride; returns how many that is.
 
-        :param roughly: the sleep is only there to keep sleepers apart.
+        :param roughly: the sleep is only there to keep sleepers apart, some at a time: of any stride, and not
+            before its end.
         """
         now = time.perf_counter()
         place = (now + seconds - self._origin) / self._slot_s
         slots, stride, shortest_s = self._slots, self._stride, self._shortest_s
-        if roughly:
-            stride = min(stride, WIDEST_ROUGHLY)
-        else:
-            while seconds < shortest_s[stride]:
-                stride -= 1
+        while seconds < shortest_s[stride] and not roughly:
+            stride -= 1
         while stride:
-            number = int(place + (1 << stride >> 1)) >> stride << stride
+            number = int(place + ((1 << stride) - 1 if roughly else 1 << stride >> 1)) >> stride << stride
             slot = slots.get(number)
             if slot is None:
                 self._stride = stride + 1 if stride < WIDEST else WIDEST

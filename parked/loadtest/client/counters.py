@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from parked.loadtest.client.errors import KINDS, kind_of
 from parked.loadtest.terms.clock import unix_time_s
 from parked.loadtest.terms.distribution import Distribution
-from parked.loadtest.terms.histogram import RANGE_US, new_histogram, record
+from parked.loadtest.terms.histogram import RANGE_US, counts_of
 from parked.loadtest.terms.sample import PARTS_A_SECOND, Counted
 
 if TYPE_CHECKING:
@@ -80,9 +80,8 @@ class Counters:
 
     def sample(self, timer: ThinkTimer[Any], source: str, users: int) -> Counted:
         """The state now; what is told once, such as latencies, is forgotten."""
-        histogram = new_histogram()
         least_us, most_us = RANGE_US
-        record(histogram, [min(max(least_us, round(ms * 1000)), most_us) for ms in self.latencies_ms])
+        latencies_us = [min(max(least_us, round(ms * 1000)), most_us) for ms in self.latencies_ms]
         thinks, lengths = Distribution(), Distribution()
         thinks.add(self.thinks_s)
         lengths.add(self.lengths)
@@ -109,7 +108,7 @@ class Counters:
             "cpu_s": cpu.user + cpu.system,
             "loop_lag_max_s": timer.lag_max_s,
             "sends": self._sends,
-            "latencies": histogram.encode() if self.latencies_ms else b"",
+            "latencies": counts_of(latencies_us),
             "thinks_s": thinks.as_list(),
             "lengths": lengths.as_list(),
         }

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from parked.loadtest.master.heard import HeardSecond, Listening
 from parked.loadtest.terms.clock import unix_time_s
 from parked.loadtest.terms.distribution import Distribution
-from parked.loadtest.terms.histogram import merge, new_histogram
+from parked.loadtest.terms.histogram import add, checked, new_histogram
 from parked.loadtest.terms.sample import CUMULATIVE, PARTS_A_SECOND, Sample
 
 if TYPE_CHECKING:
@@ -102,12 +102,10 @@ class Fleet:
             return
         Distribution.of(sample["open_s"])
         thinks_s, lengths = Distribution.of(sample["thinks_s"]), Distribution.of(sample["lengths"])
-        latencies = new_histogram()
-        if sample["latencies"]:
-            merge(latencies, sample["latencies"])
+        latencies = checked(sample["latencies"])
         if (heard := sample.get("heard")) is not None:
             self._listening.take(name, heard, offset_s)
-        self._latencies.add(latencies)
+        add(self._latencies, latencies)
         self.workers[name] = Worker(
             name,
             sample,

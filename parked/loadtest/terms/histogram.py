@@ -22,23 +22,55 @@ DIGITS = 3
 LARGEST = 1 << 20
 
 
+#: Values of one place of a message: more than any process sends in a second.
+MOST = 1 << 40
+
+
 def new_histogram() -> Any:
     """An empty one."""
     return _without_cycle(HdrHistogram(*RANGE_US, DIGITS))
 
 
-def record(histogram: Any, values_us: list[int]) -> None:
-    """Add whole numbers within the range: 0.4 us each, where `record_value`, plain Python, takes 1.2."""
+def counts_of(values_us: Sequence[int]) -> list[int]:
+    """Whole numbers within the range, for a message: the least, the greatest, then places in the histogram,
+    each with how many values it has; empty if there are none. An encoded histogram takes who makes it 0.25 ms
+    more, whatever is in it, and who decodes it 0.3."""
     if not values_us:
-        return
-    counts, half_bits = histogram.counts, histogram.sub_bucket_half_count_magnitude
+        return []
+    counts: dict[int, int] = {}
     for value in values_us:
         # As `_counts_index_for` has it, for a range that begins at 1.
-        bucket = max(0, value.bit_length() - half_bits - 1)
-        counts[(bucket << half_bits) + (value >> bucket)] += 1
-    histogram.total_count += len(values_us)
-    histogram.min_value = min(histogram.min_value, min(values_us))
-    histogram.max_value = max(histogram.max_value, max(values_us))
+        bucket = max(0, value.bit_length() - _HALF_BITS - 1)
+        place = (bucket << _HALF_BITS) + (value >> bucket)
+        counts[place] = counts.get(place, 0) + 1
+    return [min(values_us), max(values_us), *itertools.chain.from_iterable(counts.items())]
+
+
+def checked(counts: list[int]) -> list[int]:
+    """The same. Raises ValueError for what :func:`counts_of` never makes."""
+    if counts:
+        places, numbers = counts[2::2], counts[3::2]
+        if not (
+            len(places) == len(numbers) > 0
+            and RANGE_US[0] <= counts[0] <= counts[1] <= RANGE_US[1]
+            and min(places) >= 0
+            and max(places) < _PLACES
+            and min(numbers) > 0
+            and max(numbers) <= MOST
+        ):
+            raise ValueError("latencies that are none")
+    return counts
+
+
+def add(histogram: Any, counts: list[int]) -> None:
+    """Add what :func:`counts_of` has made."""
+    if counts:
+        totals = histogram.counts
+        for place, number in zip(counts[2::2], counts[3::2], strict=True):
+            totals[place] += number
+        histogram.total_count += sum(counts[3::2])
+        histogram.min_value = min(histogram.min_value, counts[0])
+        histogram.max_value = max(histogram.max_value, counts[1])
 
 
 def values_at(histogram: Any, percentiles: Sequence[float]) -> list[int]:
@@ -77,3 +109,7 @@ def _without_cycle(histogram: Any) -> Any:
     # stayed behind, 1.1 GB of a five-minute run with 22 workers.
     histogram.encoder.histogram = weakref.proxy(histogram)
     return histogram
+
+
+_HALF_BITS: int = new_histogram().sub_bucket_half_count_magnitude
+_PLACES: int = new_histogram().counts_len

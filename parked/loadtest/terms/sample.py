@@ -57,7 +57,7 @@ class Counted(TypedDict):
     cpu_s: float
     loop_lag_max_s: float
     sends: list[int]  #: requests sent in each part of a second
-    latencies: bytes  #: an encoded histogram of microseconds; empty if no request has ended
+    latencies: list[int]  #: in microseconds, as `terms.histogram.counts_of` has them
     thinks_s: list[Any]  #: a distribution, as its `as_list` makes it; so is the next
     lengths: list[Any]
 

@@ -12,7 +12,7 @@ from parked.loadtest.client import counters as counters_module
 from parked.loadtest.client.counters import LATE_SEND_S, Counters
 from parked.loadtest.client.errors import KINDS, ClosedByPeer, RequestFailure
 from parked.loadtest.terms.distribution import Distribution
-from parked.loadtest.terms.histogram import RANGE_US, merge, new_histogram
+from parked.loadtest.terms.histogram import RANGE_US, add, checked, new_histogram
 from parked.loadtest.terms.sample import PARTS_A_SECOND
 
 
@@ -22,8 +22,7 @@ def sample(counters: Counters, lag_s: float = 0.0) -> dict[str, Any]:
 
 def latencies(message: dict[str, Any]) -> Any:
     histogram = new_histogram()
-    if message["latencies"]:
-        merge(histogram, message["latencies"])
+    add(histogram, checked(message["latencies"]))
     return histogram
 
 
@@ -54,7 +53,7 @@ def test_counts_grow_and_latencies_begin_anew_with_each_sample() -> None:
     second = sample(counters)
     assert (second["requests"], second["failures"]) == (3, 1)
     assert latencies(second).get_total_count() == 1
-    assert sample(counters)["latencies"] == b""
+    assert sample(counters)["latencies"] == []
 
 
 @pytest.mark.parametrize("latency_ms", [0.0, 0.0001, -1.0, 5e9])

@@ -85,7 +85,7 @@ def worker_sample(host: str, connections: int, pid: int = 1, **said: Any) -> dic
     return {
         "unix_time_s": time.time(), "pid": pid, "host": host, "source": "", "server": "",
         "users": connections,
-        "connections": connections, "connections_min": connections, "failures_by_kind": {}, "latencies": b"",
+        "connections": connections, "connections_min": connections, "failures_by_kind": {}, "latencies": [],
         "loop_lag_max_s": 0.0, "gc_pause_max_s": 0.0, "sends": [0] * 100, "thinks_s": [],
         "lengths": [], "open_s": [],
         **dict.fromkeys(CUMULATIVE, 0), **said,

@@ -21,7 +21,7 @@ from parked.loadtest.machine.monitor import MachineSample
 from parked.loadtest.master import rows
 from parked.loadtest.master.fleet import Fleet
 from parked.loadtest.plugin import metrics
-from parked.loadtest.terms.histogram import new_histogram
+from parked.loadtest.terms.histogram import counts_of, new_histogram
 from parked.loadtest.terms.sample import CUMULATIVE
 from parked.shared import exposition
 from tests import commands
@@ -43,9 +43,6 @@ MACHINE = MachineSample(
 
 
 def sample(connections: int, latencies_ms: list[float], **counts: int) -> dict[str, Any]:
-    histogram = new_histogram()
-    for latency_ms in latencies_ms:
-        histogram.record_value(round(latency_ms * 1000))
     totals = dict.fromkeys(CUMULATIVE, 0) | {"requests": len(latencies_ms)} | counts
     return totals | {
         "unix_time_s": 1.0,
@@ -58,7 +55,7 @@ def sample(connections: int, latencies_ms: list[float], **counts: int) -> dict[s
         "loop_lag_max_s": 0.5,
         "gc_pause_max_s": 0.0,
         "sends": [0],
-        "latencies": histogram.encode(),
+        "latencies": counts_of([round(latency_ms * 1000) for latency_ms in latencies_ms]),
         "thinks_s": [],
         "lengths": [],
         "open_s": [],

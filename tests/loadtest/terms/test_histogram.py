@@ -8,7 +8,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from parked.loadtest.terms.histogram import RANGE_US, merge, new_histogram, record, values_at
+from parked.loadtest.terms.histogram import RANGE_US, add, checked, counts_of, merge, new_histogram, values_at
 
 
 @pytest.fixture
@@ -41,7 +41,7 @@ def test_percentiles_are_those_of_the_library() -> None:
         [700, 700, 701, 5_000_000],
     ):
         recorded, merged = new_histogram(), new_histogram()
-        record(recorded, values)
+        add(recorded, counts_of(values))
         merge(merged, recorded.encode())
         for histogram in (recorded, merged):
             expected = [histogram.get_value_at_percentile(percent) for percent in percentiles]
@@ -54,11 +54,31 @@ def test_values_are_recorded_in_bulk_as_they_would_be_one_by_one() -> None:
     one_by_one, in_bulk = new_histogram(), new_histogram()
     for value in values:
         one_by_one.record_value(min(value, most))
-    record(in_bulk, [])
-    record(in_bulk, [min(value, most) for value in values])
+    for half in ([], values[::2], values[1::2]):
+        add(in_bulk, checked(counts_of([min(value, most) for value in half])))
     assert in_bulk.encode() == one_by_one.encode()
     for name in ("total_count", "min_value", "max_value"):
         assert getattr(in_bulk, name) == getattr(one_by_one, name)
+
+
+@pytest.mark.parametrize(
+    "spoilt",
+    [
+        [5],
+        [5, 5],
+        [5, 5, 5],
+        [5, 5, 5, 0],
+        [5, 5, 5, 1 << 62],
+        [5, 5, -1, 1],
+        [5, 5, 1 << 20, 1],
+        [0, 5, 5, 1],
+        [6, 5, 5, 1],
+        [5, RANGE_US[1] + 1, 5, 1],
+    ],
+)
+def test_counts_that_are_none_are_refused(spoilt: list[int]) -> None:
+    with pytest.raises(ValueError, match="none"):
+        checked(spoilt)
 
 
 def test_is_freed_without_the_garbage_collector(no_collector: None) -> None:

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 SLOT_S = 0.01
 #: Sleepers that share a slot, as long as a finer stride is left: more would be a burst of the process's own
 #: making, in which the last ones wait for the others.
-SLEEPERS_A_SLOT = 15
+SLEEPERS_A_SLOT = 10
 #: The widest stride is 2**WIDEST slots, and at most this share of the sleep.
 WIDEST = 5
 SHARE_OF_SLEEP = 0.01

@@ -41,6 +41,11 @@ PHASED_SLOTS = 4
 GOLDEN = (5**0.5 - 1) / 2
 
 
+def grain_s(longest_s: float) -> float:
+    """By how many seconds think times up to *longest_s* may be off."""
+    return max(3 * SLOT_S, min(SHARE_OF_SLEEP * longest_s, (1 << WIDEST) * SLOT_S) / 2)
+
+
 class Sleeper(Protocol):
     """What can be put to sleep. `_slot` is set while it sleeps, None while it does not."""
 

@@ -28,6 +28,7 @@ from urllib.parse import urlsplit
 from gevent.lock import RLock
 from locust.runners import STATE_MISSING, STATE_RUNNING, STATE_SPAWNING, MasterRunner
 
+from parked.loadtest.client.think import grain_s
 from parked.loadtest.client.user import KeepAliveUser
 from parked.loadtest.machine.machine import Machine
 from parked.loadtest.machine.monitor import MachineSample, Monitor
@@ -386,6 +387,7 @@ class Run:
             "users_ended_themselves": self._ended_themselves,
             "started_unix_s": self.started_unix_s,
             "think_s": self._think_s,
+            "think_grain_s": grain_s(self._think_s[1] if self._think_s else 0.0),
             "workload": _workload_of(self._environment),
             "changes": self._changes,
             "length": _length_of(self._environment),

@@ -98,6 +98,7 @@ class Facts(TypedDict):
     command: str
     notes: list[str]
     hold_latencies: str
+    think_grain_s: NotRequired[float]
     users_ended_themselves: NotRequired[int]
     workload: NotRequired[str]
     heard: NotRequired[HeardFacts]

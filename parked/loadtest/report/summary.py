@@ -23,9 +23,8 @@ RATE_SHARE = 0.95
 #: one that does not divide. Locust gives each the same; more means that it took one for lost and gave its
 #: users to others, which then run out of descriptors or of CPU before the rest. That is another run.
 EVEN_SHARE = 0.05
-#: By how much a think time may be off, as it ends in a slot of the think timer: this share (half of
-#: `think.SHARE_OF_SLEEP`), up to half of the widest stride (`think.WIDEST`), and at least so many seconds.
-THINK_GRAIN, THINK_GRAIN_S, THINK_GRAIN_MOST_S = 0.005, 0.03, 0.16
+#: Seconds by which a think time may be off in runs that do not say it: slots were 30 ms apart at most.
+THINK_GRAIN_S = 0.03
 #: When a request that is unanswered at the end of the hold fails the run (:func:`_open_at_end`): in seconds,
 #: and in times of the run's own 99th percentile. The most is what a KeepAliveUser waits for an answer.
 OPEN_LEAST_S, OPEN_P99S, OPEN_MOST_S = 5.0, 10.0, 60.0
@@ -110,7 +109,9 @@ def summarise(record: Record) -> dict[str, Any]:
             "think_s": facts["think_s"],
             "length_characters": facts["length"],
             "executed": {
-                "think_s": _executed(record.thinks_s, facts["think_s"], _think_grain_s(facts["think_s"])),
+                "think_s": _executed(
+                    record.thinks_s, facts["think_s"], facts.get("think_grain_s", THINK_GRAIN_S)
+                ),
                 "length_bytes": _executed(record.lengths, facts["length"], 1),
             },
             "host": facts["host"],
@@ -265,10 +266,6 @@ def _own_counts(record: Record) -> dict[str, int] | None:
     known = {name: _peak(record.stated, column) for name, column in named.items()}
     counts = {name: value for name, value in known.items() if value is not None}
     return counts if len(counts) == len(named) else None
-
-
-def _think_grain_s(asked: Sequence[float] | None) -> float:
-    return max(THINK_GRAIN_S, min(THINK_GRAIN * asked[1], THINK_GRAIN_MOST_S)) if asked else THINK_GRAIN_S
 
 
 def _executed(

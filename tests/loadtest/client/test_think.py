@@ -16,6 +16,7 @@ from parked.loadtest.client.think import (
     WIDEST,
     Slot,
     ThinkTimer,
+    grain_s,
 )
 from tests.loadtest.peers import eventually
 
@@ -160,6 +161,7 @@ def test_no_sleep_is_off_by_more_than_half_a_percent_or_half_a_slot(woken: Woken
     off = [woken.timer.sleep(Sleeper(), each) / each - 1 for each in asked]
     most = max(SHARE_OF_SLEEP / 2, 0.5 * SLOT_S / seconds) + 1e-6
     assert max(map(abs, off)) <= most
+    assert all(abs(share) * each <= grain_s(each) for share, each in zip(off, asked, strict=True))
     assert sum(off) / len(off) == pytest.approx(0, abs=most / 10), "nor do they become longer or shorter"
 
 

@@ -10,11 +10,10 @@ from typing import Any
 
 import pytest
 
-from parked.loadtest.client.think import SHARE_OF_SLEEP, SLOT_S, WIDEST
 from parked.loadtest.master.rows import COLUMNS
 from parked.loadtest.report import report
 from parked.loadtest.report.record import Record
-from parked.loadtest.report.summary import THINK_GRAIN, THINK_GRAIN_MOST_S, summarise
+from parked.loadtest.report.summary import summarise
 from parked.loadtest.terms.distribution import Distribution
 from parked.loadtest.terms.histogram import merge, new_histogram
 from tests.loadtest.runs import PROJECT, write_run
@@ -221,7 +220,8 @@ def test_what_was_drawn_is_told_with_its_distance_to_what_was_asked_for(tmp_path
         "distance": pytest.approx(1 - 5000 / 9217, abs=0.01),
     }  # fmt: skip
     assert drawn["think_s"]["distance"] < 0.002
-    assert (THINK_GRAIN, THINK_GRAIN_MOST_S) == (SHARE_OF_SLEEP / 2, 2**WIDEST * SLOT_S / 2)
+    exact = summarised(write_run(tmp_path, think_grain_s=0.0))["workload"]["executed"]
+    assert exact["think_s"]["distance"] > drawn["think_s"]["distance"]
     older = summarised(write_run(tmp_path, hold_thinks_s=None, hold_lengths=None))
     assert older["workload"]["executed"] == {"think_s": None, "length_bytes": None}
 

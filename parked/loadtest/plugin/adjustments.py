@@ -268,9 +268,17 @@ def write_last_figures() -> None:
     """Have CSV files end with the last figures.
 
     Upstream: `StatsCSVFileWriter.stats_writer` writes once a second. At the end the files are only closed, so
-    that what workers reported since is in the tables that are printed, but not in them.
+    that what workers reported since is in the tables that are printed, but not in them; and if the process
+    lives on for a second, it writes to closed files, which is told as an unhandled exception.
     """
-    close = StatsCSVFileWriter.close_files
+    close, go_on_writing = StatsCSVFileWriter.close_files, StatsCSVFileWriter.stats_writer
+
+    def stats_writer(writer: StatsCSVFileWriter) -> None:
+        try:
+            go_on_writing(writer)
+        except ValueError:
+            if not writer.requests_csv_filehandle.closed:
+                raise
 
     def close_files(writer: StatsCSVFileWriter) -> None:
         for file, write, to in (
@@ -283,6 +291,7 @@ def write_last_figures() -> None:
             file.truncate()
         close(writer)
 
+    StatsCSVFileWriter.stats_writer = stats_writer  # type: ignore[assignment,method-assign]
     StatsCSVFileWriter.close_files = close_files  # type: ignore[assignment,method-assign]
 
 

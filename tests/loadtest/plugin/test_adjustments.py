@@ -426,15 +426,19 @@ def test_heartbeats_do_not_see_that_the_wall_clock_is_set(monkeypatch: pytest.Mo
     assert before_s <= runners.time.time() < before_s + 60
 
 
-def test_csv_files_end_with_the_last_figures(environment: Environment, tmp_path: Path) -> None:
+def test_csv_files_end_with_the_last_figures(
+    environment: Environment, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     adjustments.apply()
+    monkeypatch.setattr("locust.stats.CSV_STATS_INTERVAL_SEC", 0.01)
     writer = StatsCSVFileWriter(environment, [0.5], str(tmp_path / "run"))
     writing = gevent.spawn(writer.stats_writer)
     gevent.sleep(0)
     environment.stats.log_request("GET", "late", 5.0, 10)
     environment.stats.log_error("GET", "late", "it was")
-    writing.kill()
     writer.close_files()
+    writing.join(30)
+    assert writing.successful(), "it has written to a closed file"
     lines = (tmp_path / "run_stats.csv").read_text().splitlines()
     assert [line.split(",")[:3] for line in lines[1:]] == [["GET", "late", "1"], ["", "Aggregated", "1"]]
     assert "it was" in (tmp_path / "run_failures.csv").read_text()

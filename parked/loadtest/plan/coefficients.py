@@ -43,10 +43,11 @@ CLIENT_USER_BYTES: Final = 1_950
 SERVER_CPU_S_PER_REQUEST: Final = 37e-6
 CLIENT_CPU_S_PER_REQUEST: Final = 48e-6
 
-#: CPU seconds of an event on its way to one client. Broadcasts wake a process once for very many: 3 us in
-#: Python and 12 in the kernel to write it (docs/figures.md), about as much to read and count it.
-SERVER_CPU_S_PER_EVENT: Final = 15e-6
-CLIENT_CPU_S_PER_EVENT: Final = 12e-6
+#: CPU seconds of an event on its way to one client, with its part of the heartbeats between events.
+#: results/reference/events-400000, on a machine that took twice the CPU per request of the other runs', whose
+#: processes at rest are counted by themselves below.
+SERVER_CPU_S_PER_EVENT: Final = 17e-6
+CLIENT_CPU_S_PER_EVENT: Final = 26e-6
 
 #: CPU seconds more if the request wakes the process on an idle core, instead of being served with others.
 SERVER_CPU_S_PER_WAKE: Final = 100e-6

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import csv
 import json
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from statistics import fmean
 from typing import Any
@@ -35,7 +35,7 @@ class MeasuredRun:
     machine: Machine
     client_workers: int  #: without the master
     server_workers: int  #: without the supervisor, with a process that tells the metrics
-    offered_per_s: float
+    offered_per_s: float  #: requests, or events
     figures: dict[str, float]  #: those of `FIGURES` that are known
 
     @classmethod
@@ -59,13 +59,16 @@ class MeasuredRun:
             "server CPU": (run["server"]["cpu_seconds_in_hold"] or 0.0) / hold_s,
             "client CPU": run["client"]["cpu_seconds_in_hold"] / hold_s,
         }
-        plan = Plan(
-            run["target_connections"],
-            think_s=tuple(run["workload"]["think_s"]),
-            body_bytes=tuple(run["workload"]["length_characters"]),
-            hold_s=hold_s,
-            local_server=bool(run["server"]["processes"]),
-        )
+        workload = run["workload"]
+        plan = Plan(run["target_connections"], hold_s=hold_s, local_server=bool(run["server"]["processes"]))
+        if workload.get("kind") == "events":
+            offered_per_s = run["heard"]["events_per_s"]
+            plan = replace(plan, waits="events", think_s=(plan.connections / offered_per_s,) * 2)
+        else:
+            offered_per_s = run["offered_rps"]
+            plan = replace(
+                plan, think_s=tuple(workload["think_s"]), body_bytes=tuple(workload["length_characters"])
+            )
         return cls(
             folder.name,
             run["started_unix_s"],
@@ -73,7 +76,7 @@ class MeasuredRun:
             _machine(run["machine"]),
             run["client"]["processes"] - 1,
             max(0, (run["server"]["processes"] or 0) - 1),
-            run["offered_rps"],
+            offered_per_s,
             {**memory, **cpu, "CPU": sum(cpu.values())},
         )
 

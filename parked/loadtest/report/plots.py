@@ -70,6 +70,11 @@ class _Run:
         return "hold" in self.phases
 
     @property
+    def of_streams(self) -> bool:
+        """Whether its responses are streams, of which events come, and no requests in the hold."""
+        return math.isfinite(self.figure("heard.events_per_s"))
+
+    @property
     def minutes(self) -> bool:
         return float(self["time_s"][-1]) > MINUTES_ABOVE_S
 
@@ -193,6 +198,8 @@ def _throughput(run: _Run, figure: Figure) -> None:
     answered = run.per_second("requests_total")
     reached = run.figure("hold_rps", run.settled(answered))
     title = _when("{} requests/s answered", reached)
+    if run.of_streams:
+        title = _when("{} events/s arrived", run.figure("heard.events_per_s"))
     if run.held:
         title += _when(" of {} offered", offered_at_target)
         title += _when(", {} MiB/s received", run.figure("hold_mib_per_second"), digits)
@@ -206,7 +213,9 @@ def _throughput(run: _Run, figure: Figure) -> None:
         _line(upper, run, answered, "answered", BLUE),
         _line(upper, run, offered, "offered", GREY, "--"),
     ]
-    upper.set_ylabel("requests/s", fontsize=_TEXT)
+    if run.of_streams:
+        lines.append(_line(upper, run, run.per_second("events_total"), "events", RED))
+    upper.set_ylabel("events/s, requests/s" if run.of_streams else "requests/s", fontsize=_TEXT)
     _from_zero(upper, _whole)
     _names(upper, run, lines)
     received = _line(lower, run, run.per_second("received_bytes_total") / MIB, "received", GREEN)
@@ -216,18 +225,21 @@ def _throughput(run: _Run, figure: Figure) -> None:
 
 
 def _latency(run: _Run, figure: Figure) -> None:
-    p50, p99, worst = (run.figure(f"latency_ms.{name}") for name in ("p50", "p99", "max"))
-    title = (
-        _when("In the hold half of the responses came within {} ms", p50, digits) or "Latency of each second"
-    )
-    title += _when(", 99 % within {} ms", p99, digits) + _when(", the last in {} ms", worst, digits)
+    kind, figures, what = "latency", "latency_ms", "responses"
     note = "From the moment a request was due, so time that it waited in the client counts"
+    if run.of_streams:
+        kind, figures, what = "delivery", "heard.delivery_ms", "events"
+        note = "From the sending of an event to its arrival at each client"
+    p50, p99, worst = (run.figure(f"{figures}.{name}") for name in ("p50", "p99", "max"))
+    title = _when(f"In the hold half of the {what} came within {{}} ms", p50, digits)
+    title = title or f"{kind.capitalize()} of each second"
+    title += _when(", 99 % within {} ms", p99, digits) + _when(", the last in {} ms", worst, digits)
     axes = _panels(run, figure, title, note, lower=False)[0]
     lines = [
-        _line(axes, run, _positive(run["latency_p50_ms"]), "p50", BLUE),
-        _line(axes, run, _positive(run["latency_p90_ms"]), "p90", GREEN, "-."),
-        _line(axes, run, _positive(run["latency_p99_ms"]), "p99", RED),
-        _line(axes, run, _positive(run["latency_max_ms"]), "max", GREY, ":"),
+        _line(axes, run, _positive(run[f"{kind}_p50_ms"]), "p50", BLUE),
+        _line(axes, run, _positive(run[f"{kind}_p90_ms"]), "p90", GREEN, "-."),
+        _line(axes, run, _positive(run[f"{kind}_p99_ms"]), "p99", RED),
+        _line(axes, run, _positive(run[f"{kind}_max_ms"]), "max", GREY, ":"),
     ]
     axes.set_yscale("log")
     known = np.concatenate([values[np.isfinite(values)] for _, values, _ in lines] + [np.array([1.0])])
@@ -238,7 +250,7 @@ def _latency(run: _Run, figure: Figure) -> None:
     axes.yaxis.set_major_locator(FixedLocator([step * 10.0**decade for decade in decades for step in steps]))
     axes.yaxis.set_minor_locator(FixedLocator([]))
     axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: digits(value)))
-    axes.set_ylabel("latency, ms (log scale)", fontsize=_TEXT)
+    axes.set_ylabel(f"{kind}, ms (log scale)", fontsize=_TEXT)
     _names(axes, run, lines)
 
 

@@ -205,6 +205,17 @@ def test_titles_are_the_result_in_a_sentence(tmp_path: Path, monkeypatch: pytest
     assert "server 96 MiB, client 954 MiB, kernel" in titles[4]
 
 
+def test_titles_of_streams_tell_of_their_events(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    heard = {"events_per_s": 13_335.3, "delivery_ms": {"p50": 6_115.3, "p99": 12_410.9, "max": 12_828.7}}
+    unasked = dict.fromkeys(("p50", "p90", "p99", "p999", "max"))
+    titles = _titles(tmp_path, summary_of(heard=heard, latency_ms=unasked, offered_rps=None), monkeypatch)
+    assert titles[1] == "13,335 events/s arrived, 11.1 MiB/s received"
+    assert (
+        titles[2]
+        == "In the hold half of the events came within 6,115 ms, 99 % within 12,411 ms, the last in 12,829 ms"
+    )
+
+
 def test_titles_of_a_failed_run_say_so_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     summary = summary_of(verdict="fail", min_connections_in_hold=95_000)
     titles = _titles(tmp_path, summary, monkeypatch)

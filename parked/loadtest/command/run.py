@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import importlib
 import json
 import math
 import os
@@ -13,6 +14,7 @@ import socket
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
@@ -290,6 +292,7 @@ def _locust(settings: Settings, plan: sizing.Plan, interrupted: Interrupted) -> 
     # Locust prints the lines itself, or the screen shows what they say.
     out = subprocess.DEVNULL if screen else sys.stderr.fileno() if settings.as_json else None
     with files.new(log_path, "xb") as log, start_process(command, out, log, said) as locust:
+        _read_ahead()
         asked = 0
         give_up = math.inf
         if settings.web_port is None:
@@ -349,6 +352,19 @@ def _asked(settings: Settings) -> live.Asked:
         settings.machine.cpu_count,
         settings.machine.memory_total_bytes,
     )
+
+
+def _read_ahead() -> None:
+    """Import what draws the pictures while Locust starts: it takes 2 to 4 s, which would come after the run.
+
+    Called when nothing is forked any more, for a child would inherit what its thread holds.
+    """
+
+    def read() -> None:
+        with contextlib.suppress(Exception):  # the report says what is lacking
+            importlib.import_module("parked.loadtest.report.plots")
+
+    threading.Thread(target=read, name="reading ahead", daemon=True).start()
 
 
 def _report(settings: Settings, locust_code: int, aborted: str, interrupted: Interrupted) -> int:

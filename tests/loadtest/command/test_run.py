@@ -485,3 +485,18 @@ def test_help_names_units_defaults_and_exit_codes() -> None:
     assert done.returncode == 0, done.stderr
     for wanted in ("-c", "--hold", "or 10:90)", "exit codes", "PARKED_SOURCE"):
         assert wanted in " ".join(done.stdout.split())
+
+
+def test_what_draws_the_pictures_is_read_while_locust_starts(monkeypatch: pytest.MonkeyPatch) -> None:
+    read: list[str] = []
+
+    def lacking(name: str) -> None:
+        read.append(name)
+        raise ImportError(name)  # tells nobody: the report does
+
+    monkeypatch.setattr(run_module.importlib, "import_module", lacking)
+    run_module._read_ahead()
+    deadline = time.monotonic() + 30
+    while not read and time.monotonic() < deadline:
+        time.sleep(0.005)
+    assert read == ["parked.loadtest.report.plots"]

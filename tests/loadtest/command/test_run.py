@@ -488,15 +488,14 @@ def test_help_names_units_defaults_and_exit_codes() -> None:
 
 
 def test_what_draws_the_pictures_is_read_while_locust_starts(monkeypatch: pytest.MonkeyPatch) -> None:
-    read: list[str] = []
+    read, named = threading.Event(), []
 
     def lacking(name: str) -> None:
-        read.append(name)
+        named.append(name)
+        read.set()
         raise ImportError(name)  # tells nobody: the report does
 
     monkeypatch.setattr(run_module.importlib, "import_module", lacking)
     run_module._read_ahead()
-    deadline = time.monotonic() + 30
-    while not read and time.monotonic() < deadline:
-        time.sleep(0.005)
-    assert read == ["parked.loadtest.report.plots"]
+    assert read.wait(30)
+    assert named == ["parked.loadtest.report.plots"]

@@ -4,6 +4,7 @@ import errno
 import io
 import logging
 import os
+import socket
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ from gevent.pool import Pool
 from parked.server import accepting
 from parked.server.handler import KeepAliveWSGIHandler
 from parked.server.server import KeepAliveWSGIServer
-from tests.support import GET, Client, eventually, hello, serving
+from tests.support import GET, PATIENCE_S, Client, eventually, hello, serving
 
 
 def test_servers_and_jobs_that_share_a_full_pool_wait_for_each_other_and_go_on() -> None:
@@ -121,6 +122,37 @@ def test_a_failure_of_one_connection_is_no_reason_to_close_the_listener(
         with Client(server) as second:
             assert second.ask().status == 200
         assert first.ask().status == 200
+
+
+def test_a_client_for_whom_there_is_no_room_after_its_handshake_is_closed_and_counted(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    log = io.StringIO()
+    with serving(error_log=log, proxy_protocol="v1") as server:
+        with monkeypatch.context() as patch, Client(server) as lost:
+            patch.setattr(server.parking, "add", lambda connection: 1 / 0)
+            lost.send(b"PROXY UNKNOWN\r\n")
+            assert lost.closed()
+        assert (server.rejected, server.faults) == (1, 0)
+        with Client(server) as client:
+            assert client.ask(b"PROXY UNKNOWN\r\n" + GET).status == 200
+    assert "accepting paused at 0 connections: ZeroDivisionError" in log.getvalue()
+
+
+def test_who_is_in_the_queue_of_a_server_that_retires_is_served_once_more() -> None:
+    with serving() as server:
+        address = ("127.0.0.1", server.server_port)
+        queued = [socket.create_connection(address) for _ in range(3)]  # the hub has no turn meanwhile
+        assert server.accepted == 0
+        server.max_accept = 1  # at a time, and there are more
+        server.retire()
+        assert server.accepted == 3
+        for sock in queued:
+            with gevent.socket.socket(fileno=sock.detach()) as client:
+                client.settimeout(PATIENCE_S)
+                client.sendall(GET)
+                assert b"Connection: close" in client.recv(65536)
+        assert server.drained.wait(PATIENCE_S)
 
 
 def test_no_client_gets_the_place_of_a_standard_error_that_was_closed(

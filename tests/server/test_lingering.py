@@ -52,6 +52,17 @@ def test_a_lingering_connection_throws_input_away_until_the_client_closes(bench:
     eventually(lambda: bench.parking.count == 0)
 
 
+def test_a_client_that_resets_its_lingering_connection_is_no_fault(bench: Bench) -> None:
+    faults: list[BaseException] = []
+    bench.parking._on_fault = lambda what, error: faults.append(error)
+    connection, peer = bench.park()
+    connection.sock.send(b"an answer that nobody reads")
+    bench.parking.linger(connection)
+    peer.close()
+    eventually(lambda: bench.parking.count == 0)
+    assert faults == []
+
+
 def test_a_large_upload_is_thrown_away_to_its_end(bench: Bench) -> None:
     connection, peer = bench.park()
     bench.parking.linger(connection)

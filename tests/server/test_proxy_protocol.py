@@ -123,6 +123,26 @@ def test_connections_of_a_trusted_peer_are_their_clients(header: bytes) -> None:
         assert server.faults == server.failed_handshakes == 0
 
 
+def test_a_request_behind_the_header_is_served_by_one_greenlet_only() -> None:
+    """It comes as an event of epoll, too; who came second would let the next request in before its time."""
+    began: list[str] = []
+    second = gevent.event.Event()
+
+    def application(environ: dict[str, Any], start_response: Callable[..., Any]) -> list[bytes]:
+        began.append(environ["PATH_INFO"])
+        if environ["PATH_INFO"] == "/":
+            client.send(GET.replace(b"/ ", b"/second "))
+            assert not second.wait(0.1)
+        else:
+            second.set()
+        return told(environ, start_response)
+
+    with serving(application, proxy_protocol="auto") as server, Client(server) as client:
+        client.send(V1 + GET)
+        assert client.answer().status == client.answer().status == 200
+    assert began == ["/", "/second"]
+
+
 def test_a_balancer_that_speaks_for_itself_is_the_client() -> None:
     with serving(told, proxy_protocol="v2") as server, Client(server) as client:
         local = client.sock.getsockname()

@@ -123,6 +123,17 @@ def test_all_who_take_turns_share_one_between_two_polls(monkeypatch: pytest.Monk
     assert len(pieces) > 10
 
 
+def test_a_turn_is_not_over_before_its_time_however_often_that_is_asked(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(turns, "monotonic", lambda: now)
+    mine = turns.Turns(gevent.get_hub())
+    now = 100.0
+    assert [mine.over(), mine.over()] == [False, False]
+    now += turns.TURN_S
+    assert [mine.over(), mine.over()] == [True, True]  # nobody has polled since
+
+
 def test_who_waits_for_a_turn_can_be_killed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(turns, "TURN_S", 0.0)
     shared = of_hub()

@@ -285,6 +285,7 @@ def test_nothing_changes_for_a_client_when_no_line_can_be_written(monkeypatch: p
                     assert client.ask(request).status == status
             eventually(lambda: server.parking.count == 0)
             assert server.error_log.lost >= 3
+            assert server.log.lost == 5  # one for each request
     finally:
         del hub.exception_stream
 

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import pytest
+
 from parked.server import fields
 
 
@@ -17,3 +19,16 @@ def test_response_fields_that_may_hold_secrets_are_not_remembered() -> None:
         assert (name, "secret") not in fields.encoded_fields
     fields.encode_field("X-Plain", "open")
     assert ("X-Plain", "open") in fields.encoded_fields
+
+
+def test_of_the_seconds_gone_by_no_date_is_remembered(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = 2_000_000_000.5
+    monkeypatch.setattr(fields.time, "time", lambda: now)
+    dates = {fields.date_field()}
+    remembered = len(fields._field_lines)
+    for _ in range(5):
+        now += 1.0
+        dates.add(fields.date_field())
+        assert fields.date_field() in dates
+    assert len(dates) == 6
+    assert len(fields._field_lines) == remembered

@@ -144,3 +144,18 @@ def test_the_socket_that_an_application_takes_is_counted_as_the_upgrade_that_it_
         assert client.rest() == b"hello"
         eventually(lambda: server.parking.count == 0)
     assert '" 101 ' in log.getvalue()
+
+
+def test_an_application_that_fails_with_the_socket_it_took_leaves_no_answer_of_http_on_it(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    def fails(environ: dict[str, Any], start_response: Callable[..., Any]) -> list[bytes]:
+        environ["wsgi.input"].raw._sock.sendall(b"hello")
+        raise KeyError("deliberate")
+
+    offer = GET.replace(b"\r\n\r\n", b"\r\nConnection: Upgrade\r\nUpgrade: hello\r\n\r\n")
+    with serving(fails) as server, Client(server) as client:
+        client.send(offer)
+        assert client.rest() == b"hello"
+        assert server.faults == 0
+    assert "KeyError: 'deliberate'" in capsys.readouterr().err

@@ -164,6 +164,12 @@ def test_real_venv_and_pip_make_it_and_a_failing_pip_is_told_with_its_exit_code_
     assert "no-such-distribution" in log.read_text()
 
 
+def test_where_python_may_not_keep_what_it_compiles_what_starts_import_is_compiled_once(copy: Copy) -> None:
+    (copy.path / "app/wsgi.py").touch()
+    assert_made(copy.environment(PYTHONDONTWRITEBYTECODE="1"), copy.venv)
+    assert len(list((copy.path / "app").rglob("wsgi.*.pyc"))) == 1
+
+
 def test_changed_requirements_refresh_it_in_place(copy: Copy) -> None:
     copy.environment()
     (copy.path / "requirements.txt").write_text("# changed\n")

@@ -14,7 +14,6 @@ import logging
 import os
 import socket
 import subprocess
-import sys
 import tempfile
 import time
 from pathlib import Path
@@ -33,6 +32,7 @@ from parked.loadtest.command.processes import (
     HOST,
     INTERRUPTED,
     LIMIT,
+    LOCUST,
     PASS,
     START,
     STOP_LEAST_S,
@@ -286,7 +286,7 @@ class _Agent:
         """
         joining = self._joining
         command = [
-            *(sys.executable, "-P", "-m", "locust", "-f", str(joining.locustfile or "-"), "--worker"),
+            *(*LOCUST, "-f", str(joining.locustfile or "-"), "--worker"),
             *("--master-host", joining.master, "--master-port", str(joining.port)),
             *("--processes", str(self._answer["workers"]), "--loglevel", "WARNING"),
         ]

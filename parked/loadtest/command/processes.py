@@ -11,6 +11,7 @@ import functools
 import os
 import signal
 import subprocess
+import sys
 from pathlib import Path
 from typing import IO, TYPE_CHECKING
 
@@ -24,6 +25,9 @@ if TYPE_CHECKING:
 
 #: Exit codes; 7 is `variables.EXIT_HOSTS`.
 PASS, FAIL, USAGE, LIMIT, HOST, START, RESULTS, INTERRUPTED = 0, 1, 2, 3, 4, 5, 6, 130
+
+#: The command that is Locust, to which its options are added.
+LOCUST = (sys.executable, "-P", "-m", "parked.loadtest.command.locust")
 
 #: Seconds that a process may take to stop, at least.
 STOP_LEAST_S = 20.0

@@ -25,6 +25,7 @@ from parked.loadtest.command.processes import (
     HOST,
     INTERRUPTED,
     LIMIT,
+    LOCUST,
     PASS,
     RESULTS,
     START,
@@ -151,7 +152,7 @@ def _check_locust_options(settings: Settings, interrupted: Interrupted) -> None:
     """Have Locust look at the options that are left to it, before anything is started."""
     if not settings.of_locust:
         return
-    locust = [sys.executable, "-P", "-m", "locust", "-f", str(settings.locustfile), *settings.of_locust]
+    locust = [*LOCUST, "-f", str(settings.locustfile), *settings.of_locust]
     deadline = time.monotonic() + LOAD_S
     with (
         tempfile.TemporaryFile() as said,
@@ -256,7 +257,7 @@ def _locust(settings: Settings, plan: sizing.Plan, interrupted: Interrupted) -> 
     said = {variables.REPORT: "by run_test", variables.COMMAND: settings.command}
     prefix = settings.results / "locust"
     command = [
-        *(sys.executable, "-P", "-m", "locust", "-f", str(settings.locustfile), "--host", settings.host),
+        *(*LOCUST, "-f", str(settings.locustfile), "--host", settings.host),
         *("--users", str(settings.connections), "--spawn-rate", str(settings.spawn_per_s)),
         *("--master-bind-port", str(settings.master_port), "--master-port", str(settings.master_port)),
         *("--think", settings.think, "--length", settings.length, "--hold", settings.hold),

@@ -24,7 +24,7 @@ import psutil
 import pytest
 
 from parked.loadtest.command import run as run_module
-from parked.loadtest.command.processes import Stop
+from parked.loadtest.command.processes import LOCUST, Stop
 from parked.loadtest.report import verify
 from tests import commands
 from tests.commands import free_ports
@@ -93,6 +93,13 @@ class RunTest:
         while wanted not in self.text():
             assert self.process.poll() is None, f"ended before {wanted!r}:\n{self.text()}"
             assert time.monotonic() < deadline, f"no {wanted!r} within {within_s} s:\n{self.text()}"
+            self.family()
+            time.sleep(0.1)
+
+    def await_fact(self, name: str, wanted: object, within_s: float = RUN_S) -> None:
+        deadline, facts = time.monotonic() + within_s, self.folder / "run.json"
+        while not facts.exists() or json.loads(facts.read_text()).get(name) != wanted:
+            assert time.monotonic() < deadline, f"{name} not {wanted} within {within_s} s:\n{self.text()}"
             self.family()
             time.sleep(0.1)
 
@@ -318,7 +325,7 @@ def test_an_interrupt_in_the_ramp_writes_what_was_measured(tmp_path: Path) -> No
 def test_a_killed_locust_worker_is_named_and_the_run_ends_by_itself(tmp_path: Path) -> None:
     with run_test(tmp_path / "run", "-c", "400", "--processes", "2", "--hold", "8s") as run:
         run.await_text("| hold")
-        master = next(process for process in run.family() if "locust" in process.cmdline())
+        master = next(process for process in run.family() if LOCUST[-1] in process.cmdline())
         worker = master.children()[0]
         worker.kill()
         assert run.end() == 1
@@ -340,8 +347,8 @@ def test_a_killed_server_worker_shows_as_lost_connections(tmp_path: Path) -> Non
 
 def test_a_killed_master_leaves_its_results_and_no_workers(tmp_path: Path) -> None:
     with run_test(tmp_path / "run", "-c", "300", "--hold", "60s") as run:
-        run.await_text("time 7s")  # the facts are written every five seconds
-        master = next(process for process in run.family() if "locust" in process.cmdline())
+        run.await_fact("peak_connections", 300)  # they are written every five seconds
+        master = next(process for process in run.family() if LOCUST[-1] in process.cmdline())
         master.kill()
         assert run.end() == 1
     assert "master was killed by signal 9" in str(run.summary()["reasons"])

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import io
 import re
+import struct
 import sys
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -458,7 +459,8 @@ def test_content_that_the_application_gave_up_waiting_for_ends_the_connection(fr
 
     with serving(impatient) as server, Client(server) as client:
         client.send(b"POST / HTTP/1.1\r\nHost: x\r\n%b\r\n\r\na\r\n0" % framing)
-        assert client.answer().body == b"gave up"
+        answer = client.answer()
+        assert (answer.body, answer.headers["Connection"]) == (b"gave up", "close")
         try:
             client.send(b"123456789" + GET.replace(b"/ ", b"/smuggled ") * 2)
         except OSError:
@@ -530,12 +532,16 @@ def test_100_continue_is_sent_when_the_application_reads_and_only_then() -> None
         assert client.closed()  # since nobody knows whether the content will come
 
 
-def test_a_client_that_leaves_amid_its_content_leaves_no_traceback(quiet: io.StringIO) -> None:
+@pytest.mark.parametrize("resets", [False, True])
+def test_a_client_that_leaves_amid_its_content_leaves_no_traceback(resets: bool, quiet: io.StringIO) -> None:
+    reset = struct.pack("ii", 1, 0)
     with serving(reading(lambda file: file.read())) as server:
         for request in (post(b"abcdef")[:-2], chunked(b"abcdef")[:-9]):
             with Client(server) as client:
                 client.send(request)
-                eventually(lambda: server.parking.count == 1)
+                eventually(lambda: server.active == 1)
+                if resets:
+                    client.sock.setsockopt(gevent.socket.SOL_SOCKET, gevent.socket.SO_LINGER, reset)
             eventually(lambda: server.parking.count == 0)
     assert quiet.getvalue() == ""
 

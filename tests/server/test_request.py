@@ -157,6 +157,11 @@ def test_an_absolute_target_overrides_host_for_its_request_only() -> None:
     assert head(get(line="GET http://other?q HTTP/1.1")).query == "q"
 
 
+def test_an_asterisk_is_the_server_itself_and_a_target_for_options_only() -> None:
+    assert head(get(line="OPTIONS * HTTP/1.1")).path == "*"
+    assert refusal(get(line="GET * HTTP/1.1")) == 400
+
+
 def test_connection_options_are_a_list_in_any_case() -> None:
     assert not head(get("Connection: X, CLOSE")).keeps_connection
     assert head(get("Connection: Foo , Keep-ALIVE", line="GET / HTTP/1.0", host=False)).keeps_connection

@@ -124,6 +124,24 @@ def test_a_failure_of_one_connection_is_no_reason_to_close_the_listener(
         assert first.ask().status == 200
 
 
+def test_a_failure_of_accepting_itself_is_a_pause(monkeypatch: pytest.MonkeyPatch) -> None:
+    log = io.StringIO()
+    with serving(error_log=log) as server:
+        usual = server._accept
+        failures = [KeyError("deliberate")]
+
+        def fail() -> None:
+            if failures:
+                raise failures.pop()
+            usual()
+
+        monkeypatch.setattr(server, "_accept", fail)
+        with Client(server) as client:
+            assert client.ask().status == 200
+        assert server.faults == 1
+    assert "fault in accepting: KeyError: 'deliberate'" in log.getvalue()
+
+
 def test_a_client_for_whom_there_is_no_room_after_its_handshake_is_closed_and_counted(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

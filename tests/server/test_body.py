@@ -72,6 +72,14 @@ def test_what_is_behind_the_content_stays_with_the_connection(pair: tuple[socket
     assert connection.buffer == b"GET / HTTP/1.1\r\n"
 
 
+def test_a_line_is_no_longer_than_asked_for_wherever_it_ends(pair: tuple[socket.socket, Connection]) -> None:
+    theirs, connection = pair
+    theirs.sendall(b"9\r\nabc\ndefg\n\r\n0\r\n\r\n")
+    body = chunked(connection)
+    lines = [body.readline(size) for size in (2, 0, 2, 3, None, 5)]
+    assert lines == [b"ab", b"", b"c\n", b"def", b"g\n", b""]
+
+
 def test_good_content_before_a_malformed_chunk_is_read_first(pair: tuple[socket.socket, Connection]) -> None:
     theirs, connection = pair
     theirs.sendall(b"3\r\nabc\r\nnonsense\r\n")

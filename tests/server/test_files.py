@@ -115,6 +115,18 @@ def test_a_file_that_is_shorter_than_promised_ends_the_connection(path: Path, le
         assert promising.closed()
 
 
+def test_a_file_behind_content_that_was_written_is_a_part_of_the_same_response(path: Path) -> None:
+    path.write_bytes(content(200_000))
+
+    def writes(environ: dict[str, Any], start_response: Callable[..., Any]) -> Any:
+        start_response("200 OK", [])(b"first ")
+        return environ["wsgi.file_wrapper"](path.open("rb"))
+
+    with serving(writes) as server, Client(server) as client:
+        for _ in range(2):
+            assert client.ask().body == b"first " + content(200_000)
+
+
 def test_files_without_a_known_length_are_chunked(path: Path) -> None:
     with gzip.open(path, "wb") as file:
         file.write(content(300_000))

@@ -504,8 +504,10 @@ def test_bad_chunks_that_the_application_reads_are_a_400() -> None:
 
 
 def test_bad_chunks_that_nobody_reads_end_the_connection_after_the_answer() -> None:
-    answer, kept = ask(hello, chunked(b"abc", last=b"x\r\n\r\n"), error_log=None)
+    log = io.StringIO()
+    answer, kept = ask(hello, chunked(b"abc", last=b"x\r\n\r\n"), error_log=log)
     assert (answer.status, kept) == (200, False)
+    assert "invalid content: 127.0.0.1: malformed chunk size" in log.getvalue()
 
 
 def test_chunked_content_over_the_limit_is_refused() -> None:

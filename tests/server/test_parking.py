@@ -212,6 +212,7 @@ def test_a_descriptor_that_somebody_else_closes_costs_its_own_connection_only(be
     newcomer.sock.setblocking(False)  # type: ignore[attr-defined]
     bench.parking.add(newcomer)
     assert bench.parking.count == 1
+    assert connection.hung_up
     del connection  # with its socket
     peer.send(b"x")
     eventually(lambda: bench.ready)

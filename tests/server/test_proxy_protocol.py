@@ -4,13 +4,15 @@ import logging
 import socket
 import struct
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import gevent
 import pytest
 
 from parked.server.proxy_protocol import MAX_HEADER_BYTES, ProxyError, ProxyProtocol, header_size, source
-from tests.support import GET, Client, eventually, serving
+from parked.server.server import KeepAliveWSGIServer
+from tests.support import GET, PATIENCE_S, Client, eventually, serving
 
 V1 = b"PROXY TCP4 192.0.2.7 192.0.2.1 4711 443\r\n"
 CLIENT = ("192.0.2.7", 4711)
@@ -121,6 +123,39 @@ def test_connections_of_a_trusted_peer_are_their_clients(header: bytes) -> None:
                 assert client.ask().body == b"192.0.2.7 4711"  # for all its life
                 eventually(lambda: not any(c.busy for c in server.parking.connections()), "parked")
         assert server.faults == server.failed_handshakes == 0
+
+
+def test_a_server_behind_a_balancer_on_a_unix_socket_has_a_name(tmp_path: Path) -> None:
+    """PEP 3333: never empty."""
+
+    def named(environ: dict[str, Any], start_response: Callable[..., Any]) -> list[bytes]:
+        start_response("200 OK", [])
+        return [f"{environ['SERVER_NAME']}:{environ['SERVER_PORT']} {environ['REMOTE_ADDR']}".encode()]
+
+    path = str(tmp_path / "socket")
+    with gevent.socket.socket(socket.AF_UNIX) as listener, gevent.socket.socket(socket.AF_UNIX) as client:
+        listener.bind(path)
+        listener.listen()
+        server = KeepAliveWSGIServer(listener, named, log=None, proxy_protocol="v1", proxy_allow_from="unix:")
+        server.start()
+        try:
+            client.settimeout(PATIENCE_S)
+            client.connect(path)
+            client.sendall(V1 + GET)
+            assert client.recv(65536).endswith(b"\r\n\r\nlocalhost:80 192.0.2.7")
+        finally:
+            server.stop()
+
+
+def test_connections_count_against_the_bound_before_and_behind_their_header() -> None:
+    options: dict[str, Any] = {"proxy_protocol": "v1", "max_connections": 2, "error_log": None}
+    with serving(told, **options) as server, Client(server) as first, Client(server) as second:
+        assert first.ask(V1 + GET).status == 200
+        with Client(server) as third:
+            assert third.answer().status == 503
+        assert second.ask(V1 + GET).status == 200
+        with Client(server) as third:
+            assert third.answer().status == 503
 
 
 def test_a_request_behind_the_header_is_served_by_one_greenlet_only() -> None:

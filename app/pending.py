@@ -20,8 +20,10 @@ MAX_SECONDS: Final = 3600.0
 HEARTBEAT: Final = (15.0, b":\n\n")
 #: Events that are repeated at most for a client that comes back.
 MAX_MISSED: Final = 100
-#: Streams written to in one go, some 15 us each; then others have their turn.
-STREAMS_A_TURN: Final = 256
+#: Streams written to in one go, some 15 us each, and seconds until the next go. Not 0: gevent comes back from
+#: that up to fifty times before it looks at a socket, and all requests would wait for most of a broadcast.
+STREAMS_A_TURN: Final = 128
+PAUSE_S: Final = 0.001
 
 _TEXT: Final = [("Content-Type", "text/plain; charset=utf-8")]
 _EVENT_STREAM: Final = [
@@ -111,7 +113,7 @@ class Broadcast:
                 pending.context = number
                 pending.write(event)
             if count % STREAMS_A_TURN == 0:
-                gevent.sleep(0)
+                gevent.sleep(PAUSE_S)
 
 
 def _event(number: int, sent: float) -> bytes:

@@ -14,10 +14,12 @@ from typing import Any, Final, Generic, Protocol, TypeVar
 
 from gevent.hub import get_hub
 
+from parked.server.turns import of_hub
+
 #: Seconds of one slot, and between two looks at the clock: late by twice this at most, never early.
 GRAIN_S: Final = 0.25
-#: Called in one go, some 5-10 us each when they write; then the event loop has its turn.
-CALLS_A_TURN: Final = 256
+#: Called in one go, some 5-10 us each when they write; then the sockets are looked at.
+CALLS_A_TURN: Final = 128
 
 
 class Timed(Protocol):
@@ -96,14 +98,14 @@ class Deadlines(Generic[T]):
             self._work_off()
 
     def _work_off(self) -> None:
-        """In the hub: call for what is due, and for the rest in a moment."""
+        """In the hub: call for what is due, and for the rest when the sockets have been looked at."""
         self._scheduled = False
         budget = CALLS_A_TURN
         while self._next < self.now:
             while (found := self._slots.get(self._next)) and found[1]:
                 if not budget:
                     self._scheduled = True
-                    get_hub().loop.run_callback(self._work_off)
+                    of_hub().after_poll(self._work_off)
                     return
                 budget -= 1
                 item, _ = found[1].popitem()

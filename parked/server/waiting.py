@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 from collections import deque
 from collections.abc import Callable, Iterator
+from functools import partial
 from time import monotonic
 from typing import Any, Final
 
@@ -19,6 +20,7 @@ from parked.server.dispatch import ties
 from parked.server.parking import Parking
 from parked.server.pending import REASONS, Callback, PendingResponse, Reason
 from parked.server.reports import described
+from parked.server.turns import of_hub
 
 #: Bytes that may wait for a client that does not read; a single body or chunk may be longer. Too few cut off
 #: slow links in a burst of events, too many are memory for clients that nobody sits behind.
@@ -125,7 +127,7 @@ class PendingResponses:
                 except Exception as error:
                     self.give_up(pending, error)
         if holders:
-            self._loop.run_callback(self._stop_some, holders)
+            of_hub().after_poll(partial(self._stop_some, holders))
 
     def forget(self) -> None:
         """In a forked child: they are the parent's."""

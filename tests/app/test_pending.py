@@ -5,8 +5,10 @@ import time
 from collections.abc import Iterator
 
 import falcon.testing
+import gevent
 import pytest
 
+from app import pending as module
 from app.wsgi import create_app
 from parked.server.server import KeepAliveWSGIServer
 from tests.support import GET, Client, eventually, serving
@@ -72,6 +74,22 @@ def test_everybody_gets_the_same_events_one_after_the_other(server: KeepAliveWSG
             assert dict(first)[number] == dict(second)[number]
             assert dict(first)[number]["number"] == number
             assert dict(first)[number]["sent"] >= number * 0.2
+
+
+def test_sockets_are_looked_at_in_the_middle_of_a_broadcast(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Stream:
+        context = 0
+
+        def write(self, event: bytes) -> bool:
+            polls.append(gevent.get_hub().loop.iteration)
+            return True
+
+    polls: list[int] = []
+    monkeypatch.setattr(module, "STREAMS_A_TURN", 2)
+    broadcast = module.Broadcast(60)
+    broadcast._streams = {Stream() for _ in range(8)}
+    broadcast._tell(1)
+    assert [polls.count(poll) for poll in sorted(set(polls))] == [2, 2, 2, 2]
 
 
 def test_who_comes_back_gets_what_was_missed_once(server: KeepAliveWSGIServer) -> None:

@@ -88,6 +88,17 @@ def test_many_that_are_due_together_are_called_in_portions(bench: Bench) -> None
     assert left not in bench.called
 
 
+def test_sockets_are_looked_at_between_two_portions(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "CALLS_A_TURN", 3)
+    polls: list[int] = []
+    bench.on_due = lambda _: polls.append(gevent.get_hub().loop.iteration)
+    for _ in range(12):
+        bench.deadlines.set(Thing(), 1)
+    bench.pass_time(3)
+    eventually(lambda: len(polls) == 12)
+    assert [polls.count(poll) for poll in sorted(set(polls))] == [3, 3, 3, 3]
+
+
 @pytest.mark.parametrize("error", [RuntimeError("on purpose"), gevent.Timeout(1), gevent.GreenletExit()])
 def test_one_that_fails_does_not_keep_the_others_waiting(bench: Bench, error: BaseException) -> None:
     def fail(thing: Thing) -> None:

@@ -19,8 +19,10 @@ KEPT = 1000
 HEARTBEAT = (15.0, b":\n\n")
 #: Seconds that a long poll waits.
 POLL_S = 55.0
-#: Clients that are told in one go; then other requests have their turn.
-CLIENTS_A_TURN = 256
+#: Clients that are told in one go, and seconds for other requests before the next go. Not 0: from that,
+#: gevent comes back before it has looked at a socket.
+CLIENTS_A_TURN = 128
+PAUSE_S = 0.001
 
 EVENT_STREAM = [
     ("Content-Type", "text/event-stream"),
@@ -80,7 +82,7 @@ class Hub:
             elif pending.open:
                 pending.send("200 OK", JSON, answer)
             if count % CLIENTS_A_TURN == 0:
-                gevent.sleep(0)
+                gevent.sleep(PAUSE_S)
 
     def _since(self, last: str | None) -> list[tuple[int, str]]:
         if last is None or not (last.isascii() and last.isdigit()):

@@ -72,6 +72,7 @@ def test_sockets_of_a_server_elsewhere_are_not_expected_here(tmp_path: Path) -> 
     assert summarised(run)["verdict"] == "pass"
 
 
+@pytest.mark.usefixtures("no_pictures")
 def test_what_only_the_caller_knows_fails_a_run_now_and_when_its_report_is_made_again(tmp_path: Path) -> None:
     run = write_run(tmp_path)
     assert report.make(run, ["the master was killed"])["reasons"] == ["the master was killed"]
@@ -79,6 +80,7 @@ def test_what_only_the_caller_knows_fails_a_run_now_and_when_its_report_is_made_
     assert report.make(run)["reasons"] == ["the master was killed"]
 
 
+@pytest.mark.usefixtures("no_pictures")
 def test_users_that_ended_themselves_are_told_of(tmp_path: Path) -> None:
     summary = report.make(write_run(tmp_path, users_ended_themselves=250))
     assert summary["verdict"] == "pass"
@@ -86,6 +88,7 @@ def test_users_that_ended_themselves_are_told_of(tmp_path: Path) -> None:
     assert remark.startswith("250 of 1,250 users that were asked for have ended themselves")
 
 
+@pytest.mark.usefixtures("no_pictures")
 def test_an_interrupt_explains_a_failed_run_and_does_not_fail_one_that_was_complete(tmp_path: Path) -> None:
     complete = report.make(write_run(tmp_path / "complete"), if_failed=["interrupted"])
     assert (complete["verdict"], complete["reasons"]) == ("pass", [])
@@ -94,6 +97,7 @@ def test_an_interrupt_explains_a_failed_run_and_does_not_fail_one_that_was_compl
     assert "756 of 1,000 at the peak; there was no hold" in report.lines(ramp, tmp_path)[0]
 
 
+@pytest.mark.usefixtures("no_pictures")
 def test_what_is_not_known_of_a_server_elsewhere_is_null_and_named(tmp_path: Path) -> None:
     run = write_run(tmp_path, server_is_local=False, hold_cpu_s={"server": None, "client": 2.5}, think_s=None,
                     length=None)  # fmt: skip
@@ -131,10 +135,12 @@ def test_the_command_writes_summary_histogram_and_plots(
     assert plots <= {file.name for file in run.iterdir()}
 
 
+@pytest.mark.usefixtures("no_pictures")
 def test_the_command_says_in_its_exit_code_that_a_run_failed(tmp_path: Path) -> None:
     assert report.main([str(write_run(tmp_path, dip=1))]) == 1
 
 
+@pytest.mark.usefixtures("no_pictures")
 @pytest.mark.parametrize("content", [None, ""])
 def test_rows_without_their_facts_are_a_report_that_says_what_is_missing(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], content: str | None

@@ -104,6 +104,7 @@ def test_nonsense_is_one_line(
     refused(run, capsys)
 
 
+@pytest.mark.usefixtures("no_pictures")
 def test_escape_sequences_of_a_folder_do_not_reach_the_terminal(
     run: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -116,6 +117,7 @@ def test_escape_sequences_of_a_folder_do_not_reach_the_terminal(
     assert "<!--" not in (run / "index.html").read_text().split("<script")[-1]
 
 
+@pytest.mark.usefixtures("no_pictures")
 def test_what_a_folder_says_is_in_lines_of_its_own_making(
     run: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -36,7 +36,7 @@ import gevent.socket
 from benchmarks.bare import application
 from benchmarks.compare_servers import cpu_model
 from benchmarks.tls_compared import certify
-from parked.prefork.access_log import open_log
+from parked.prefork.access_log import LogFile
 from parked.prefork.counts import Statistics
 from parked.server import KeepAliveWSGIServer
 from parked.server.certificates import server_context
@@ -125,7 +125,9 @@ def options_of(folder: Path) -> dict[str, Callable[[], Option]]:
         return option
 
     def logging(form: str) -> Option:
-        return Option(log=open_log(str(folder / "log")), log_format=form)
+        log = LogFile(str(folder / "log"))
+        log.open()
+        return Option(log=log, log_format=form)
 
     return {
         NONE: Option,

@@ -17,15 +17,20 @@ class LogError(Exception):
 
 class LogFile(GuardedLog):
     """A file that is appended to, line by line: short lines of several processes do not mix (write(2),
-    O_APPEND).
-
-    :raises LogError: it cannot be opened.
+    O_APPEND). Each process opens it for itself.
     """
 
     def __init__(self, name: str) -> None:
         self._path = Path(name).absolute()
+        super().__init__(None)
+
+    def open(self) -> None:
+        """To be called before the first line.
+
+        :raises LogError: it cannot be opened.
+        """
         try:
-            super().__init__(self._open())
+            self.change(self._open())
         except OSError as error:
             raise LogError(f"cannot open {self._path}: {error.strerror}") from error
 
@@ -54,11 +59,8 @@ def _open_at_once(name: str, flags: int) -> int:
     return os.open(name, flags & ~os.O_WRONLY | os.O_RDWR | os.O_NONBLOCK)  # fifo(7)
 
 
-def open_log(name: str) -> GuardedLog | None:
-    """The log by its name as a setting: - is standard output, empty is none.
-
-    :raises LogError: it cannot be opened.
-    """
+def log_of(name: str) -> GuardedLog | None:
+    """The log by its name as a setting: - is standard output, empty is none; a file is still to be opened."""
     if not name or (name == "-" and sys.stdout is None):
         return None
     return GuardedLog(sys.stdout) if name == "-" else LogFile(name)

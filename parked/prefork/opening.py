@@ -93,7 +93,9 @@ def open_all(settings: Settings, left: handover.Handover | None) -> Opened:
         identity.become()
         # Each worker has its own; opened here as well, so that one line says what would be wrong with it.
         if settings.access_log not in ("", "-"):
-            access_log.LogFile(settings.access_log).close()
+            log = access_log.LogFile(settings.access_log)
+            log.open()
+            log.close()
     except BaseException:
         files.remove()
         raise

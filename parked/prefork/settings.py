@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import difflib
 import json
 import math
 import re
@@ -447,10 +446,12 @@ def load(arguments: Sequence[str], environment: Mapping[str, str]) -> Settings:
 
 def _unknown(words: Sequence[str]) -> str:
     """What to say of words that are no options, with the option that was meant, as far as one can tell."""
+    from difflib import get_close_matches
+
     flags = [flag(field) for field in dataclasses.fields(Settings)]
     for word in words:
         name = word.partition("=")[0]
-        if close := difflib.get_close_matches(name, flags, 1, 0.75):
+        if close := get_close_matches(name, flags, 1, 0.75):
             return f"{name}: did you mean {close[0]}?"
     return f"unrecognized arguments: {' '.join(words)}"
 

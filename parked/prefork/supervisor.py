@@ -13,7 +13,7 @@ import os
 import signal
 import sys
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from os import _exit, close, fork  # as they are before gevent patches them
 from socket import socket
 from typing import Final
@@ -40,6 +40,7 @@ from parked.prefork.signals import STOPPING as STOP_SIGNALS
 from parked.prefork.signals import Signals, StopRequested, block
 from parked.prefork.watchdog import Watchdog, look_s
 from parked.server.certificates import CertificateError
+from parked.server.server import KeepAliveWSGIServer
 from parked.shared.children import cause
 from parked.shared.listeners import MAX_WORKERS
 
@@ -61,6 +62,8 @@ class _Slot:
     """A place for a worker, or for the metrics process: its sockets stay, whoever works there."""
 
     listeners: list[socket]
+    #: Made before the forks, started behind them; none in the metrics process.
+    servers: list[KeepAliveWSGIServer] = field(default_factory=list)
     #: Of the scoreboard; None before the first start, and for the metrics process.
     row: int | None = None
     pid: int = 0
@@ -136,6 +139,8 @@ class Supervisor:
             self._application = application.load(self.settings.app)
             if self._metrics is not None:
                 trial.load_metrics(self._scoreboard)
+            for slot in self._slots:
+                self._prepare(slot)
         except StopRequested:
             return self._stop(at_once=False)
         except StartError as error:
@@ -214,6 +219,8 @@ class Supervisor:
                 self._say("cannot start a worker: those of earlier reloads are still at work")
                 slot.due = time.monotonic() + _BACK_OFF_S[1]
                 return
+        if slot is not self._metrics and not slot.servers:
+            self._prepare(slot)
         self._spared = slot.listeners
         # A worker has no handlers yet; what comes meanwhile waits for them.
         mask = signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
@@ -239,18 +246,15 @@ class Supervisor:
 
     def _work(self, slot: _Slot) -> int:
         """In the child, which must not return into the supervisor's code."""
-        is_metrics = slot is self._metrics
-        contexts = [self._opened.context if secure and not is_metrics else None for secure in self._secure]
-        duty = worker.Duty(
-            slot.row or 0,
-            [*map(worker.Place, slot.listeners, self._own, contexts)],
-            self._application,
-            self.settings,
-            self._opened.nofile,
-            self._scoreboard,
-            self._lifeline[0],
-        )
-        return worker.main(duty, worker.serve_metrics if is_metrics else worker.run)
+        row, lifeline = slot.row or 0, self._lifeline[0]
+        duty = worker.Duty(row, slot.listeners, slot.servers, self.settings, self._scoreboard, lifeline)
+        return worker.main(duty, worker.serve_metrics if slot is self._metrics else worker.run)
+
+    def _prepare(self, slot: _Slot) -> None:
+        """Make the servers that a worker will start there."""
+        contexts = [self._opened.context if secure else None for secure in self._secure]
+        places = map(worker.Place, slot.listeners, self._own, contexts)
+        slot.servers = worker.make_servers(places, self._application, self.settings, self._opened.nofile)
 
     def _let_go(self) -> None:
         """In a forked child, a worker or one of the application's own."""

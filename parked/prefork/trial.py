@@ -111,13 +111,13 @@ def _try(settings: Settings, fd: int) -> int:
     board = Scoreboard()
     if settings.metrics is not None:
         load_metrics(board)
-    place = worker.Place(listener, False, context)
+    servers = worker.make_servers([worker.Place(listener, False, context)], found, settings, nofile)
     parent = os.getpid()
     _set_handler(signal.SIGCHLD, signal.SIG_DFL)  # as the supervisor does: ignored, it would tell us nothing
     pid = fork()
     if not pid:
         end_with_parent(signal.SIGKILL, parent)
-        _exit(worker.main(worker.Duty(0, [place], found, settings, nofile, board, -1), worker.rehearse))
+        _exit(worker.main(worker.Duty(0, [listener], servers, settings, board, -1), worker.rehearse))
     _, status = waitpid(pid, 0)
     if os.waitstatus_to_exitcode(status) == worker.REHEARSED:
         return worker.REHEARSED

@@ -58,11 +58,10 @@ class Duty:
     """What a worker is to do, and what it was given for it."""
 
     row: int
-    places: list[Place]
-    application: Callable[..., Any]
+    #: Where it listens; all but the metrics process have a server for each.
+    listeners: list[socket.socket]
+    servers: list[KeepAliveWSGIServer]
     settings: Settings
-    #: Descriptors that a process may open.
-    nofile: int
     scoreboard: Scoreboard
     #: The reading end of a pipe whose other end only the supervisor holds.
     lifeline: int
@@ -90,9 +89,8 @@ def run(duty: Duty) -> int:
     Returns the exit code.
     """
     _begin()
-    settings = duty.settings
-    log = access_log.open_log(settings.access_log)
-    servers = make_servers(duty, log)
+    settings, servers = duty.settings, duty.servers
+    log = _open_log(servers)
     stopping, retiring = Event(), Event()
     watch = _Watch(duty, servers, stopping.set)
     watch.signal(signal.SIGHUP, retiring.set)
@@ -122,7 +120,7 @@ def rehearse(duty: Duty) -> int:
     """The same as far as it goes without accepting; and it has to live for a moment."""
     _begin()
     signal.pthread_sigmask(signal.SIG_SETMASK, ())
-    make_servers(duty, access_log.open_log(duty.settings.access_log))
+    _open_log(duty.servers)
     gevent.sleep(_REHEARSAL_S)
     return REHEARSED
 
@@ -131,7 +129,7 @@ def serve_metrics(duty: Duty) -> int:
     """The process behind --metrics: serve the scoreboard until TERM or until the supervisor is gone."""
     _begin()
     server = KeepAliveWSGIServer(
-        duty.places[0].listener,
+        duty.listeners[0],
         exposition.application(metrics.WorkersCollector(duty.scoreboard)),
         log=None,
         environ={"SERVER_NAME": ""},
@@ -203,8 +201,8 @@ class _Watch:
         for watcher in self._signals:
             watcher.cancel()
         signal.signal(signal.SIGINT, signal.default_int_handler)
-        for place in self._duty.places:
-            place.listener.close()
+        for listener in self._duty.listeners:
+            listener.close()
         close(self._duty.lifeline)
 
 
@@ -212,24 +210,50 @@ def _do_nothing() -> None:
     pass
 
 
-def make_servers(duty: Duty, log: GuardedLog | None) -> list[KeepAliveWSGIServer]:
-    """One for each place, with the same bounds together on connections and requests."""
-    pool = Pool(duty.settings.limit_requests) if duty.settings.limit_requests else "default"
-    servers = [_make_server(duty, place, log, pool) for place in duty.places]
+def make_servers(
+    places: Iterable[Place], application: Callable[..., Any], settings: Settings, nofile: int
+) -> list[KeepAliveWSGIServer]:
+    """One for each place, with the same bounds together on connections and requests.
+
+    To be called before the fork: what Python touches when it makes them, the workers then share. That is 0.6
+    MB for each of them.
+
+    :param nofile: descriptors that a process may open.
+    """
+    log = access_log.log_of(settings.access_log)
+    pool = Pool(settings.limit_requests) if settings.limit_requests else "default"
+    servers = [_make_server(place, application, settings, nofile, log, pool) for place in places]
     for server in servers:
         server.beside = [other for other in servers if other is not server]
     return servers
 
 
-def _make_server(duty: Duty, place: Place, log: GuardedLog | None, pool: Any) -> KeepAliveWSGIServer:
-    settings = duty.settings
+def _open_log(servers: list[KeepAliveWSGIServer]) -> GuardedLog | None:
+    """That of all of them, if they have one; a file is opened here, in the process that writes to it.
+
+    :raises LogError: it cannot be opened.
+    """
+    log = servers[0].log
+    if isinstance(log, access_log.LogFile):
+        log.open()
+    return log if isinstance(log, GuardedLog) else None
+
+
+def _make_server(
+    place: Place,
+    application: Callable[..., Any],
+    settings: Settings,
+    nofile: int,
+    log: GuardedLog | None,
+    pool: Any,
+) -> KeepAliveWSGIServer:
     name = place.listener.getsockname()
     # pywsgi asks the resolver for SERVER_NAME, which takes a thread and up to seconds; we know our address.
     server_name = str(name[0]) if isinstance(name, tuple) else ""
     tls = {"ssl_context": place.context} if place.context is not None else {}
     server = KeepAliveWSGIServer(
         place.listener,
-        duty.application,
+        application,
         log=log,
         error_log=sys.stderr,
         spawn=pool,
@@ -238,7 +262,7 @@ def _make_server(duty: Duty, place: Place, log: GuardedLog | None, pool: Any) ->
         header_timeout=settings.header_timeout,
         body_timeout=settings.body_timeout,
         write_timeout=settings.write_timeout,
-        max_connections=settings.limit_connections or listeners.room(duty.nofile),
+        max_connections=settings.limit_connections or listeners.room(nofile),
         max_pending=settings.limit_pending,
         limits=Limits(
             settings.limit_request_line,

@@ -275,6 +275,7 @@ class Parking:
 
     def _open(self) -> None:
         loop = get_hub().loop
+        self._now = int(self._clock())  # nobody has looked at the clock while there was no connection
         self._epoll = _select_epoll()
         self._watch(0.0)
         # ref=False: that time passes is no reason for a program to stay.

@@ -22,7 +22,7 @@ from collections.abc import Iterator, Sequence
 from http import HTTPStatus
 from ssl import CERT_NONE
 from typing import Any, ClassVar, Final
-from weakref import WeakSet
+from weakref import ref
 
 from gevent import pywsgi
 from gevent.event import Event
@@ -207,7 +207,7 @@ class KeepAliveWSGIServer(AcceptingServer):
             self.error_log.write(
                 f"{reader} reads its connections itself: one greenlet per connection, none is parked\n"
             )
-        _servers.add(self)
+        _servers.append(ref(self, _servers.remove))
 
     # -- start and stop
 
@@ -434,12 +434,14 @@ class KeepAliveWSGIServer(AcceptingServer):
 
 
 #: All of this process, for the child of a fork.
-_servers: WeakSet[KeepAliveWSGIServer] = WeakSet()
+_servers: list[ref[KeepAliveWSGIServer]] = []
 
 
 def _forget_in_child() -> None:
-    for server in list(_servers):
-        server._forget()
+    for known in _servers[:]:
+        server = known()
+        if server is not None and server._dispatch is not None:  # it has been started, and has something
+            server._forget()
 
 
 os.register_at_fork(after_in_child=_forget_in_child)

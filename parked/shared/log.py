@@ -23,8 +23,8 @@ class GuardedLog:
     """
 
     def __init__(self, file: Any) -> None:
-        self._file = file
-        self._by_descriptor = isinstance(file, io.TextIOWrapper) and file.line_buffering
+        self._file: Any = None
+        self.change(file)
         self._never_waits = True
         self._terminal = -1
         self._is_torn = False
@@ -53,6 +53,7 @@ class GuardedLog:
     def change(self, file: Any) -> Any:
         """From the next line on write to *file*, one of the same kind; returns the one before."""
         before, self._file = self._file, file
+        self._by_descriptor = isinstance(file, io.TextIOWrapper) and file.line_buffering
         return before
 
     def writelines(self, lines: Any) -> None:

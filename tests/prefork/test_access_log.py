@@ -12,6 +12,7 @@ def test_a_pipe_may_be_a_log_whenever_its_reader_comes_and_goes(tmp_path: Path) 
     path = tmp_path / "log"
     os.mkfifo(path)
     log = LogFile(str(path))
+    log.open()
     log.write("before\n")
     reader = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
     assert os.read(reader, 99) == b"before\n"
@@ -29,4 +30,4 @@ def test_a_pipe_may_be_a_log_whenever_its_reader_comes_and_goes(tmp_path: Path) 
 
 def test_what_is_no_file_is_an_error_in_a_line(tmp_path: Path) -> None:
     with pytest.raises(LogError, match=r"cannot open .*: Is a directory"):
-        LogFile(str(tmp_path))
+        LogFile(str(tmp_path)).open()

@@ -1,7 +1,9 @@
 from __future__ import annotations
 
+import contextlib
 import re
 import socket
+from collections.abc import Iterator
 from pathlib import Path
 
 import gevent
@@ -9,15 +11,18 @@ import pytest
 
 from parked.prefork import settings, worker
 from parked.prefork.scoreboard import Scoreboard
+from parked.server.server import KeepAliveWSGIServer
 from tests.commands import free_port
 from tests.support import Client, ServerProcess, eventually
 
 
-def duty(*arguments: str, nofile: int = 1000) -> worker.Duty:
+@contextlib.contextmanager
+def made(*arguments: str, nofile: int = 1000) -> Iterator[KeepAliveWSGIServer]:
     chosen = settings.load(arguments, {})
-    listener = socket.create_server(("127.0.0.1", 0))
-    place = worker.Place(listener, True, None)
-    return worker.Duty(0, [place], lambda *_: [], chosen, nofile, Scoreboard(), 0)
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        place = worker.Place(listener, True, None)
+        (server,) = worker.make_servers([place], lambda *_: [], chosen, nofile)
+        yield server
 
 
 @pytest.mark.parametrize(
@@ -36,20 +41,17 @@ def duty(*arguments: str, nofile: int = 1000) -> worker.Duty:
     ],
 )
 def test_every_bound_reaches_the_server(flag: str, attribute: str) -> None:
-    given = duty(flag, "123")
-    (found,) = worker.make_servers(given, None)
-    for name in attribute.split("."):
-        found = getattr(found, name)
-    assert found == 123
-    given.places[0].listener.close()
+    with made(flag, "123") as server:
+        found: object = server
+        for name in attribute.split("."):
+            found = getattr(found, name)
+        assert found == 123
 
 
 def test_without_a_bound_a_worker_takes_what_its_descriptors_allow() -> None:
-    given = duty(nofile=1000)
-    (server,) = worker.make_servers(given, None)
-    assert server.max_connections == 1000 - 250
-    assert server.pool is None
-    given.places[0].listener.close()
+    with made(nofile=1000) as server:
+        assert server.max_connections == 1000 - 250
+        assert server.pool is None
 
 
 def test_requests_beyond_those_in_flight_wait_their_turn_and_their_connections_are_kept() -> None:

@@ -118,6 +118,14 @@ def test_an_idle_connection_is_closed_after_the_timeout_and_not_before(bench: Be
     assert bench.parking.idle_timed_out == 1
 
 
+def test_a_first_connection_long_after_the_start_has_its_whole_idle_timeout(bench: Bench) -> None:
+    bench.clock.now += 3600
+    connection, _ = bench.park()
+    bench.pass_time(1, rounds=10)
+    assert connection.sock.fileno() >= 0
+    assert bench.parking.idle_timed_out == 0
+
+
 def test_parking_anew_starts_the_idle_timeout_anew(bench: Bench) -> None:
     connection, _ = bench.park()
     for _ in range(3):

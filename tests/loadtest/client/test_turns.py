@@ -158,14 +158,14 @@ def test_kill_without_block_returns_at_once_and_a_join_may_time_out() -> None:
 
 
 def test_links_are_called_once_at_the_end_or_at_once_after_it() -> None:
-    user, called = User(), []
+    user, called, taken_back = User(), [], []
     other = called.append
     user.handle.rawlink(other)
-    user.handle.rawlink(print)
-    user.handle.unlink(print)
+    user.handle.rawlink(taken_back.append)
+    user.handle.unlink(taken_back.append)
     user.handle.finish()
     user.handle.finish()
-    assert called == [user.handle]
+    assert (called, taken_back) == ([user.handle], [])
     user.handle.rawlink(other)
     assert called == [user.handle, user.handle]
 

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import _socket
 import errno
 import io
 import logging
@@ -155,6 +156,15 @@ def test_a_client_for_whom_there_is_no_room_after_its_handshake_is_closed_and_co
         with Client(server) as client:
             assert client.ask(b"PROXY UNKNOWN\r\n" + GET).status == 200
     assert "accepting paused at 0 connections: ZeroDivisionError" in log.getvalue()
+
+
+def test_no_answer_waits_for_the_acknowledgement_of_another() -> None:
+    with serving() as server, Client(server) as client:
+        assert client.ask().status == 200
+        (connection,) = server.parking.connections()
+        sock = connection.sock
+        assert isinstance(sock, _socket.socket)
+        assert sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
 
 
 def test_who_is_in_the_queue_of_a_server_that_retires_is_served_once_more() -> None:

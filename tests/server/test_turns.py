@@ -102,7 +102,9 @@ def test_another_client_is_served_before_one_who_floods_a_socket_that_the_applic
     assert order == ["/", "/socket"]
 
 
-def test_all_who_take_turns_share_one_between_two_polls(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_all_who_take_turns_share_one_between_two_polls(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     seconds = itertools.count()
     monkeypatch.setattr(turns, "monotonic", lambda: float(next(seconds)))
     monkeypatch.setattr(turns, "TURN_S", 50.0)
@@ -121,6 +123,7 @@ def test_all_who_take_turns_share_one_between_two_polls(monkeypatch: pytest.Monk
     assert pieces.total() == 1000
     assert max(pieces.values()) <= 60  # whoever ends a turn has one piece more
     assert len(pieces) > 10
+    assert capsys.readouterr().err == ""  # nothing has gone wrong in the hub
 
 
 def test_a_turn_is_not_over_before_its_time_however_often_that_is_asked(

@@ -254,6 +254,12 @@ def test_a_name_that_does_not_resolve_is_a_failure_to_connect(new_session: NewSe
         assert answer.url == "http://no-such-host.invalid/"
 
 
+def test_a_host_that_is_no_url_is_a_failure_to_connect(new_session: NewSession) -> None:
+    session = new_session("http://[broken")
+    for _ in range(2):
+        assert isinstance(session.get("/").error, ConnectFailed)
+
+
 @pytest.mark.parametrize("resets", [True, False])
 def test_an_answer_that_comes_while_the_body_is_being_sent_is_read(
     new_session: NewSession, resets: bool

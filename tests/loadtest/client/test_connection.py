@@ -19,7 +19,6 @@ import pytest
 from parked.loadtest.client.connection import (
     IP_BIND_ADDRESS_NO_PORT,
     RECEIVE_BYTES,
-    AnsweredEarly,
     Connection,
     TlsConnection,
 )
@@ -132,36 +131,6 @@ def test_a_peer_that_stops_reading_times_the_send_out(connect: Opener) -> None:
         connection = connect(peer.port)
         with pytest.raises(TimedOut):
             connection.send(b"z" * (64 * MIB), 0.05)
-
-
-def test_a_send_ends_at_its_deadline_though_the_peer_reads_on(connect: Opener) -> None:
-    def serve(served: Served) -> None:
-        while served.sock.recv(MIB):
-            pass
-
-    with Peer(serve) as peer:
-        connection = connect(peer.port)
-        with pytest.raises(TimedOut, match="took too long"):
-            connection.send(b"z" * (64 * MIB), 5.0, time.perf_counter())
-
-
-@pytest.mark.parametrize("encrypted", [False, True])
-def test_a_refusal_ends_the_send_of_what_nobody_reads(
-    connect: Opener, certificates: Path, encrypted: bool
-) -> None:
-    refusal = b"HTTP/1.1 413 Content Too Large\r\n\r\n"
-
-    def serve(served: Served) -> None:
-        served.sock.recv(1)
-        served.sock.sendall(refusal)
-        gevent.sleep(60)
-
-    options: dict[str, Any] = {"tls_context": trusting(), "server_hostname": "127.0.0.1"}
-    with Peer(serve, tls=server_tls(certificates) if encrypted else None) as peer:
-        connection = connect(peer.port, **(options if encrypted else {}))
-        with pytest.raises(AnsweredEarly):
-            connection.send(b"z" * (16 * MIB), 10.0)
-        assert receive_all(connection, len(refusal)) == refusal
 
 
 def test_a_silent_peer_times_the_receive_out(connect: Opener) -> None:

@@ -21,7 +21,6 @@ from locust.env import Environment
 from locust.exception import RescheduleTask, RescheduleTaskImmediately, StopTest, StopUser
 
 from parked.loadtest.client import user as user_module
-from parked.loadtest.client.counters import Counters
 from parked.loadtest.client.process import Process
 from parked.user import KeepAliveUser
 from tests.loadtest.client.users import Base, Getter, Run
@@ -51,17 +50,6 @@ def test_a_user_at_rest_has_no_greenlet(environment: Environment, peer: Peer) ->
     assert all(user._slot is not None for user in run.users)
     run.runner.stop_users({"Getter": 50})
     eventually(lambda: run.process.counters.connections == 0)
-
-
-def test_a_turn_that_thinking_ends_is_due_when_its_slot_is(
-    environment: Environment, peer: Peer, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """And the first request of a turn counts from there; the very first of a user has no such time."""
-    late_s: list[float] = []
-    monkeypatch.setattr(Counters, "sent_late", lambda self, seconds: late_s.append(seconds))
-    run = Run(environment, Getter, peer.url).start()
-    eventually(lambda: len(late_s) >= 3)
-    assert run.log.count("get") > len(late_s)
 
 
 def test_a_task_that_fails_is_reported_and_the_next_runs(environment: Environment, peer: Peer) -> None:

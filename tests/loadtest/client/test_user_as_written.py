@@ -15,8 +15,20 @@ from locust.contrib.fasthttp import FastHttpSession
 from locust.env import Environment
 from locust.exception import StopUser
 
+from parked.loadtest.client.counters import Counters
 from tests.loadtest.client.users import Base, Getter, Run
 from tests.loadtest.peers import Peer, answering, eventually, response
+
+
+def test_a_turn_that_thinking_ends_is_due_when_its_slot_is(
+    environment: Environment, peer: Peer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And the first request of a turn counts from there; the very first of a user has no such time."""
+    late_s: list[float] = []
+    monkeypatch.setattr(Counters, "sent_late", lambda self, seconds: late_s.append(seconds))
+    run = Run(environment, Getter, peer.url).start()
+    eventually(lambda: len(late_s) >= 3)
+    assert run.log.count("get") > len(late_s)
 
 
 class Thrice(Base):

@@ -31,7 +31,7 @@ from locust.stats import StatsCSVFileWriter
 from parked.loadtest.client.locust_stats import BatchedStatistics
 from parked.loadtest.client.turns import UserHandle
 from parked.loadtest.client.user import KeepAliveUser
-from parked.loadtest.plugin import upstream
+from parked.loadtest.plugin import exact_stops, upstream
 from parked.loadtest.terms import variables
 from parked.loadtest.terms.clock import unix_time_s
 from parked.shared import out_of_memory
@@ -406,6 +406,11 @@ ADJUSTMENTS = (
         stop_users_without_greenlets,
         ("locust.runners:Runner.stop_users",),
         "stopping takes a greenlet per user, which is memory and time at the end of a run",
+    ),
+    Adjustment(
+        exact_stops.stop_who_waits,
+        ("locust.user.users:User.stop", "locust.user.task:TaskSet.wait"),
+        "a user of another class whose wait ends as it is stopped may be cut off in a request",
     ),
     Adjustment(
         end_in_order,

@@ -85,7 +85,7 @@ class LoadTest:
 
     @property
     def master(self) -> int:
-        return self._child("locust")
+        return self._child("parked.loadtest.command.locust")
 
     @property
     def workers(self) -> list[int]:

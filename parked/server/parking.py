@@ -105,6 +105,9 @@ class Parking:
         self._epoll: Any = None
         self._watcher: Any = None
         self._moderation = Moderation()
+        #: Requests so far whose response came or comes later, and how many of these wait for it now.
+        self.later: Callable[[], tuple[int, int]] = _none_later
+        self._deferred = 0
         self._events = 0  # fetched since the last tick
         self._window_s: float | None = None
         self._timer: Any = None
@@ -357,7 +360,9 @@ class Parking:
         if self.idle_timeout:
             self._move_hand(now)
         if self._epoll is not None:  # the last connection of a draining server may just have been closed
-            self._watch(self._moderation.look(self._events, self.count))
+            deferred, pending = self.later()
+            self._watch(self._moderation.look(self._events, self.count, deferred - self._deferred, pending))
+            self._deferred = deferred
         self._events = 0
 
     def _expire(self) -> None:
@@ -389,6 +394,10 @@ class Parking:
             if not connection.busy and not connection.lingering and not connection.buffer:
                 self.idle_timed_out += 1
                 self.close(connection)
+
+
+def _none_later() -> tuple[int, int]:
+    return 0, 0
 
 
 def _overdue(deadlines: dict[Connection, float], now: float) -> list[Connection]:

@@ -72,6 +72,7 @@ class PendingResponses:
         self.totals: dict[int, int] = {}
         self.endings: dict[Reason, int] = dict.fromkeys(REASONS, 0)
         self._parking = parking
+        parking.later = self._later
         self._serve = serve
         self._finish = finish
         self._on_end = on_end
@@ -90,6 +91,9 @@ class PendingResponses:
         yield "pending_heartbeats", self.heartbeats
         for reason in REASONS:
             yield f"pending_{reason}", self.endings[reason]
+
+    def _later(self) -> tuple[int, int]:
+        return self.deferred, self.count
 
     def open(self) -> None:
         """The server starts, in this thread."""

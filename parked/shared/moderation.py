@@ -36,8 +36,11 @@ SPARE_IDLE: Final = (float("inf"), 0.15, 0.2, 0.15)
 EVENTS_A_WINDOW: Final = 2.0
 #: Most that a window may take of the mean time between two events of a connection: where each client waits
 #: for its answer before it asks again, so much fewer requests come. A benchmark of a hundred connections in a
-#: tight loop is never slowed down.
+#: tight loop is never slowed down, nor are those who share a process with very many that wait for an answer.
 SHARE_OF_CYCLE: Final = 0.01
+#: Share of the events from which on those who ask beside others that wait are looked at by themselves: for a
+#: connection that asks how the process is, thousands of long polls need no more wake-ups.
+MANY_ASK: Final = 0.1
 
 _SCHEDSTAT: Final = Path("/proc/self/schedstat")
 _STAT: Final = Path("/proc/stat")
@@ -59,11 +62,13 @@ class Moderation:
         #: What is known of waits and cores is of longer ago than the look before.
         self._is_stale = True
 
-    def look(self, events: int, connections: int) -> float:
+    def look(self, events: int, connections: int, deferred: int = 0, pending: int = 0) -> float:
         """Seconds between two fetches of events until the next look; 0 to fetch them as they come.
 
         :param events: fetched since the look before.
         :param connections: that are open.
+        :param deferred: of these events, requests whose answer is for later.
+        :param pending: of these connections, those that wait for such an answer.
         """
         now = self._clock()
         events_per_s = events / max(now - self._looked, 1e-3)
@@ -90,7 +95,8 @@ class Moderation:
             self._level -= 1
         if not self._level:
             return 0.0
-        most = SHARE_OF_CYCLE * connections
+        asked = 1 - deferred / max(events, 1)
+        most = SHARE_OF_CYCLE * (connections - pending) / asked if asked >= MANY_ASK else float("inf")
         sound = [window for window in WINDOWS_S if EVENTS_A_WINDOW <= events_per_s * window <= most]
         wider = [window for window in sound if window >= WINDOWS_S[self._level]]
         return wider[0] if wider else sound[-1] if sound else 0.0

@@ -33,7 +33,7 @@ class Bench:
         self.late: list[Connection] = []
         self.emptied = 0
         self.parking = Parking(self.ready.extend, self.late.append, self.empty, **timeouts, clock=self.clock)
-        self.parking._moderation.look = lambda events, connections: 0.0  # type: ignore[method-assign]
+        self.parking._moderation.look = lambda *_: 0.0  # type: ignore[method-assign]
         self.peers: list[socket.socket] = []
 
     def close(self) -> None:
@@ -248,7 +248,7 @@ def test_fetches_events_at_intervals_when_told_to_and_as_they_come_again_after(
     bench: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     window_s = 0.3
-    monkeypatch.setattr(bench.parking._moderation, "look", lambda events, connections: window_s)
+    monkeypatch.setattr(bench.parking._moderation, "look", lambda *_: window_s)
     connections, peers = zip(*(bench.park() for _ in range(3)), strict=True)
     bench.parking.tick()
     for peer in peers:

@@ -170,7 +170,9 @@ def test_no_answer_waits_for_the_acknowledgement_of_another() -> None:
 def test_who_is_in_the_queue_of_a_server_that_retires_is_served_once_more() -> None:
     with serving() as server:
         address = ("127.0.0.1", server.server_port)
-        queued = [socket.create_connection(address) for _ in range(3)]  # the hub has no turn meanwhile
+        queued = [_socket.socket() for _ in range(3)]  # C's own: the hub has no turn meanwhile
+        for sock in queued:
+            sock.connect(address)
         assert server.accepted == 0
         server.max_accept = 1  # at a time, and there are more
         server.retire()

@@ -372,7 +372,7 @@ def test_all_checks_run_and_pass(checks: Copy) -> None:
         "lint-imports",
         "pytest ['--ignore', 'tests/loadtest']",
         "pytest ['tests/loadtest']",
-        "== 16 passed, 8 skipped, 16 warnings in ",
+        "== 20 passed, 10 skipped, 20 warnings in ",
     ):
         assert line in result.stdout
     assert result.stdout.endswith("all passed\n")
@@ -391,7 +391,7 @@ def test_a_failure_of_one_process_is_told_and_counted(checks: Copy) -> None:
     result = checks.run(str(checks.path / "tests/run"), FAILING="--ignore")
     assert result.returncode == 1
     assert "-- tests: FAILED (" in result.stdout
-    assert "== 4 failed, 16 passed, 4 skipped, 8 warnings in " in result.stdout
+    assert "== 5 failed, 20 passed, 5 skipped, 10 warnings in " in result.stdout
     assert result.stdout.endswith("\nFAILED: tests\n")
 
 

@@ -94,7 +94,7 @@ class LoadTest:
 
     @property
     def server(self) -> int:
-        return self._child("app")
+        return self._child("parked.prefork")
 
     @property
     def server_workers(self) -> list[int]:

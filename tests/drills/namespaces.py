@@ -34,6 +34,9 @@ def alone(*kinds: str) -> None:
 
 
 def call(*words: str) -> None:
+    if not shutil.which(words[0]):
+        print(f"not here: {words[0]} is not installed", file=sys.stderr)
+        sys.exit(NOT_HERE)
     done = subprocess.run(words, capture_output=True, text=True, check=False)
     if done.returncode:
         print(f"not here: {' '.join(words)}: {done.stderr.strip()}", file=sys.stderr)

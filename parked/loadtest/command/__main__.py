@@ -7,10 +7,6 @@ import importlib
 import signal
 import sys
 
-from parked.loadtest.terms.checkout import PROGRAM
-from parked.shared.descriptors import fill_standard
-from parked.shared.extras import lacks
-
 #: As for a Locust that cannot be started.
 EXIT_LACKING = 5
 #: Words, and the modules of `parked.loadtest.report` that do what they say.
@@ -21,6 +17,9 @@ def main() -> int:
     """Run the command; returns its exit code."""
     # Until the run counts interrupts, one just ends this process: no traceback out of the imports below.
     signal.signal(signal.SIGINT, signal.SIG_DFL)
+    from parked.shared.descriptors import fill_standard
+    from parked.shared.extras import lacks
+
     fill_standard()
     words = sys.argv[1:]
     if words[:1] and words[0] in WORDS:
@@ -36,6 +35,8 @@ def main() -> int:
 
 
 def _lacking(hint: str) -> int:
+    from parked.loadtest.terms.checkout import PROGRAM
+
     print(f"{PROGRAM}: {hint}", file=sys.stderr)
     return EXIT_LACKING
 

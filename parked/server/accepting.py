@@ -342,7 +342,9 @@ class AcceptingServer(pywsgi.WSGIServer):  # type: ignore[misc] # gevent has no 
         self.faults += 1
         hub = gevent.get_hub()
         try:
-            if isinstance(error, hub.SYSTEM_ERROR):  # Ctrl-C, say: for the main greenlet, as in gevent
+            # Ctrl-C, say, is for the main greenlet, as in gevent. Whether to go on without memory is
+            # for the hub as well: a worker ends then (`parked/shared/out_of_memory.py`).
+            if isinstance(error, (*hub.SYSTEM_ERROR, MemoryError)):
                 hub.handle_error(what, type(error), error, error.__traceback__)
             elif not isinstance(error, hub.NOT_ERROR):
                 self._failures.say(f"fault in {what}", described(error))

@@ -125,6 +125,15 @@ def test_a_failure_of_one_connection_is_no_reason_to_close_the_listener(
         assert first.ask().status == 200
 
 
+def test_whether_to_go_on_without_memory_is_left_to_the_hub(monkeypatch: pytest.MonkeyPatch) -> None:
+    told: list[Any] = []
+    with serving(error_log=None) as server:
+        monkeypatch.setattr(gevent.get_hub(), "handle_error", lambda _, kind, *__: told.append(kind))
+        server._on_fault("fetching events", MemoryError())
+        assert server.faults == 1
+    assert told == [MemoryError]
+
+
 def test_a_failure_of_accepting_itself_is_a_pause(monkeypatch: pytest.MonkeyPatch) -> None:
     log = io.StringIO()
     with serving(error_log=log) as server:

@@ -215,7 +215,7 @@ def make_servers(
 ) -> list[KeepAliveWSGIServer]:
     """One for each place, with the same bounds together on connections and requests.
 
-    To be called before the fork: what Python touches when it makes them, the workers then share. That is 0.6
+    To be called before the fork: what Python touches when it makes them, the workers then share. That is 0.7
     MB for each of them.
 
     :param nofile: descriptors that a process may open.

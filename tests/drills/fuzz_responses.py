@@ -92,7 +92,7 @@ class Peer:
     def __init__(self, pieces: list[bytes]) -> None:
         self.pieces = [*pieces]
 
-    def receive(self, _timeout_s: float) -> bytes:
+    def receive(self, _timeout_s: float, _deadline: float = 0.0) -> bytes:
         if not self.pieces:
             raise ClosedByPeer("the end")
         return self.pieces.pop(0)

@@ -271,9 +271,12 @@ class Connection:
             raise ClosedByPeer("closed by the server")
         return data
 
-    def receive(self, timeout_s: float) -> bytes:
+    def receive(self, timeout_s: float, _deadline: float = FAR) -> bytes:
         """Some bytes, at least one. Raises :class:`ClosedByPeer`, :class:`ReceiveFailed` or
-        :class:`TimedOut`."""
+        :class:`TimedOut`.
+
+        :param _deadline: here it takes one wait, after which the caller may look at the clock.
+        """
         # The answer to a request that was just sent is never there yet: wait first, and save the receive that
         # would say so. Nothing is missed, since an event that came before is kept in `ready`.
         while True:
@@ -347,19 +350,26 @@ class TlsConnection(Connection):
         self._object = context.wrap_bio(self._incoming, self._outgoing, server_hostname=server_hostname)
 
     def shake_hands(self, timeout_s: float) -> None:
+        deadline = time.perf_counter() + timeout_s
         while True:
             try:
                 self._object.do_handshake()
             except ssl.SSLWantReadError:
-                self._flush(timeout_s)
-                self._incoming.write(super().receive(timeout_s))
+                self._more(timeout_s, deadline)
             else:
-                self._flush(timeout_s)
+                self._flush(timeout_s, deadline)
                 return
 
-    def _flush(self, timeout_s: float) -> None:
+    def _flush(self, timeout_s: float, deadline: float = FAR) -> None:
         if self._outgoing.pending:
-            super().send(self._outgoing.read(), timeout_s)
+            super().send(self._outgoing.read(), timeout_s, deadline)
+
+    def _more(self, timeout_s: float, deadline: float) -> None:
+        """Bytes of a record: a server may take any number of waits for one, or send such as say nothing."""
+        self._flush(timeout_s, deadline)  # a handshake or key update may ask for an answer
+        self._incoming.write(super().receive(timeout_s))
+        if time.perf_counter() > deadline:
+            raise TimedOut("the whole response took too long")
 
     def close(self) -> None:
         """With the record that says our end (close_notify; RFC 8446, 6.1). The peer's is not waited for."""
@@ -394,12 +404,11 @@ class TlsConnection(Connection):
         if data:
             raise BadResponse("bytes that no request has asked for")
 
-    def receive(self, timeout_s: float) -> bytes:
+    def receive(self, timeout_s: float, deadline: float = FAR) -> bytes:
+        """As above; :class:`TimedOut` also past the deadline, on the `time.perf_counter` scale."""
         while (data := self._read()) is None:
-            # A key update or session ticket may ask for an answer; it leaves before the wait.
-            self._flush(timeout_s)
             try:
-                self._incoming.write(super().receive(timeout_s))
+                self._more(timeout_s, deadline)
             except ClosedByPeer as end:
                 # Without a close_notify anybody may have ended it (RFC 9112, 9.8).
                 raise CutOff(str(end)) from None

@@ -96,7 +96,7 @@ def read_response(
     :raises RequestFailure: :class:`BadResponse`, :class:`ClosedByPeer`, :class:`ReceiveFailed`,
         :class:`TimedOut` or :class:`TooLarge`.
     """
-    data = begun or connection.receive(timeout_s)
+    data = begun or connection.receive(timeout_s, deadline)
     head_end = data.find(b"\r\n\r\n")
     status = PLAIN.get(data[:13])
     if status is None or head_end < 0 or to_head:
@@ -130,7 +130,7 @@ def read_response(
         parts = [data]
         received = len(data)
         while received < total:
-            more = connection.receive(timeout_s)
+            more = connection.receive(timeout_s, deadline)
             if time.perf_counter() > deadline:
                 raise too_late()
             parts.append(more)
@@ -276,7 +276,7 @@ class Incoming:
         return b""
 
     def _receive(self) -> bytes:
-        data = self._connection.receive(self._timeout_s)
+        data = self._connection.receive(self._timeout_s, self._deadline)
         if time.perf_counter() > self._deadline:
             raise too_late()
         return data

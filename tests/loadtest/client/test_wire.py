@@ -20,7 +20,7 @@ class Wire:
         self._pieces = list(pieces)
         self._end = end
 
-    def receive(self, _timeout_s: float) -> bytes:
+    def receive(self, _timeout_s: float, _deadline: float = 0.0) -> bytes:
         if not self._pieces:
             raise self._end("end")
         return self._pieces.pop(0)

@@ -4,8 +4,11 @@ Whoever reaches the port of Locust's master can tell it anything, and on one hos
 run of one host therefore has a key of its own, made by run_test and handed on in the environment, which only
 this user's processes and root can read (proc(5), environ): without it ZeroMQ's handshake fails (CURVE,
 zmq_curve(7)) and nothing reaches Locust. In a run of several hosts a worker says before all else of which
-host it is, and one that does not is not answered. Either way it is named once: it is a worker of another test
+host it is, and one that does not is not heard. Either way it is named once: it is a worker of another test
 beside this one, whose own master could not have the port.
+
+Nor can a stranger take the master's memory by the length that a message says to have, its time by their
+number, or fill its log with them.
 """
 
 from __future__ import annotations
@@ -23,6 +26,7 @@ from locust.rpc.protocol import Message
 from locust.runners import MasterRunner
 from zmq.utils.monitor import parse_monitor_message
 
+from parked.loadtest.master.hosts import REPORT
 from parked.loadtest.terms import variables
 from parked.loadtest.terms.console import say
 from parked.loadtest.terms.harmless import for_line
@@ -34,9 +38,15 @@ logger = logging.getLogger(__name__)
 
 #: Characters of a sender or of a kind of message.
 LONGEST_NAME = 300
+#: Bytes of a message: a worker's statistics have some hundred for each name of a request.
+LARGEST = 16 << 20
+#: Strangers that are named, and messages without sense that are logged; there may be any number of them.
+MOST_NAMED = 10
 
 #: Name of the message by which a worker of a joined host says of which.
 OF_HOST = "parked_of_host"
+#: What is heard of who is no worker: an agent's report, and Locust's question for its locustfile.
+_OF_ANYBODY = (REPORT, "locustfile")
 #: Events of a master's socket (zmq_socket_monitor(3)): which one a worker without the key makes depends on
 #: which end notices first.
 _REFUSED = zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL | zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL
@@ -61,6 +71,8 @@ def keep_out() -> None:
 def _with_key(upstream: Callable[..., None]) -> Callable[..., None]:
     def init(self: Any, sock_type: int, ipv4_only: bool) -> None:
         upstream(self, sock_type, ipv4_only)
+        if sock_type == zmq.ROUTER:
+            self.socket.maxmsgsize = LARGEST
         if not (keys := os.environ.get(variables.KEYS)):
             return
         public, _, secret = keys.encode().partition(b" ")
@@ -86,9 +98,14 @@ def _name_who_has_no_key(events: Any) -> None:
             _name_a_stranger(event["endpoint"].decode().removeprefix("tcp://"))
 
 
-@functools.cache
+_named: set[str] = set()
+
+
 def _name_a_stranger(where: str) -> None:
     """Once for each, to who sees the output and to who sees the live screen."""
+    if where in _named or len(_named) >= MOST_NAMED:
+        return
+    _named.add(where)
     text = (
         f"a stranger came to {where} and is refused, most likely a Locust worker of another test: this port "
         "is this run's, so give that test another one (--master-bind-port, --master-port)"
@@ -106,36 +123,47 @@ def _introduced(upstream: Callable[..., None]) -> Callable[..., None]:
     return send
 
 
+#: Senders that have said of which host they are: also to the socket before, if Locust has made a new one.
+_known: set[str] = set()
+
+
 def _of_this_run(upstream: Callable[..., Any]) -> Callable[..., Any]:
-    """Of a master of several hosts: pass over workers that are of none."""
+    """Of a master of several hosts: pass over who is of none."""
 
     def recv_from_client(self: Any) -> Any:
         while True:
             sender, message = upstream(self)
             if variables.EXPECT_HOSTS not in os.environ:
                 return sender, message
-            known = self.__dict__.setdefault("parked_known", set())
-            if message.type == OF_HOST:
-                known.add(sender)
-            elif message.type == "client_ready" and sender not in known:
-                _name_a_stranger(f"this master as {for_line(sender)[:100]}")
-            else:
+            if sender in _known or message.type in _OF_ANYBODY:
                 return sender, message
+            if message.type == OF_HOST:
+                _known.add(sender)
+            else:
+                _name_a_stranger(f"this master as {for_line(sender)[:100]}")
+                gevent.sleep(0)  # however many more there are
 
     return recv_from_client
 
 
 def _careful(upstream: Callable[..., Any]) -> Callable[..., Any]:
     def recv_from_client(self: Any) -> Any:
-        try:
-            sender, message = upstream(self)
-            if _is_name(message.type) and _is_name(message.node_id):
-                return sender, message
-        except RPCError:
-            raise
-        except Exception as error:
-            raise RPCReceiveError(f"a message that is none: {type(error).__name__}") from error
-        raise RPCReceiveError("a message that is none")
+        while True:
+            try:
+                sender, message = upstream(self)
+                if _is_name(message.type) and _is_name(message.node_id):
+                    return sender, message
+                fault = RPCReceiveError("a message that is none")
+            except RPCReceiveError as error:
+                fault = error
+            except RPCError:
+                raise
+            except Exception as error:
+                fault = RPCReceiveError(f"a message that is none: {type(error).__name__}")
+            self.parked_senseless = getattr(self, "parked_senseless", 0) + 1
+            if self.parked_senseless <= MOST_NAMED:
+                raise fault
+            gevent.sleep(0)
 
     return recv_from_client
 

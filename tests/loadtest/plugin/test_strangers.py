@@ -6,6 +6,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import gevent
+import gevent.socket
 import msgpack
 import pytest
 import zmq.green
@@ -64,7 +65,8 @@ def test_a_worker_of_none_of_a_runs_hosts_is_named_and_not_answered(
     server = zmqrpc.Server("127.0.0.1", 0)
     stranger = zmqrpc.Client("127.0.0.1", server.port, "stranger")
     worker = zmqrpc.Client("127.0.0.1", server.port, "worker")
-    stranger.send(Message("client_ready", "2.47.0", "stranger"))
+    for kind in ("client_ready", "stats", "exception", "parked_sample"):
+        stranger.send(Message(kind, "2.47.0", "stranger"))
     monkeypatch.setenv(variables.HOST, "h1")
     worker.send(Message("client_ready", "2.47.0", "worker"))
     try:
@@ -100,6 +102,54 @@ def test_bytes_that_are_no_message_are_an_error_that_locust_lives_with(data: byt
         with pytest.raises(RPCReceiveError):
             heard(server, 5.0)
     finally:
+        close(server, client)
+
+
+@pytest.mark.parametrize("keys", [b"", b" ".join(zmq.green.curve_keypair())], ids=["no key", "a key"])
+def test_a_message_that_says_to_be_very_long_is_not_waited_for(
+    keys: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(variables.KEYS, keys.decode())
+    server = zmqrpc.Server("127.0.0.1", 0)
+    # ZMTP 3.1 (RFC 37, 3): a greeting, then a frame of 64 bits' length. No key is asked for before that.
+    mechanism = (b"CURVE" if keys else b"NULL").ljust(20, b"\0")
+    greeting = b"\xff" + bytes(8) + b"\x7f\x03\x00" + mechanism + bytes(32)
+    frame = b"\x06" + (strangers.LARGEST + 1).to_bytes(8, "big") + b"\x05READY"
+    try:
+        with gevent.socket.create_connection(("127.0.0.1", server.port), timeout=20.0) as stranger:
+            stranger.sendall(greeting + frame)
+            while stranger.recv(1000):  # its own greeting, then the end
+                pass
+    finally:
+        close(server)
+
+
+def test_a_flood_of_nonsense_leaves_time_for_others_and_is_logged_some_times() -> None:
+    server = zmqrpc.Server("127.0.0.1", 0)
+    client = zmqrpc.Client("127.0.0.1", server.port, "stranger")
+    faults: list[Exception] = []
+    for number in range(500):
+        client.socket.send(b"\xc1" if number % 2 else msgpack.dumps([1, 2]))
+    client.send(Message("hello", None, "stranger"))
+    turns: list[int] = []
+
+    def others() -> None:
+        while True:
+            turns.append(len(faults))
+            gevent.sleep(0)
+
+    beside = gevent.spawn(others)
+    try:
+        while True:
+            try:
+                assert heard(server, 20.0)[1].type == "hello"
+                break
+            except RPCReceiveError as error:
+                faults.append(error)
+        assert len(faults) == strangers.MOST_NAMED
+        assert turns.count(strangers.MOST_NAMED) > 100
+    finally:
+        beside.kill()
         close(server, client)
 
 

@@ -90,8 +90,8 @@ def _rows(path: Path) -> Iterator[dict[str, str]]:
     # A failure may say all of a response; and what ends a line is for csv to judge, not for str.splitlines.
     csv.field_size_limit(files.LARGEST)
     try:
-        yield from itertools.islice(csv.DictReader(io.StringIO(text, newline="")), MOST_READ)
-    except csv.Error:
+        yield from itertools.islice(files.table(io.StringIO(text, newline="")), MOST_READ)
+    except (csv.Error, ValueError):
         return
 
 

@@ -9,7 +9,6 @@ Only matplotlib's object interface is used: nothing here changes its global stat
 
 from __future__ import annotations
 
-import csv
 import io
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -140,9 +139,8 @@ def _save(figure: Figure, path: Path) -> None:
 
 
 def _read(samples_csv: Path, summary: Mapping[str, Any]) -> _Run:
-    reader = csv.DictReader(files.read_text(samples_csv).splitlines())
-    names = [name for name in reader.fieldnames or () if name != "phase"]
-    rows = list(reader)
+    rows = list(files.table(files.read_text(samples_csv).splitlines()))
+    names = [name for name in (rows or [{}])[0] if name != "phase"]
     if len(rows) == 1:  # a curve needs two points
         second = dict(rows[0], time_s=str(_number(rows[0]["time_s"]) + 1))
         rows.append(second)

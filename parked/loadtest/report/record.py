@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 #: Rows of a week and its ramp, bytes of one, bytes of the facts.
-MOST_ROWS, LONGEST_ROW, LARGEST_FACTS = 650_000, 16_384, 64 << 20
+MOST_ROWS, LONGEST_ROW, LARGEST_FACTS = 650_000, 16_384, 32 << 20
 _COLUMNS = ("time_s", "phase", "connections")
 
 
@@ -152,14 +152,10 @@ def rows_of(folder: Path) -> list[dict[str, str]]:
         raise ValueError(f"samples.csv has more than {MOST_ROWS:,} rows")
     if any(len(line) > LONGEST_ROW for line in lines):
         raise ValueError("samples.csv has a row that is too long")
-    reader = csv.DictReader(lines)
-    missing = [name for name in _COLUMNS if name not in (reader.fieldnames or ())]
-    if missing:
-        raise ValueError(f"samples.csv lacks the column {', '.join(missing)}")
-    rows = list(reader)
-    if any(None in row for row in rows):
-        raise ValueError("samples.csv has a row with more cells than columns")
-    return rows
+    try:
+        return list(files.table(lines, *_COLUMNS))
+    except ValueError as error:
+        raise ValueError(f"samples.csv {error}") from None
 
 
 def decode(text: str) -> Any:

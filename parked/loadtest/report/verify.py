@@ -57,6 +57,8 @@ def _figures(value: Any, name: str = "") -> Iterator[tuple[str, Any]]:
     """Each figure with its path: ("latency_ms.p99", 4.5). Lists are figures of their own."""
     if isinstance(value, dict) and value:
         for key, inner in value.items():
+            if len(key) > LONGEST_LINE:  # each figure below it would have it in its path
+                raise ValueError("summary.json has a name that is too long")
             yield from _figures(inner, f"{name}.{key}" if name else key)
     else:
         yield name or "summary.json", value

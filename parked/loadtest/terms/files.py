@@ -7,6 +7,7 @@ replaced, not followed, and a reader never meets half of it. What is read is a r
 from __future__ import annotations
 
 import contextlib
+import csv
 import errno
 import os
 import secrets
@@ -14,10 +15,13 @@ import stat
 from typing import IO, TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
     from pathlib import Path
 
 #: Bytes of a file that is read whole.
 LARGEST = 256 << 20
+#: Columns of a table: ours have up to 67, Locust's 25.
+MOST_COLUMNS = 128
 
 
 def new(path: Path, mode: str = "x", **options: Any) -> IO[Any]:
@@ -54,6 +58,26 @@ def read_text(path: Path, most: int = LARGEST) -> str:
         if found.st_size > most:
             raise OSError(errno.EFBIG, f"larger than {most >> 20} MiB", str(path))
         return file.read(most + 1).decode(errors="replace")
+
+
+def table(lines: Iterable[str], *needed: str) -> Iterator[dict[str, str]]:
+    """The rows of CSV, by the names in its first line; of the last one, which may be cut off, None for cells
+    that are not there. Raises ValueError or csv.Error.
+
+    Short rows below very many names would be a megabyte on the disk and all of the memory here.
+    """
+    reader = csv.DictReader(lines)
+    names = reader.fieldnames or ()
+    if missing := [name for name in needed if name not in names]:
+        raise ValueError(f"lacks the column {', '.join(missing)}")
+    if len(names) > MOST_COLUMNS:
+        raise ValueError(f"has more than {MOST_COLUMNS} columns")
+    last: dict[str, str] = {}
+    for row in reader:
+        if None in row or None in last.values():
+            raise ValueError("has a row with more or fewer cells than columns")
+        last = row
+        yield row
 
 
 def links(folder: Path) -> list[str]:

@@ -80,6 +80,8 @@ BOMB = base64.b64encode(HISTOGRAM + zlib.compress(bytes(64 << 20), 9)).decode()
         text("samples.csv", "time_s,phase,connections\n" + "1,hold,1\n" * 700_000),
         text("samples.csv", "time_s,phase,connections\n" + "x" * 200_000),
         text("samples.csv", "time_s,phase,connections\n1,hold,2,3,4\n"),
+        text("samples.csv", "time_s,phase,connections" + ",x" * 8000 + "\n1" * 600_000),
+        text("samples.csv", "time_s,phase,connections,x\n" + "1\n" * 1000),
         change(hold_s=float("inf")),
         change(hold_s="long"),
         change(think_s=[1]),
@@ -131,6 +133,18 @@ def test_what_a_folder_says_is_in_lines_of_its_own_making(
     told = capsys.readouterr()
     assert "verdict      pass" not in (told.out + told.err).splitlines()
     assert len(told.out) < 100_000
+
+
+@pytest.mark.usefixtures("no_pictures")
+def test_few_bytes_do_not_become_very_many(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert report.main([str(run)]) == 0
+    names = "Type,Name,Request Count,Failure Count,50%,90%,99%,100%"
+    (run / "locust_stats.csv").write_text(f"{names}{',x' * 1_000_000}\n" + f"{'1,' * 8}\n" * 100_000)
+    assert report.main([str(run)]) == 0
+    figures = dict.fromkeys(map(str, range(50_000)), 0)
+    (run / "summary.json").write_text(json.dumps({"x" * 1_000_000: figures}))
+    assert verify.main([str(run)]) == 2
+    assert capsys.readouterr().err.endswith("summary.json has a name that is too long)\n")
 
 
 def test_what_a_mutation_makes_is_read_or_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

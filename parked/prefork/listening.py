@@ -130,13 +130,16 @@ def _bound_unix(path: str, mode: int | None) -> socket.socket:
     except FileNotFoundError:
         pass
     sock: socket.socket = _Socket(socket.AF_UNIX)
+    # Made with its permissions: by its name they would go to another file that has taken its place.
+    before = None if mode is None else os.umask(0o777 & ~mode)
     try:
         sock.bind(path)
-        if mode is not None:
-            Path(path).chmod(mode)  # nobody can connect before it listens
     except OSError:
         sock.close()
         raise
+    finally:
+        if before is not None:
+            os.umask(before)
     return sock
 
 

@@ -45,7 +45,7 @@ class MadeFiles:
     def add(self, name: str) -> None:
         """A file that was just made."""
         path = os.path.abspath(name)  # noqa: PTH100 - and not resolved: a link is its owner's to change
-        found = os.stat(path)  # noqa: PTH116
+        found = os.lstat(path)
         self.known.append((path, found.st_dev, found.st_ino))
 
     def write_pid(self, name: str) -> None:
@@ -83,11 +83,11 @@ class MadeFiles:
     def give(self, user: int, group: int, since: int = 0) -> None:
         """Make them another user's, from number *since* on; -1 leaves an owner or a group as it is.
 
-        :raises IdentityError: this user may not.
+        :raises IdentityError: this user may not, or it is another file by now.
         """
-        for name, _, _ in self.known[since:] if (user, group) != (-1, -1) else []:
+        for name, *inode in self.known[since:] if (user, group) != (-1, -1) else []:
             try:
-                os.chown(name, user, group, follow_symlinks=False)
+                _give(name, inode, user, group)
             except OSError as error:
                 raise IdentityError(f"cannot give {name} to user {user}: {error.strerror}") from error
 
@@ -162,6 +162,17 @@ def _running(name: str) -> int:
                 return pid or -1
             raise
         return 0
+    finally:
+        close(fd)
+
+
+def _give(name: str, inode: list[int], user: int, group: int) -> None:
+    fd = os.open(name, os.O_PATH | os.O_NOFOLLOW)
+    try:
+        found = os.fstat(fd)
+        if [found.st_dev, found.st_ino] != inode:
+            raise OSError(errno.ESTALE, os.strerror(errno.ESTALE))
+        os.chown(f"/proc/self/fd/{fd}", user, group)
     finally:
         close(fd)
 

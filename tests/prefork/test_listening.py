@@ -2,9 +2,11 @@ from __future__ import annotations
 
 import socket
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from parked.prefork import listening
 from parked.prefork.listening import ListenError, default_backlog, listen
 from parked.shared.addresses import Address
 
@@ -44,6 +46,26 @@ def test_a_unix_socket_whose_server_is_too_busy_to_accept_is_in_use(tmp_path: Pa
     finally:
         socket.setdefaulttimeout(None)
         close(sockets)
+
+
+def test_no_other_file_gets_the_permissions_of_a_unix_socket(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whose folder it is may put a link in its place, and root follows."""
+    path, private = tmp_path / "socket", tmp_path / "private"
+    private.touch(0o600)
+
+    class Replaced(socket.socket):
+        def bind(self, address: Any) -> None:
+            super().bind(address)
+            modes.append(path.stat().st_mode & 0o777)
+            path.unlink()
+            path.symlink_to(private)
+
+    modes: list[int] = []
+    monkeypatch.setattr(listening, "_Socket", Replaced)
+    close(listen(Address("", 0, str(path)), 1, 1, 0o622))
+    assert (modes, private.stat().st_mode & 0o777) == ([0o622], 0o600)
 
 
 def test_an_address_can_be_used_again_at_once() -> None:

@@ -90,6 +90,18 @@ def test_only_who_may_write_a_pid_file_can_say_that_its_server_runs(tmp_path: Pa
     assert file.read_text() == OWN
 
 
+def test_a_file_that_has_taken_the_place_of_ours_is_not_given_away(tmp_path: Path, made: MadeFiles) -> None:
+    file, other = tmp_path / "socket", tmp_path / "other"
+    file.touch()
+    other.touch()
+    made.add(str(file))
+    made.give(os.getuid(), os.getgid())
+    file.unlink()
+    file.hardlink_to(other)
+    with pytest.raises(IdentityError, match=r"cannot give .*socket to user"):
+        made.give(os.getuid(), os.getgid())
+
+
 def test_a_pid_file_stays_locked_over_exec(tmp_path: Path, made: MadeFiles) -> None:
     """That is how a reload goes on (`parked.prefork.handover`)."""
     file = tmp_path / "server.pid"

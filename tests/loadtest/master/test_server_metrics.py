@@ -191,3 +191,22 @@ def test_a_page_without_an_end_is_not_kept(monkeypatch: pytest.MonkeyPatch) -> N
 
     with Peer(flood) as peer, pytest.raises(NoMetrics, match="more than 4 MiB"):
         ServerMetrics(f"127.0.0.1:{peer.port}").read()
+
+
+@pytest.mark.parametrize(
+    ("page", "why"),
+    [
+        (b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n" + b"1\r\nx\r\n" * 100, "chunks"),
+        (b"HTTP/1.1 100 Continue\r\n\r\n" * 100 + b"HTTP/1.1 200 OK\r\n\r\n", "no response"),
+    ],
+    ids=["chunks", "interim responses"],
+)
+def test_a_page_in_very_many_pieces_is_not_put_together(page: bytes, why: str) -> None:
+    """4 MB in such as hold a byte would keep the master for seconds, each second."""
+
+    def serve(served: Served) -> None:
+        served.read_request()
+        served.sock.sendall(page)
+
+    with Peer(serve) as peer, pytest.raises(NoMetrics, match=why):
+        ServerMetrics(f"127.0.0.1:{peer.port}").read()

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import encodings
 import io
 import json
 from datetime import timedelta
+from encodings.aliases import aliases
+from pkgutil import iter_modules
 from typing import TYPE_CHECKING, Any, Protocol, cast
 
 from charset_normalizer import detect
@@ -24,8 +27,9 @@ if TYPE_CHECKING:
 
 #: Bytes of a body that are handed out at a time where a task does not say how many.
 PIECE_BYTES = 1024
-#: Python's codecs for names of hosts, which take a time that grows with the square of the length.
-SLOW_CODECS = ("punycode", "idna")
+#: Python's codecs by their names. It would keep any other that it is asked for, for ever; and those for names
+#: of hosts take a time that grows with the square of the length.
+CODECS = {*aliases, *(module.name for module in iter_modules(encodings.__path__))} - {"punycode", "idna"}
 
 
 class Reporter(Protocol):
@@ -85,6 +89,16 @@ def _headers(head: bytes) -> Headers:
         if colon:
             found.add(name.decode("latin-1"), value.strip().decode("latin-1"))
     return found
+
+
+def _decoded(content: bytes, encoding: str) -> str:
+    known = encodings.normalize_encoding(encoding).lower()
+    try:
+        if known in CODECS:
+            return content.decode(known, errors="replace")
+    except (LookupError, UnicodeError):  # no encoding of text
+        pass
+    return content.decode(errors="replace")
 
 
 class KeepAliveResponse:
@@ -241,12 +255,7 @@ class KeepAliveResponse:
         if self.encoding is None:
             declared = get_encoding_from_headers(cast(Any, self.headers))  # any case-blind mapping
             self.encoding = declared or str(detect(content)["encoding"] or "utf-8")
-        try:
-            if self.encoding.lower() not in SLOW_CODECS:
-                return content.decode(self.encoding, errors="replace")
-        except (LookupError, UnicodeError):  # the server names a charset that is none
-            pass
-        return content.decode(errors="replace")
+        return _decoded(content, self.encoding)
 
     def json(self) -> Any:
         """The body parsed as JSON; raises :class:`json.JSONDecodeError`."""
@@ -271,7 +280,7 @@ class KeepAliveResponse:
     def iter_lines(self, chunk_size: int = PIECE_BYTES, decode_unicode: bool = False) -> Iterator[Any]:
         """The body line by line, as each has come, without its line break; bytes unless text is asked for."""
         for line in self._lines(chunk_size):
-            yield line.decode(self.encoding or "utf-8", errors="replace") if decode_unicode else line
+            yield _decoded(line, self.encoding or "utf-8") if decode_unicode else line
 
     def _lines(self, chunk_size: int) -> Iterator[bytes]:
         begun: list[bytes] = []

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import encodings
 import json
 from types import SimpleNamespace
 from typing import Any
@@ -88,6 +89,11 @@ def test_no_response_shows_as_status_0() -> None:
         ("text/plain; charset=no-such-thing", "grün".encode(), "grün"),
         ("text/plain; charset=punycode", b"abc-\xff", "abc-\ufffd"),
         ("text/plain; charset=idna", b"abc\xff", "abc\ufffd"),
+        ("text/plain; charset=-Punycode", b"abc-\xff", "abc-\ufffd"),
+        ("text/plain; charset=windows-1252", b"\x80", "\u20ac"),
+        ("text/plain; charset=cp874", b"\xa1", "\u0e01"),
+        ("text/plain; charset=zlib", b"abc", "abc"),
+        ("text/plain; charset=utf\0", b"abc", "abc"),
         ("text/plain; charset=utf-8", b"gr\xffn", "gr\ufffdn"),
         ("application/octet-stream", b"plain ascii", "plain ascii"),
         ("text/html", b"", ""),
@@ -96,6 +102,14 @@ def test_no_response_shows_as_status_0() -> None:
 def test_text_is_decoded_as_the_server_says(content_type: str, body: bytes, text: str) -> None:
     head = OK + f"Content-Type: {content_type}\r\nContent-Length: {len(body)}\r\n\r\n".encode()
     assert seen(head + body).text == text
+
+
+def test_names_of_charsets_that_a_server_makes_up_are_not_kept() -> None:
+    before = len(encodings._cache)  # type: ignore[attr-defined]
+    for number in range(3):
+        head = OK + b"Content-Type: text/plain; charset=none-%d\r\nContent-Length: 1\r\n\r\n" % number
+        assert seen(head + b"a").text == "a"
+    assert len(encodings._cache) == before  # type: ignore[attr-defined]
 
 
 def test_json_that_is_not_in_utf_8_is_read_in_its_charset() -> None:

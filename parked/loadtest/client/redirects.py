@@ -99,6 +99,7 @@ class Trail:
         try:
             parts = urlsplit(urljoin(self.session.absolute(self.path), location))
             place = Place.of(parts)
+            session = self._home._session_at(place, parts.netloc)
         except ValueError:  # its words are the server's, and may be others each time
             raise BadResponse("redirection to no http:// or https:// URL") from None
         self.path = fit((parts.path or "/") + (f"?{parts.query}" if parts.query else ""))
@@ -114,4 +115,4 @@ class Trail:
             self._bare, self._auth = True, None
             fields = {name: value for name, value in fields.items() if not is_private(name)}
         self._headers = fields
-        self.session = self._home._session_at(place, parts.netloc)
+        self.session = session

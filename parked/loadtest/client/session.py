@@ -257,11 +257,14 @@ class KeepAliveSession(Verbs, Line):
         finally:
             under_way.pop(self, None)
         now = time.perf_counter()
+        length = 0
+        if raw is not None:  # what is only announced may be any number, and no message holds all of them
+            length = min(raw.announced_bytes, user.max_body_bytes) if stream else len(raw.body)
         meta = {
             "request_type": method,
             "name": name or self.request_name or url,
             "response_time": (now - start) * 1000,
-            "response_length": 0 if raw is None else raw.announced_bytes if stream else len(raw.body),
+            "response_length": length,
             "start_time": wall_start,
             "context": context,
         }

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 
+import msgpack
 import pytest
 
 from parked.loadtest.client.event_stream import Event
@@ -123,6 +124,14 @@ def test_a_gap_is_counted_for_each_stream_that_has_it() -> None:
     for _ in range(3):
         heard.take(before, behind)
     assert heard.sample()["events_lost"] == 6
+
+
+def test_numbers_of_a_servers_own_choice_stay_within_what_a_message_holds() -> None:
+    heard = HeardByProcess()
+    hear(heard, 1, 2)
+    for _ in range(30):
+        heard.take(event(2), event(10**18 - 1))
+    assert len(msgpack.dumps(heard.sample()["events_lost"])) == 9
 
 
 def test_a_broadcast_may_wait_for_a_share_of_the_time_that_it_has_taken(

@@ -80,6 +80,7 @@ def test_a_body_that_can_be_read_once_is_sent_twice(
     [
         ("ftp://mine-1/", BadResponse, "redirection to no http:// or https:// URL"),
         ("http://x:mine-1/", BadResponse, "redirection to no http:// or https:// URL"),
+        ("http://mine\0-1/", BadResponse, "redirection to no http:// or https:// URL"),
         ("http://mine-1.invalid/", ConnectFailed, "the server that a redirection leads to can't be reached"),
     ],
 )

@@ -109,6 +109,14 @@ def test_a_stream_has_the_bound_of_any_body(new_session: NewSession) -> None:
             pass
 
 
+def test_a_length_that_is_only_announced_is_no_length(new_session: NewSession) -> None:
+    """Statistics add them up, and a message holds 64 bits."""
+    with Peer(answering(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % (2**64 - 1))) as peer:
+        answer = new_session(peer.url, max_body_bytes=1000).get("/", stream=True)
+        assert answer.ok
+        assert answer.request_meta["response_length"] == 1000
+
+
 def test_a_failed_status_is_told_before_the_stream_is_read(new_session: NewSession) -> None:
     with Peer(answering(response(b"no", status="503 Busy"))) as peer:
         client = new_session(peer.url)

@@ -1,4 +1,4 @@
-"""Which header fields may hold what is nobody else's, by their names alone.
+"""What may be nobody else's: header fields, by their names alone, and words of a command line.
 
 The server remembers blocks and fields that it has seen, for speed, and a secret should not stay in memory
 longer than the request that it came with; the load test's client follows redirections to other servers, and a
@@ -13,6 +13,11 @@ import re
 from functools import lru_cache
 from typing import Final
 
+#: Words of a command line and parts of URLs: what may be shown, the name that decides, and what it is of.
+_PASSWORD: Final = re.compile(r"(://[^/?#@\s:]*:)[^/?#\s]*(?=@)")
+_FIELD: Final = re.compile(r"((?:--header=)?([!#$%&'*+.^_`|~0-9A-Za-z-]+):\s*)\S.*", re.DOTALL)
+_PARAMETER: Final = re.compile(r"([?&]([^=&#\s]+)=)[^&#\s]*")
+
 _WORDS: Final = re.compile(
     "auth|cookie|token|key|secret|passw|passphrase|pwd|credential|session|signature|assertion|jwt|otp|csrf|xsrf"
     "|cert",
@@ -24,3 +29,12 @@ _WORDS: Final = re.compile(
 def is_private(name: str) -> bool:
     """Whether the value of a field of this name is not to be remembered, or handed on."""
     return _WORDS.search(name) is not None
+
+
+def masked(word: str) -> str:
+    """A word of a command line as others may see it: no password of a URL, no private field or parameter."""
+    word = _PASSWORD.sub(r"\1***", word)
+    field = _FIELD.fullmatch(word)
+    if field and is_private(field[2]):
+        return f"{field[1]}***"
+    return _PARAMETER.sub(lambda found: f"{found[1]}***" if is_private(found[2]) else found[0], word)

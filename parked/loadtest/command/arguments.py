@@ -22,6 +22,7 @@ from parked.loadtest.terms.checkout import PROGRAM
 from parked.loadtest.terms.console import hand_over, say
 from parked.shared import old_names
 from parked.shared.extras import lacks
+from parked.shared.private import masked
 
 #: Connections and hold of --quick.
 QUICK = (20_000, "30s")
@@ -417,7 +418,7 @@ def main(arguments: list[str] | None = None) -> int:
             machine=Machine.read(),
         )
         return join.join(joining)
-    command = shlex.join(["./run_test" if PROGRAM == "run_test" else PROGRAM, *words])
+    command = shlex.join(["./run_test" if PROGRAM == "run_test" else PROGRAM, *map(masked, words)])
     settings = Settings.of(chosen, chosen.machine or Machine.read(), command, time.time())
     if chosen.plan:
         return _plan(settings, chosen.json)

@@ -40,6 +40,7 @@ from parked.loadtest.master.ramp import Pace
 from parked.loadtest.master.server_metrics import NoMetrics, ServerMetrics
 from parked.loadtest.terms import clock, console, options, values, variables
 from parked.loadtest.terms.harmless import for_line
+from parked.shared.private import masked
 
 if TYPE_CHECKING:
     from locust.env import Environment
@@ -382,7 +383,7 @@ class Run:
         """For run.json."""
         assert self._folder is not None
         return {
-            "host": self._host,
+            "host": masked(self._host),
             "target_connections": self._wanted,
             "users_ended_themselves": self._ended_themselves,
             "started_unix_s": self.started_unix_s,
@@ -411,7 +412,7 @@ class Run:
             "server_gc_pause_s": self._server.gc_pause_s if self._server is not None else None,
             "machine": self._machine,
             "versions": _versions(),
-            "command": os.environ.get(variables.COMMAND) or shlex.join(sys.argv),
+            "command": os.environ.get(variables.COMMAND) or shlex.join(map(masked, sys.argv)),
             "notes": self._notes,
             # What these facts speak of: a master that is killed leaves later rows and no end.
             "rows": self._folder.rows,

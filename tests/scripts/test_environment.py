@@ -6,11 +6,14 @@ one test does it with the real venv and pip.
 
 from __future__ import annotations
 
+import ensurepip
+import hashlib
 import os
 import shutil
 import signal
 import subprocess
 import sys
+import sysconfig
 import time
 from pathlib import Path
 
@@ -151,6 +154,11 @@ def test_real_venv_and_pip_make_it_and_a_failing_pip_is_told_with_its_exit_code_
     # A newer Python without venv is passed over.
     python_that_says(copy, "python3.14", "sys.version_info = (3, 14, 0); sys.modules['ensurepip'] = None")
     copy.stub("python3", f'[ "$1" = -c ] && exec "{sys.executable}" "$@"; exit 98')
+    # The pip that Python has with it takes the place of the one in the registry.
+    wheels = Path(sysconfig.get_config_var("WHEEL_PKG_DIR") or Path(ensurepip.__file__).with_name("_bundled"))
+    (pip,) = wheels.glob("pip-*.whl")
+    locked = f"pip @ {pip.as_uri()} --hash=sha256:{hashlib.sha256(pip.read_bytes()).hexdigest()}\n"
+    (copy.path / "scripts/pip.lock").write_text(locked)
     first = copy.environment()
     assert_made(first, copy.venv)
     assert "with pip ... done in " in first.stderr
@@ -162,6 +170,25 @@ def test_real_venv_and_pip_make_it_and_a_failing_pip_is_told_with_its_exit_code_
     log = copy.path / ".venv.log"
     assert str(log) in line
     assert "no-such-distribution" in log.read_text()
+
+
+def test_the_pip_that_comes_with_python_is_taken_where_there_is_no_other(copy: Copy) -> None:
+    (copy.bin / "uv").unlink()
+    calls, brought = copy.path / "calls", copy.path / "brought"
+    inside = copy.stub(
+        "inside",
+        f'echo "$*" >>"{calls}"\n'
+        f'case $* in "-c import pip") [ -e "{brought}" ] ;; "-m ensurepip") : >"{brought}" ;; esac',
+    )
+    base = copy.stub(
+        "base", f'[ "$2" = venv ] && mkdir -p "$4/bin" && {shutil.which("ln")} -s "{inside}" "$4/bin/python"'
+    )
+    python_that_says(copy, "python3", f"sys._base_executable = {str(base)!r}")
+    assert_made(copy.environment(), copy.venv)
+    said = calls.read_text().splitlines()
+    assert "-m ensurepip" in said
+    installed = [line.rpartition("/")[2] for line in said if "--require-hashes" in line]
+    assert installed == ["pip.lock", "requirements.lock"]
 
 
 def test_where_python_may_not_keep_what_it_compiles_what_starts_import_is_compiled_once(copy: Copy) -> None:

@@ -72,3 +72,40 @@ def test_a_run_that_has_passed_is_passed_also_if_its_web_page_is_ended_by_an_int
     interrupted = argparse.Namespace(is_set=bool(interrupts), count=interrupts)
     asked = settings("-c", "10", "--results", str(tmp_path), "--web")
     assert run._report(asked, 0, "", interrupted) == code  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("options", "wanted"),
+    [
+        (("-c", "many"), "positive whole number"),
+        (("--hold", "soon"), "is not a duration"),
+        (("--think", "90:10"), "MIN <= MAX"),
+        (("--length", "0:5"), "MIN <= MAX"),
+        (("--master-port", "70000"), "is not a port"),
+        (("-u", "10"), "here it is -c"),
+        (("-u", "5"), "here it is -c"),
+        (("--run-time=5",), "here it is --hold"),
+        (("--fail-if", "p99"), "latency_ms.p99 > 200"),
+        (("--fail-if", "p99 > 200"), "did you mean latency_ms.p99?"),
+        (("--path", "/", "-f", "x.py"), "of the built-in test"),
+        (("--header", "no field"), "is no field"),
+        (("--host", "http://127.0.0.1/x?y=1"), "has a query"),
+        # Of several hosts.
+        (("--join", "a:b"), "is not HOST[:PORT]"),
+        (("--join", "a", "-c", "5"), "--connections is for the master"),
+        (("--join", "a", "--host", "http://b"), "--host is for the master"),
+        (("--master",), "needs a number of connections"),
+        (("--expect-hosts", "2"), "goes with --master"),
+        (("--web-port", "8090"), "goes with --web"),
+        (("--master", "-c", "5", "--processes", "2"), "for the hosts that join"),
+        (("--host", "http://a", "--host", "http://a"), "different URLs"),
+        (("--source-addresses", "10.0.0.0/40"), "10.0.0.0/40"),
+    ],
+)
+def test_what_makes_no_sense_is_one_line(
+    options: tuple[str, ...], wanted: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as ended:
+        arguments.main([*options])
+    assert ended.value.code == 2
+    assert wanted in capsys.readouterr().err.splitlines()[-1]

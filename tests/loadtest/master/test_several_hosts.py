@@ -18,7 +18,7 @@ import pytest
 
 from parked.loadtest.report import verify
 from tests.cluster import Cluster, cluster
-from tests.commands import free_ports, run
+from tests.commands import free_ports
 from tests.loadtest.command.test_run import RUN_S, run_test
 from tests.loadtest.runs import NO_PICTURES
 from tests.network import NotPermitted, network
@@ -174,24 +174,3 @@ def test_a_host_whose_limits_are_too_low_ends_the_run_for_all(tmp_path: Path) ->
             assert re.search(r"run_test: host \S+: .*available memory.* too low", run.text()), run.text()
             assert "Traceback" not in run.text()
     assert not (tmp_path / "run" / "run.json").exists()
-
-
-@pytest.mark.parametrize(
-    ("options", "wanted"),
-    [
-        (("--join", "a:b"), "is not HOST[:PORT]"),
-        (("--join", "a", "-c", "5"), "--connections is for the master"),
-        (("--join", "a", "--host", "http://b"), "--host is for the master"),
-        (("--master",), "needs a number of connections"),
-        (("--expect-hosts", "2"), "goes with --master"),
-        (("--web-port", "8090"), "goes with --web"),
-        (("--master", "-c", "5", "--processes", "2"), "for the hosts that join"),
-        (("--host", "http://a", "--host", "http://a"), "different URLs"),
-        (("--source-addresses", "10.0.0.0/40"), "10.0.0.0/40"),
-    ],
-)
-def test_what_does_not_go_together_is_one_line(options: tuple[str, ...], wanted: str) -> None:
-    command = [sys.executable, "-P", "-m", "loadtest", *options]
-    done = run(command, timeout=60)
-    assert done.returncode == 2
-    assert wanted in done.stderr.splitlines()[-1]

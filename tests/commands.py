@@ -51,6 +51,22 @@ def run(
         return subprocess.CompletedProcess(command, process.returncode, _text(out), _text(err))
 
 
+def interrupted(command: Sequence[str | Path], env: Mapping[str, str]) -> tuple[int, str]:
+    """Exit code and output of a program that begins with an interrupt held back, as by scripts/run."""
+
+    def hold_back() -> None:
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+        os.kill(os.getpid(), signal.SIGINT)
+
+    with tempfile.TemporaryFile() as said:
+        process = subprocess.Popen(command, env=env, stdout=said, stderr=said, preexec_fn=hold_back)
+        try:
+            return process.wait(60), _text(said)
+        finally:
+            process.kill()
+            process.wait()
+
+
 def _text(file: IO[bytes]) -> str:
     file.seek(0)
     return file.read().decode(errors="replace")

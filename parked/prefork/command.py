@@ -5,6 +5,7 @@ from __future__ import annotations
 import atexit
 import dataclasses
 import os
+import signal
 import sys
 from typing import NoReturn
 
@@ -14,6 +15,9 @@ def main(demo: str = "parked.demo.wsgi:application") -> NoReturn:
 
     :param demo: served if the settings name no application.
     """
+    # Until there is a supervisor, an interrupt just ends this process: no traceback out of the imports below.
+    # One that scripts/run has held back, or an image before this one, waits for the supervisor.
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
     # Before gevent is imported: spawn trees cost a traceback and 1 KB for each greenlet.
     os.environ.setdefault("GEVENT_TRACK_GREENLET_TREE", "0")
     _guard_output()

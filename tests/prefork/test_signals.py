@@ -15,6 +15,7 @@ import psutil
 
 from parked.prefork import settings
 from parked.prefork.signals import HARMLESS
+from tests.commands import interrupted
 from tests.support import CHECKOUT, GET, PATIENCE_S, Client, ServerProcess, eventually
 
 PID_APP = ("--app", "tests.apps:pid")
@@ -53,6 +54,11 @@ def test_what_the_application_starts_sees_no_mask_and_nothing_ignored_also_after
         assert masks(get(server)) == [0, 0, 0, 0]
         server.signal(signal.SIGTERM)
         assert server.wait()[0] == 0
+
+
+def test_an_interrupt_from_before_it_could_be_taken_is_a_stop() -> None:
+    command = [sys.executable, "-P", "-m", "app", "--bind", "127.0.0.1:0"]
+    assert interrupted(command, os.environ | {"PYTHONPATH": str(CHECKOUT)}) == (0, "")
 
 
 def test_a_helper_that_is_started_at_import_ends_by_term_and_one_of_a_trial_with_it(tmp_path: Path) -> None:

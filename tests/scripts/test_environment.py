@@ -370,6 +370,19 @@ def test_run_server_becomes_the_program_so_that_signals_reach_it(copy: Copy) -> 
         process.communicate()
 
 
+@pytest.mark.parametrize("holds", [True, False])
+def test_an_interrupt_waits_while_python_itself_starts_where_env_can_hold_it_back(
+    copy: Copy, holds: bool
+) -> None:
+    mask = "import signal; print(signal.pthread_sigmask(signal.SIG_BLOCK, ()))"
+    (copy.path / "app/__main__.py").write_text(mask)
+    if not holds:  # busybox, or coreutils before 8.31
+        (copy.bin / "env").unlink()
+        copy.stub("env", 'echo "env: unrecognized option" >&2; exit 1')
+    result = copy.run(str(copy.path / "run_server"))
+    assert (result.returncode, "SIGINT" in result.stdout) == (0, holds), result
+
+
 @pytest.fixture
 def checks(copy: Copy) -> Copy:
     """A copy whose environment holds stubs of the tools, each of which says that it ran."""

@@ -15,8 +15,10 @@ WORDS = ("compare", "verify", "report")
 
 def main() -> int:
     """Run the command; returns its exit code."""
-    # Until the run counts interrupts, one just ends this process: no traceback out of the imports below.
+    # Until the run counts interrupts, one just ends this process, also one that scripts/run has held back: no
+    # traceback out of the imports below.
     signal.signal(signal.SIGINT, signal.SIG_DFL)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
     from parked.shared.descriptors import fill_standard
     from parked.shared.extras import lacks
 

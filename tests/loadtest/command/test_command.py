@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -65,3 +66,9 @@ def test_what_is_missing_is_one_line_with_the_command_that_brings_it(
     assert lacking.returncode == 5
     assert lacking.stderr.endswith(f"pip install 'parked[{extra}]'\n")
     assert lacking.stderr.count("\n") == 1
+
+
+def test_an_interrupt_from_before_it_could_be_taken_ends_it_without_a_traceback() -> None:
+    env = {"PYTHONPATH": str(Path(__file__).resolve().parents[3])}
+    ended = commands.interrupted([sys.executable, "-P", "-m", "loadtest", "-c", "10"], env)
+    assert ended == (-signal.SIGINT, "")

@@ -48,7 +48,10 @@ _TOKEN: Final = r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+"
 _VALUE: Final = r"[!#$%&'*+\-.^_`|~0-9A-Za-z:\[\]]+"
 _QUOTED: Final = r'"(?:[\t \x21\x23-\x5b\x5d-\x7e\x80-\xff]|\\[\t\x20-\x7e\x80-\xff])*"'
 _PAIR: Final = re.compile(rf"[ \t]*(?:({_TOKEN})=({_VALUE}|{_QUOTED})[ \t]*)?([;,]|\Z)")
-_NODE: Final = re.compile(r"(?:\[([0-9A-Fa-f:.]+)\]|([0-9.]+)|([0-9A-Fa-f:.]+))(?::([0-9]{1,5}))?")
+# RFC 7239, 6: a port may be obfuscated.
+_NODE: Final = re.compile(
+    r"(?:\[([0-9A-Fa-f:.]+)\]|([0-9.]+)|([0-9A-Fa-f:.]+))(?::(?:([0-9]{1,5})|_[0-9A-Za-z._-]+))?"
+)
 
 
 class Node(NamedTuple):

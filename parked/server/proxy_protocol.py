@@ -44,6 +44,9 @@ _ADDRESSES: Final = {
     0x32: (108, 0),
 }
 _UNSPEC: Final = 0x00
+#: Version 2, commands.
+_LOCAL: Final = 0x20
+_PROXY: Final = 0x21
 
 
 class ProxyError(ValueError):
@@ -137,7 +140,9 @@ def _source_v1(header: bytes) -> tuple[str, int] | None:
 
 def _source_v2(header: bytes) -> tuple[str, int] | None:
     _, command, family, _ = _FIXED.unpack_from(header)
-    if command not in (0x20, 0x21) or not (family == _UNSPEC or family in _ADDRESSES):
+    if command == _LOCAL:  # of the balancer itself; the rest is to be ignored, the family included
+        return None
+    if command != _PROXY or not (family == _UNSPEC or family in _ADDRESSES):
         raise ProxyError("unknown command or family in a PROXY header")
     host_bytes, port_at = _ADDRESSES.get(family, (0, 0))
     addresses = header[_FIXED.size :]
@@ -146,7 +151,7 @@ def _source_v2(header: bytes) -> tuple[str, int] | None:
         raise ProxyError("a PROXY header too short for its addresses")
     if family != _UNSPEC:
         _check_notes(addresses[rest:])
-    if command == 0x20 or not port_at:  # of the balancer itself, or of a unix socket
+    if not port_at:  # of a unix socket, or of nothing that is known
         return None
     host = str(plain(ip_address(addresses[:host_bytes])))
     return host, int.from_bytes(addresses[port_at : port_at + 2], "big")

@@ -10,6 +10,8 @@ EVERYBODY: Final = "*"
 LOCAL: Final = "unix:"
 #: Verdicts that are remembered. Beyond it all are forgotten at once: a few microseconds for each peer.
 MAX_REMEMBERED: Final = 10_000
+#: RFC 4291, 2.5.5.2: those before an IPv4 address that is written as one of IPv6.
+_MAPPED_BITS: Final = 96
 
 
 class TrustedPeers:
@@ -31,12 +33,12 @@ class TrustedPeers:
 
         :param peer: its address, as accept() gives it.
         """
-        return self.trusts_host(peer[0]) if isinstance(peer, tuple) else self._everybody or self._local
-
-    def trusts_host(self, host: str) -> bool:
-        """Whether an IP address is one of them."""
         if self._everybody:
             return True
+        return self.trusts_host(peer[0]) if isinstance(peer, tuple) else self._local
+
+    def trusts_host(self, host: str) -> bool:
+        """Whether an IP address is one of those that are named; `*` is for who connects, and names nobody."""
         known = self._known.get(host)
         if known is None:
             if len(self._known) >= MAX_REMEMBERED:
@@ -53,6 +55,10 @@ def plain(address: IPv4Address | IPv6Address) -> IPv4Address | IPv6Address:
 
 def _network(name: str) -> IPv4Network | IPv6Network:
     try:
-        return ip_network(name)
+        network = ip_network(name)
+        mapped = getattr(network.network_address, "ipv4_mapped", None)
+        if mapped is not None and network.prefixlen >= _MAPPED_BITS:
+            return IPv4Network((mapped, network.prefixlen - _MAPPED_BITS))
+        return network
     except ValueError as error:
         raise ValueError(f"{error}; addresses, networks, {LOCAL} and {EVERYBODY} can be named") from None

@@ -44,6 +44,7 @@ def applied(fields: dict[str, str], peer: Any = PROXY, trusted: str = TRUSTED, *
         (f"{CLIENT}:4711", CLIENT),
         ("2001:DB8:0::1", "2001:db8::1"),
         ("[2001:db8::1]:4711", "2001:db8::1"),
+        (f"{CLIENT}:_hidden", CLIENT),
         (f"::ffff:{CLIENT}", CLIENT),
         ("unknown", PROXY[0]),  # then the last that is known
         ("<script>", PROXY[0]),
@@ -70,6 +71,7 @@ def test_the_port_of_the_proxy_is_not_said_to_be_the_clients() -> None:
         (f'For="{CLIENT}:4711" ; PROTO=HTTPS;by=_us', CLIENT, "https", "inner"),
         ('for="[2001:db8::1]:80"', "2001:db8::1", "http", "inner"),
         ("for=[2001:db8::1]", "2001:db8::1", "http", "inner"),
+        ('for="[2001:db8::1]:_p.1"', "2001:db8::1", "http", "inner"),
         (f"for=203.0.113.66;proto=https, for={CLIENT};proto=http", CLIENT, "http", "inner"),
         (f"for={CLIENT};proto=https;host=a, for=10.0.0.2;proto=http;host=b", CLIENT, "https", "a"),
         ('for="unknown";proto=https', PROXY[0], "https", "inner"),
@@ -161,8 +163,18 @@ def test_what_an_untrusted_peer_says_is_not_there() -> None:
 def test_a_long_list_is_read_as_far_as_a_chain_of_proxies_goes() -> None:
     chain = ",".join(["192.0.2.1"] * 3000 + ["10.0.0.2"] * (MAX_HOPS - 1))
     assert applied({"X-Forwarded-For": chain})["REMOTE_ADDR"] == "192.0.2.1"
-    everybody = applied({"X-Forwarded-For": ",".join(f"192.0.2.{n % 250}" for n in range(6000))}, trusted="*")
-    assert everybody["REMOTE_ADDR"] == f"192.0.2.{(6000 - MAX_HOPS) % 250}"
+    ours = applied({"X-Forwarded-For": ",".join(f"10.0.0.{n % 250}" for n in range(6000))})
+    assert ours["REMOTE_ADDR"] == f"10.0.0.{(6000 - MAX_HOPS) % 250}"
+
+
+def test_whoever_may_connect_a_client_forges_no_address() -> None:
+    """Its proxy adds the true one at the end; of those before it, only named proxies are believed."""
+    environ = applied(
+        {"X-Forwarded-For": f"203.0.113.66, {CLIENT}", "X-Forwarded-Proto": "ftp, https"}, trusted="*"
+    )
+    assert (environ["REMOTE_ADDR"], environ["wsgi.url_scheme"]) == (CLIENT, "https")
+    chain = {"X-Forwarded-For": f"203.0.113.66, {CLIENT}, 10.0.0.2"}
+    assert applied(chain, trusted=f"*,{TRUSTED}")["REMOTE_ADDR"] == CLIENT
 
 
 def told(environ: dict[str, Any], start_response: Callable[..., Any]) -> list[bytes]:

@@ -43,6 +43,8 @@ MAPPED = socket.inet_pton(socket.AF_INET6, "::ffff:192.0.2.7") * 2 + struct.pack
         (v2(notes=b"\x05\x00\x03abc\xea\x00\x00"), CLIENT),
         (v2(command=0x20), None),
         (v2(command=0x20, family=0, addresses=b""), None),
+        (v2(command=0x20, addresses=b""), None),  # whose family and addresses are ignored
+        (v2(command=0x20, family=0x41, addresses=b"anything"), None),
         (v2(family=0, addresses=b"anything"), None),
         (v2(family=0x31, addresses=b"/path".ljust(216, b"\0")), None),
     ],

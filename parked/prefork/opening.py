@@ -52,6 +52,7 @@ def open_all(settings: Settings, left: handover.Handover | None) -> Opened:
     """
     nofile = raise_nofile()
     workers, capacity = sizing.plan(settings.workers, settings.connections, nofile, sizing.cpu_count())
+    folder = work_in(settings.chdir) if left is None else left.folder
     context = tls_context(settings)
     if left is not None:
         return Opened(
@@ -59,7 +60,7 @@ def open_all(settings: Settings, left: handover.Handover | None) -> Opened:
             handover.adopt(left.metrics) if left.metrics is not None else None,
             _scoreboard(left),
             MadeFiles(left.files, left.remover, left.pid_fd),
-            left.folder,
+            folder,
             left.workers,
             capacity,
             nofile,
@@ -69,7 +70,6 @@ def open_all(settings: Settings, left: handover.Handover | None) -> Opened:
         )
     if settings.umask is not None:
         os.umask(settings.umask)
-    folder = _folder(settings.chdir)
     identity = find(settings.user, settings.group)
     owner = find(*settings.socket_owner.partition(":")[::2])
     files = MadeFiles([])
@@ -142,8 +142,11 @@ def _owner(wanted: Identity, otherwise: Identity) -> tuple[int, int]:
     return (-1 if uid is None else uid), (-1 if gid is None else gid)
 
 
-def _folder(wanted: str) -> str:
-    """Where this process is to work, and go there; $PWD, as shells keep it, says how the user came here."""
+def work_in(wanted: str) -> str:
+    """Where this process is to work, and go there; $PWD, as shells keep it, says how the user came here.
+
+    :raises IdentityError: it cannot be entered.
+    """
     here = os.environ.get("PWD", "")
     try:
         if not (here and os.path.samefile(here, ".")):  # noqa: PTH121

@@ -414,7 +414,12 @@ def load(arguments: Sequence[str], environment: Mapping[str, str]) -> Settings:
     if unknown:
         command.error(_unknown(unknown))
     given = vars(chosen)
-    texts = {name: ",".join(text) if isinstance(text, list) else text for name, text in given.items() if text}
+    defaults = {field.name: field.metadata["default"] for field in dataclasses.fields(Settings)}
+    texts = {
+        name: ",".join(text) if isinstance(text, list) else text
+        for name, text in given.items()
+        if text or (text == "" and not defaults[name])  # what is off if empty can be turned off
+    }
     sources = {name: "--" + name.replace("_", "-") for name in texts}
     for field in dataclasses.fields(Settings):
         for variable in variables(field):
@@ -438,6 +443,8 @@ def load(arguments: Sequence[str], environment: Mapping[str, str]) -> Settings:
                 EXIT_USAGE, f"{command.prog}: {sources[field.name]} {texts[field.name]!r}: {error}\n"
             )
     settings = Settings(**values)
+    if settings.chdir and not Path(settings.config or "/").is_absolute():  # read again by each reload
+        command.exit(EXIT_USAGE, f"{command.prog}: with --chdir, --config needs a whole path\n")
     if settings.print_config:
         print(_as_toml(texts, sources), end="")
         command.exit()

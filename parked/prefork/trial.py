@@ -18,6 +18,7 @@ from gevent import monkey
 
 from parked.prefork import application, handover, metrics, opening, sizing, worker
 from parked.prefork.application import StartError
+from parked.prefork.identity import IdentityError
 from parked.prefork.scoreboard import Scoreboard
 from parked.prefork.settings import EXIT_APP, EXIT_USAGE, EXIT_WORKERS, Settings
 from parked.server.certificates import CertificateError
@@ -86,6 +87,10 @@ def check(settings: Settings) -> int:
 
     :raises StartError: the server could not start so.
     """
+    try:
+        opening.work_in(settings.chdir)
+    except IdentityError as error:
+        raise StartError(str(error), EXIT_USAGE) from error
     _read(settings)
     print("the configuration is fine", flush=True)
     return 0

@@ -58,6 +58,18 @@ def test_flags_come_before_variables_and_these_before_the_file(tmp_path: Path) -
     assert (chosen.workers, chosen.backlog, chosen.idle_timeout) == (3, 2, 1)
 
 
+def test_a_file_whose_name_leads_elsewhere_at_a_reload_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    name = written(tmp_path, "workers = 3\n")
+    monkeypatch.chdir(tmp_path)
+    assert settings.load(["--config", "parked.toml"], {}).workers == 3
+    assert settings.load(["--config", name, "--chdir", "elsewhere"], {}).workers == 3
+    with pytest.raises(SystemExit, match="2"):
+        settings.load(["--config", "parked.toml", "--chdir", "elsewhere"], {})
+    assert capsys.readouterr().err == "run_server: with --chdir, --config needs a whole path\n"
+
+
 def test_a_wrong_value_names_its_place(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     name = written(tmp_path, "workers = 0\n")
     with pytest.raises(SystemExit, match="2"):
@@ -96,6 +108,8 @@ def test_the_version_is_told(capsys: pytest.CaptureFixture[str]) -> None:
         ),
         (("--app", "tests.apps:pid", "--certfile", "/nowhere"), 2, "run_server: cannot read /nowhere: "),
         (("--app", "tests.apps:made()"), 0, "the configuration is fine\n"),
+        (("--app", "apps:pid", "--chdir", "tests"), 0, "the configuration is fine\n"),
+        (("--chdir", "/nowhere"), 2, "run_server: cannot work in /nowhere: No such file or directory\n"),
         (("--app", "tests.apps:unmakeable()"), 4, "run_server: cannot import tests.apps:unmakeable(): "),
     ],
 )

@@ -16,6 +16,8 @@ def test_a_flag_wins_over_a_variable_and_that_over_the_default() -> None:
     assert settings.load([], {}).idle_timeout == 900
     assert settings.load([], {"PARKED_IDLE_TIMEOUT": "5"}).idle_timeout == 5
     assert settings.load(["--idle-timeout", "7"], {"PARKED_IDLE_TIMEOUT": "5"}).idle_timeout == 7
+    assert settings.load(["--access-log", ""], {"PARKED_ACCESS_LOG": "x"}).access_log == ""
+    assert settings.load(["--workers", ""], {"PARKED_WORKERS": "2"}).workers == 2
 
 
 def test_web_concurrency_sets_the_workers_unless_our_own_variable_does() -> None:

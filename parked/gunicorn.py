@@ -17,10 +17,11 @@ from typing import Any, Final, NamedTuple
 import gevent
 from gevent.event import Event
 from gevent.pool import Pool
+from greenlet import GreenletExit
 from gunicorn import glogging
 from gunicorn.http.wsgi import base_environ
 from gunicorn.sock import ssl_context
-from gunicorn.workers.ggevent import GeventResponse, GeventWorker
+from gunicorn.workers.ggevent import VERSION, GeventResponse, GeventWorker
 
 from parked.server import KeepAliveWSGIHandler, KeepAliveWSGIServer, Limits
 from parked.server.access_format import content_bytes
@@ -36,8 +37,9 @@ __all__ = ["KeepAliveWorker"]
 LEAST_IDLE_S: Final = 75.0
 #: Bytes of all header fields together, at least.
 LEAST_HEADER_BYTES: Final = 65536
-#: In place of gunicorn's "no limit".
+#: In place of gunicorn's "no limit": bytes, and as many fields as it takes itself.
 UNLIMITED: Final = 2**20
+MOST_FIELDS: Final = 32768
 #: Seconds between two signs of life to gunicorn's master.
 NOTIFY_S: Final = 1.0
 
@@ -67,22 +69,36 @@ class Handler(KeepAliveWSGIHandler):
     def get_environ(self) -> dict[str, Any]:
         environ = super().get_environ()
         environ["RAW_URI"] = self.path
-        if self.server.worker.trusts(self.client_address):
-            schemes = self.server.worker.forwarded_schemes(environ)
-            if len(schemes) == 1:
-                environ["wsgi.url_scheme"] = schemes.pop()
-            self._is_contradictory = len(schemes) > 1
+        worker = self.server.worker
+        schemes = worker.forwarded_schemes(environ)
+        if schemes and worker.trusts(self._peer()):
+            if len(schemes) > 1:
+                self._refusal = _contradiction
+            environ["wsgi.url_scheme"] = schemes.pop()
+        if self.server.script_name and not _mount(environ, self.server.script_name):
+            self._refusal = _not_mounted
         return environ
 
-    _is_contradictory = False
+    #: Answers in place of the application.
+    _refusal: Any = None
+
+    def _peer(self) -> Any:
+        """Who is connected, which is the balancer where a PROXY header names the client."""
+        if self.server.proxy_protocol is None:
+            return self.client_address
+        assert self.connection is not None
+        try:
+            return self.connection.sock.getpeername()
+        except OSError:  # it has left
+            return self.client_address
 
     def run_application(self) -> None:
         worker = self.server.worker
         if not worker.keeps_alive:
             self.close_connection = True
-        if self._is_contradictory:
+        if self._refusal is not None:
             self.close_connection = True
-            self.application = _contradiction
+            self.application = self._refusal
         if worker.has_hooks:
             worker.cfg.pre_request(worker, self._request())
         super().run_application()
@@ -97,6 +113,14 @@ class Handler(KeepAliveWSGIHandler):
             except Exception:
                 worker.log.exception("Exception in post_request hook")
 
+    def _log_error(self, t: Any, v: Any, tb: Any) -> None:
+        """In gunicorn's log, as its own workers do; an application that exits ends no worker."""
+        worker = self.server.worker
+        if not issubclass(t, GreenletExit):
+            worker.log.error("Error handling request %s %s", self.command, self.path, exc_info=(t, v, tb))
+        if worker.aborted:
+            super()._log_error(t, v, tb)
+
     def log_request(self) -> None:
         if self.server.logs_requests:
             environ = getattr(self, "environ", None) or self._refused_environ()
@@ -109,7 +133,7 @@ class Handler(KeepAliveWSGIHandler):
         return Request(
             method=self.command or "",
             uri=self.path or "",
-            path=environ.get("PATH_INFO", ""),
+            path=(self.path or "").partition("?")[0],
             query=environ.get("QUERY_STRING", ""),
             version=tuple(int(digit) for digit in version.split(".") if digit.isdigit()),
             headers=[(name.upper(), value) for name, value in self.headers.items()],
@@ -141,11 +165,25 @@ def _contradiction(environ: dict[str, Any], start_response: Any) -> list[bytes]:
     return [b"the forwarded schemes contradict each other\n"]
 
 
+def _not_mounted(environ: dict[str, Any], start_response: Any) -> list[bytes]:
+    start_response("500 Internal Server Error", [("Content-Type", "text/plain")])
+    return [b"the path does not begin with SCRIPT_NAME\n"]
+
+
+def _mount(environ: dict[str, Any], script_name: str) -> bool:
+    """Split the path as gunicorn does with SCRIPT_NAME in its own environment; False if it is elsewhere."""
+    path: str = environ["PATH_INFO"]
+    environ["SCRIPT_NAME"], environ["PATH_INFO"] = script_name, path.removeprefix(script_name)
+    return path == script_name or path.startswith(script_name + "/")
+
+
 class Server(KeepAliveWSGIServer):
     """The server of one of the worker's sockets."""
 
     handler_class = Handler
     worker: KeepAliveWorker
+    #: Where the application is mounted.
+    script_name: str
 
 
 class KeepAliveWorker(GeventWorker):  # type: ignore[misc] # gunicorn has no type hints
@@ -186,6 +224,10 @@ class KeepAliveWorker(GeventWorker):  # type: ignore[misc] # gunicorn has no typ
         super().handle_exit(sig, frame)
         self._ending.set()
 
+    def handle_abort(self, sig: int, frame: Any) -> None:
+        self.aborted = True
+        super().handle_abort(sig, frame)
+
     def count_request(self) -> None:
         self.nr += 1
         if self.nr >= self.max_requests and self.alive:
@@ -199,8 +241,11 @@ class KeepAliveWorker(GeventWorker):  # type: ignore[misc] # gunicorn has no typ
 
     def forwarded_schemes(self, environ: dict[str, Any]) -> set[str]:
         """What the fields of `secure_scheme_headers` say: none, one, or a contradiction."""
-        secure = self._secure.items()
-        return {"https" if environ[name] == value else "http" for name, value in secure if name in environ}
+        return {
+            "https" if {part.strip() for part in environ[name].split(",")} == {value} else "http"
+            for name, value in self._secure.items()
+            if name in environ
+        }
 
     def _serve(self, sock: Any) -> Server:
         cfg = self.cfg
@@ -209,7 +254,11 @@ class KeepAliveWorker(GeventWorker):  # type: ignore[misc] # gunicorn has no typ
         # pywsgi would ask the resolver for SERVER_NAME
         environ["SERVER_NAME"] = str(name[0]) if isinstance(name, tuple) else ""
         environ["wsgi.multithread"] = True
-        tls = {"ssl_context": ssl_context(cfg)} if cfg.is_ssl else {}
+        environ["SERVER_SOFTWARE"] = VERSION  # libraries for WebSockets look for gevent there
+        tls = {}
+        if cfg.is_ssl:
+            tls["ssl_context"] = ssl_context(cfg)
+            tls["ssl_context"].set_alpn_protocols(["http/1.1"])  # whatever `http_protocols` says
         server = Server(
             sock,
             self.wsgi,
@@ -221,13 +270,14 @@ class KeepAliveWorker(GeventWorker):  # type: ignore[misc] # gunicorn has no typ
             limits=Limits(
                 request_line_bytes=cfg.limit_request_line or UNLIMITED,
                 header_bytes=max(cfg.limit_request_field_size or UNLIMITED, LEAST_HEADER_BYTES),
-                header_count=cfg.limit_request_fields,
+                header_count=cfg.limit_request_fields or MOST_FIELDS,
             ),
             proxy_protocol=_proxy_protocol(cfg.proxy_protocol),
-            proxy_allow_from=_listed(cfg.proxy_allow_ips),
+            proxy_allow_from=f"{_listed(cfg.proxy_allow_ips)},{LOCAL}",
             **tls,
         )
         server.worker = self
+        server.script_name = os.environ.get("SCRIPT_NAME", "").rstrip("/")
         server.logs_requests = self._logs_requests()
         server.start()
         return server
@@ -243,12 +293,13 @@ class KeepAliveWorker(GeventWorker):  # type: ignore[misc] # gunicorn has no typ
         """Let the connections go, within `graceful_timeout`.
 
         For the first half of it each leaves with its next response, and the successor or another worker gets
-        it. Then those that are still idle are closed, and requests in flight have the other half.
+        it. Then those that are still idle are closed, and requests in flight have the other half. With
+        `reload` that is at once: new code is waited for.
         """
         for server in servers:
             server.retire()
         half = self.cfg.graceful_timeout / 2
-        if not self._wait_for([server.drained for server in servers], half):
+        if not self._wait_for([server.drained for server in servers], 0 if self.cfg.reload else half):
             ends = [gevent.spawn(server.drain, half) for server in servers]
             self._wait_for(ends, half + NOTIFY_S)
             if not all(end.value for end in ends):

@@ -18,21 +18,27 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import gevent
+import gevent.socket
 import pytest
-from gunicorn import config
+from gunicorn import config, glogging
 
+from parked.gunicorn import KeepAliveWorker, Server
 from parked.prefork.settings import Settings
-from tests.support import CHECKOUT, PATIENCE_S
+from tests.support import CHECKOUT, GET, PATIENCE_S, Client
 
 OLDEST = "21.2"
 WORKER = "parked.gunicorn.KeepAliveWorker"
 APPLICATION = """
 import os, time
+from gevent import monkey
 
 def application(environ, start_response):
     name = environ["PATH_INFO"]
     if name == "/slow":
         time.sleep(0.5)
+    if name == "/stuck":
+        monkey.get_original("time", "sleep")(600)
     keys = "wsgi.url_scheme", "RAW_URI", "REMOTE_ADDR", "SERVER_NAME", "wsgi.multiprocess"
     body = repr([environ[key] for key in keys]).encode() if name == "/environ" else b"%d" % os.getpid()
     start_response("200 OK", [("X-B", "b"), ("Content-Length", str(len(body)))])
@@ -142,7 +148,7 @@ def test_a_connection_is_not_kept_where_gunicorn_would_not_keep_it(python: Path,
 
 def test_the_access_log_has_every_atom_that_gunicorns_own_worker_has(python: Path, tmp_path: Path) -> None:
     form = "%(h)s %(l)s %(u)s '%(r)s' %(m)s %(U)s %(q)s %(H)s %(s)s %(b)s %(B)s %(f)s %(a)s %({x-a}i)s"
-    form += " %({x-b}o)s"
+    form += " %({x-b}o)s %({wsgi.url_scheme}e)s %(T)s"
     lines = []
     for worker in (WORKER, "gevent"):
         folder = tmp_path / worker
@@ -204,6 +210,9 @@ def test_the_scheme_is_that_which_a_trusted_proxy_says(
 
 
 HOOKS = """
+def worker_abort(worker):
+    worker.log.info("aborted")
+
 def pre_request(worker, req):
     worker.log.info("before %s %s %s", req.method, req.path, dict(req.headers)["X-A"])
 
@@ -224,6 +233,16 @@ def test_hooks_are_called(python: Path, tmp_path: Path) -> None:
     assert lines == expected
 
 
+def test_a_worker_whose_loop_stands_still_is_replaced_with_its_stack_in_the_log(tmp_path: Path) -> None:
+    (tmp_path / "hooks.py").write_text(HOOKS)
+    with gunicorn(Path(sys.executable), tmp_path, "-c", "hooks.py", "--timeout", "3") as running:
+        running.connect().request("GET", "/stuck", headers={"X-A": "a"})
+        told = re.compile(r"aborted$.*ERROR\] Error handling request GET /stuck$.*\(600\)$", re.M | re.S)
+        within(
+            lambda: told.search(running.log.read_text()) and len(running.workers()) > 1, running.log.read_text
+        )
+
+
 def test_tls_is_gunicorns(python: Path, tmp_path: Path) -> None:
     key, certificate = str(tmp_path / "key.pem"), str(tmp_path / "certificate.pem")
     make = ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes"]
@@ -232,11 +251,13 @@ def test_tls_is_gunicorns(python: Path, tmp_path: Path) -> None:
     with gunicorn(python, tmp_path, "--certfile", certificate, "--keyfile", key) as running:
         context = ssl.create_default_context(cafile=certificate)
         context.check_hostname = False
+        context.set_alpn_protocols(["h2", "http/1.1"])
         connection = http.client.HTTPSConnection(
             "127.0.0.1", running.port, context=context, timeout=PATIENCE_S
         )
         for _ in range(2):
             assert ask(connection, "/environ")[1].startswith("['https', ")
+        assert connection.sock.selected_alpn_protocol() == "http/1.1"
         connection.close()
 
 
@@ -258,6 +279,129 @@ def test_connections_of_a_balancer_are_their_clients(python: Path, tmp_path: Pat
         connection.connect()
         connection.sock.sendall(b"PROXY TCP4 192.0.2.7 192.0.2.1 4711 443\r\n")
         assert "'192.0.2.7'" in ask(connection, "/environ")[1]
+
+
+@contextlib.contextmanager
+def worker(
+    application: Any, listener: Any = None, **settings: Any
+) -> Iterator[tuple[KeepAliveWorker, Server]]:
+    """One in this process, with its server; of gunicorn are settings, log and base class."""
+    cfg = config.Config()
+    for name, value in settings.items():
+        cfg.set(name, value)
+    made = KeepAliveWorker(1, os.getppid(), [], None, 30, cfg, glogging.Logger(cfg))
+    made.wsgi = application
+    sock = listener or gevent.socket.socket()
+    if listener is None:
+        sock.bind(("127.0.0.1", 0))
+    sock.listen()
+    server = made._serve(sock)
+    try:
+        yield made, server
+    finally:
+        server.stop()
+        made.tmp.close()
+
+
+def seen(environ: dict[str, Any], start_response: Callable[..., Any]) -> list[bytes]:
+    start_response("200 OK", [])
+    keys = "REMOTE_ADDR", "wsgi.url_scheme", "SCRIPT_NAME", "PATH_INFO"
+    return [" ".join(environ[key] for key in keys).encode()]
+
+
+def with_fields(*lines: bytes) -> bytes:
+    return b"\r\n".join([GET.removesuffix(b"\r\n\r\n"), *lines, b"", b""])
+
+
+def test_an_application_that_fails_or_exits_is_in_gunicorns_log_and_costs_one_request(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    def application(environ: dict[str, Any], start_response: Callable[..., Any]) -> list[bytes]:
+        if environ["PATH_INFO"] == "/exit":
+            sys.exit("of a command")
+        raise ValueError("of a request")
+
+    with worker(application) as (_, server):
+        for path in (b"/exit", b"/fail"):
+            with Client(server) as client:
+                assert client.ask(GET.replace(b"/ ", path + b" ")).status == 500
+    log = capsys.readouterr().err
+    assert re.findall(r"\[ERROR\] (.*)", log) == [
+        f"Error handling request GET {p}" for p in ("/exit", "/fail")
+    ]
+    assert re.findall(r"^(?:SystemExit|ValueError): (.*)", log, re.M) == ["of a command", "of a request"]
+
+
+HEADER = b"PROXY TCP4 192.0.2.7 192.0.2.1 4711 443\r\n"
+
+
+@pytest.mark.parametrize(("allowed", "scheme"), [("127.0.0.1", b"https"), ("192.0.2.7", b"http")])
+def test_who_says_the_scheme_behind_a_proxy_header_is_the_balancer(allowed: str, scheme: bytes) -> None:
+    settings = {"proxy_protocol": "auto", "forwarded_allow_ips": allowed}
+    with worker(seen, **settings) as (_, server), Client(server) as client:
+        asked = with_fields(b"X-Forwarded-Proto: https")
+        assert client.ask(HEADER + asked).body == b"192.0.2.7 %b  /" % scheme
+        assert client.ask(asked).body == b"192.0.2.7 %b  /" % scheme
+
+
+def test_a_balancer_on_a_unix_socket_may_send_proxy_headers(tmp_path: Path) -> None:
+    path = str(tmp_path / "socket")
+    with gevent.socket.socket(socket.AF_UNIX) as listener, gevent.socket.socket(socket.AF_UNIX) as client:
+        listener.bind(path)
+        with worker(seen, listener, proxy_protocol="v1"):
+            client.settimeout(PATIENCE_S)
+            client.connect(path)
+            client.sendall(HEADER + GET)
+            assert client.recv(65536).endswith(b"192.0.2.7 http  /")
+
+
+def test_a_scheme_that_two_proxies_say_is_as_one_says_it() -> None:
+    with worker(seen) as (_, server), Client(server) as client:
+        for second, scheme in ((b"https", b"https"), (b"http", b"http")):
+            lines = b"X-Forwarded-Proto: https", b"X-Forwarded-Proto: " + second
+            assert client.ask(with_fields(*lines)).body == b"127.0.0.1 %b  /" % scheme
+
+
+def test_the_application_is_mounted_at_the_script_name_of_the_environment(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("SCRIPT_NAME", "/at/")
+    with worker(seen) as (_, server):
+        for path, status, rest in (
+            ("/at/b", 200, "/b"),
+            ("/at", 200, ""),
+            ("/attic", 500, ""),
+            ("/", 500, ""),
+        ):
+            with Client(server) as client:
+                answer = client.ask(GET.replace(b"/ ", f"{path} ".encode()))
+                assert answer.status == status
+                assert status == 500 or answer.body == f"127.0.0.1 http /at {rest}".encode()
+
+
+def test_no_limit_of_fields_is_as_many_as_gunicorn_takes() -> None:
+    with worker(seen, limit_request_fields=0) as (_, server), Client(server) as client:
+        assert client.ask(with_fields(*[b"a:"] * 200)).status == 200
+
+
+def test_libraries_find_gevent_by_the_name_of_the_software() -> None:
+    """simple-websocket does, and with it flask-sock and Flask-SocketIO."""
+
+    def application(environ: dict[str, Any], start_response: Callable[..., Any]) -> list[bytes]:
+        start_response("200 OK", [])
+        return [environ["SERVER_SOFTWARE"].encode()]
+
+    with worker(application) as (_, server), Client(server) as client:
+        assert re.fullmatch(rb"gevent/\S+ gunicorn/\S+", client.ask().body)
+
+
+def test_with_reload_idle_connections_are_not_waited_for() -> None:
+    settings = {"reload": True, "graceful_timeout": int(10 * PATIENCE_S)}
+    with worker(seen, **settings) as (made, server), Client(server) as client:
+        client.ask()
+        with gevent.Timeout(PATIENCE_S):
+            made._end([server])
+        assert client.closed()
 
 
 def rows() -> dict[str, str]:

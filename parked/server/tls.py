@@ -92,6 +92,9 @@ class TLSSocket:
         fd: int = self._ssl.fileno()
         return fd
 
+    def getpeername(self) -> Any:
+        return self._ssl.getpeername()
+
     def shutdown(self, how: int, /) -> None:
         """Say the end in TLS too. What the client still sends is received as it is, to be thrown away."""
         self._notify()

@@ -5,12 +5,13 @@ time ends with its slot, whose end is the moment from which the next request's r
 late shows as latency.
 
 Few slots are used by many. A sleeper may end up to half a percent off, so longer sleeps take one of the
-slots that many others find too: one of 32, until that has its share of sleepers, then one of 16, and so on. A
-process wakes less often so, and all but the first request of a slot find code and data in the processor's
-caches: of 29 workers with 280 requests/s each on two cores, a request takes 86-90 us of CPU time with 30 ms
-between the slots in use, 101-113 with 20. A slot is memory, too: 200 bytes, which sleepers of many seconds
-had to themselves otherwise. While nobody is due, nothing ticks. The slots of the processes lie between each
-other, or all would send at the same instants.
+slots that many others find too: one of 32, until that has its share of sleepers, or the next best, if that is
+not too far off, then one of 16, and so on. A process wakes less often so, and all but the first request of a
+slot find code and data in the processor's caches: of 29 workers with 280 requests/s each on two cores, a
+request takes 86-90 us of CPU time with 30 ms between the slots in use, 101-113 with 20. A slot is memory,
+too: 200 bytes, which sleepers of many seconds had to themselves otherwise.
+The slots of the processes lie between each other, or all would send at the same instants. Nothing ticks while
+nobody is due.
 """
 
 from __future__ import annotations
@@ -136,6 +137,12 @@ class ThinkTimer(Generic[S]):
                 break
             if len(slot) < SLEEPERS_A_SLOT:
                 break
+            if seconds >= 2 * shortest_s[stride] and not roughly:
+                other = number + (1 << stride) if number < place else number - (1 << stride)
+                slot = slots.get(other)
+                if slot is None or len(slot) < SLEEPERS_A_SLOT:
+                    number = other
+                    break
             stride -= 1
             self._stride = stride or 1
         if roughly or not stride:

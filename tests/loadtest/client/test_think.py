@@ -12,6 +12,7 @@ import pytest
 from parked.loadtest.client.think import (
     PHASED_SLOTS,
     SHARE_OF_SLEEP,
+    SLEEPERS_A_SLOT,
     SLOT_S,
     WIDEST,
     Slot,
@@ -153,6 +154,16 @@ def test_few_who_sleep_long_share_few_slots_and_many_take_more(woken: Woken) -> 
         for place in range(sleepers):
             woken.timer.sleep(Sleeper(), LONG_S + spread_s * place / sleepers)
         assert len(woken.timer._slots) <= most
+
+
+def test_who_finds_a_slot_full_takes_the_next_of_the_same_stride_if_that_is_not_too_far_off(
+    woken: Woken,
+) -> None:
+    for _ in range(2 * SLEEPERS_A_SLOT):
+        woken.timer.sleep(Sleeper(), 2 * LONG_S)
+    assert [len(slot) for slot in woken.timer._slots.values()] == [SLEEPERS_A_SLOT] * 2
+    first, second = woken.timer._slots
+    assert abs(first - second) == 2**WIDEST
 
 
 @pytest.mark.parametrize("seconds", [0.5, 1.0, 3.0, 10.0, 60.0, 540.0])

@@ -132,7 +132,7 @@ class Outgoing:
         """In the hub: bytes wait, and the deadline has passed."""
         deadlines = self._host.deadlines
         due = self._touched + deadlines.slots(self._host.write_timeout)
-        if due > deadlines.now:
+        if due >= deadlines.now:
             deadlines.set_slot(self, due)
         else:
             self._lose("slow")

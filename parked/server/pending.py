@@ -98,6 +98,7 @@ class PendingResponse(Outgoing):
     """What `environ["parked.defer"]` returns. Slots, because there are many."""
 
     __slots__ = (
+        "__weakref__",
         "_flags",
         "_heartbeat",
         "_on_close",
@@ -288,6 +289,13 @@ class PendingResponse(Outgoing):
         self._flags |= STOPPED
         self._end_by_server("shutdown", self._on_shutdown)
 
+    def disown(self) -> None:
+        """In a forked child: the client is the parent's."""
+        assert self._connection is not None
+        self._connection.busy = True
+        self._state, self.reason = ENDED, "client"
+        self._connection = self._on_close = self._on_timeout = self._on_shutdown = self._heartbeat = None
+
     def refuse(self) -> None:
         """There are too many of its kind."""
         self._give("limit", None)
@@ -321,7 +329,7 @@ class PendingResponse(Outgoing):
         elif self._state == STREAMING and self._heartbeat is not None:
             seconds, data = self._heartbeat
             due = self._touched + deadlines.slots(seconds)
-            if due > deadlines.now:
+            if due >= deadlines.now:
                 deadlines.set_slot(self, due)
                 return
             self._host.heartbeats += 1
@@ -345,6 +353,8 @@ class PendingResponse(Outgoing):
             response = function(self)
         except BaseException as error:
             self._host.complain(function, error)
+            if self._state == STREAMING and reason == "timeout":
+                self._lose("error")  # begun there, and nobody may be left to end it
         self._give(reason, response)
 
     def _give(self, reason: Reason, response: Response | None) -> None:

@@ -243,8 +243,8 @@ class KeepAliveWSGIServer(AcceptingServer):
     def _forget(self) -> None:
         """In a forked child: listen to nothing and let go of the connections; they are the parent's."""
         self.stop_accepting()
-        self.parking.forget()
         self.pending.forget()
+        self.parking.forget()
         self.loop.reinit()  # its epoll set is shared as well, until it makes one of its own
         self._outside = 0
         if self._dispatch is not None:

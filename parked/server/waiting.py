@@ -135,6 +135,9 @@ class PendingResponses:
 
     def forget(self) -> None:
         """In a forked child: they are the parent's."""
+        for connection in self._parking.connections():
+            if isinstance(connection.busy, PendingResponse):
+                connection.busy.disown()
         self.deadlines.clear()
         self._calls.clear()
         self.count = 0

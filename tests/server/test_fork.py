@@ -14,6 +14,7 @@ from typing import Any
 import gevent
 import pytest
 
+from tests.server.desk import Desk, pending_at
 from tests.support import CHECKOUT, GET, PATIENCE_S, Client, eventually
 
 #: A server whose application forks at /fork, and ends its children at /end.
@@ -109,6 +110,28 @@ def test_the_parent_goes_on_as_if_there_had_been_no_fork(patched: bool, fork: st
         assert {client.ask().body for client in clients[2:]} == {pid}
         for client in clients:
             client.__exit__()
+
+
+def test_what_is_pending_is_none_of_the_childs_business() -> None:
+    desk = Desk()
+    reading, writing = os.pipe()
+    with (
+        pending_at(desk) as (client, pending),
+        open(reading, "rb") as answers,
+        open(writing, "wb", 0) as told,
+    ):
+        pid = os.fork()
+        if not pid:
+            try:
+                sent = pending.send("200 OK", [], b"of the child")
+                told.write(repr((sent, pending.open, desk.server.pending.count)).encode())
+            finally:
+                os._exit(0)
+        os.waitpid(pid, 0)
+        told.close()
+        assert answers.read() == b"(False, False, 0)"
+        assert pending.send("200 OK", [], b"of the parent")
+        assert client.answer().body == b"of the parent"
 
 
 def test_a_child_of_a_started_server_may_serve_in_its_own_right() -> None:

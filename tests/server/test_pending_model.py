@@ -17,6 +17,7 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
+from parked.server import deadlines
 from parked.server import pending as pending_module
 from parked.server.connection import Connection
 from parked.server.deadlines import Deadlines
@@ -405,6 +406,21 @@ def test_a_heartbeat_comes_only_after_silence() -> None:
     bench.pass_time(3)
     bench.pass_time(1.5)
     assert bench.host.heartbeats == 2
+
+
+def test_a_heartbeat_is_not_early_after_a_write_between_two_looks_at_the_clock(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(deadlines, "GRAIN_S", 0.25)
+    bench = Bench((4.0, b"beat"))
+    bench.pass_time(0.25)
+    bench.host.clock.now += 0.1875
+    bench.pending.write(b"x")
+    written = bench.host.clock.now
+    bench.pass_time(0.0625)
+    while not bench.host.heartbeats:
+        bench.pass_time(0.25)
+    assert 4.0 <= bench.host.clock.now - written <= 4.5
 
 
 def test_a_client_is_slow_only_if_it_takes_nothing_for_the_write_timeout() -> None:

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import contextvars
 import io
+import weakref
 from typing import Any
 
 import gevent
@@ -181,6 +182,23 @@ def test_callbacks_run_outside_of_the_applications_calls() -> None:
         assert not desk.ended
         client.answer()
         desk.wait_for_end("answered")
+
+
+def test_a_stream_that_is_begun_at_the_timeout_ends_if_that_fails_in_the_middle() -> None:
+    def fails(pending: PendingResponse) -> None:
+        pending.start("200 OK", [])
+        pending.write(b"some")
+        raise RuntimeError("on purpose")
+
+    desk = Desk(timeout=0.05, on_timeout=fails)
+    with pending_at(desk, error_log=io.StringIO()) as (client, _):
+        assert client.rest().endswith(b"\r\n\r\n4\r\nsome\r\n")
+        desk.wait_for_end("error")
+
+
+def test_it_may_be_kept_wherever_the_application_likes() -> None:
+    with pending_at(Desk()) as (_, pending):
+        assert pending in weakref.WeakSet([pending])
 
 
 def test_figures_add_up() -> None:

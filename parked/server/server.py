@@ -380,6 +380,11 @@ class KeepAliveWSGIServer(AcceptingServer):
                 data = sock.recv(RECV_BYTES)
             except BlockingIOError:
                 connection.hung_up = False
+                if type(sock) is TLSSocket and sock.is_behind:
+                    connection.pending = True
+                    if self.turns.over():
+                        self._go_on_later(connection)
+                        return
                 continue
             except OSError:
                 data = b""  # reset by the client

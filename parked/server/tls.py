@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import _ssl
+import ctypes
 import socket
 import ssl
 from collections.abc import Callable
+from fcntl import ioctl
+from termios import FIONREAD
 from typing import Any, Final
 
 from parked.server.turns import of_hub
@@ -13,6 +17,9 @@ from parked.server.turns import of_hub
 MAX_RECORDS: Final = 64
 
 _WOULD_BLOCK: Final = (ssl.SSLWantReadError, ssl.SSLWantWriteError)
+#: SSL_CTRL_CLEAR_MODE and SSL_MODE_AUTO_RETRY (openssl/ssl.h).
+_CLEAR_MODE, _AUTO_RETRY = 78, 4
+_NOTHING: Final = bytes(4)
 
 
 class TLSSocket:
@@ -20,7 +27,7 @@ class TLSSocket:
 
     `recv` keeps the promise that parking relies on: fewer bytes than asked for mean that nothing is left,
     neither in the kernel nor, decrypted, in OpenSSL, unless `is_behind`. An SSL socket with pending bytes is
-    not idle.
+    not idle. The same holds where it raises BlockingIOError.
 
     :ivar is_behind: the last `recv` has ended for the number of its records, and there may be more.
     """
@@ -29,6 +36,7 @@ class TLSSocket:
 
     def __init__(self, ssl_socket: Any) -> None:
         ssl_socket.setblocking(False)
+        _read_records_one_by_one(getattr(ssl_socket, "_sslobj", None))
         self._ssl = ssl_socket
         self._cooperative = False
         self._is_cut = False
@@ -41,13 +49,19 @@ class TLSSocket:
         parts: list[bytes] = []
         missing = size
         self.is_behind = False
+        left = MAX_RECORDS
         while missing > 0:
-            if len(parts) == MAX_RECORDS:
+            if not left:
                 self.is_behind = True
-                break
+                if parts:
+                    break
+                raise BlockingIOError
+            left -= 1
             try:
                 data = self._ssl.recv(missing)
-            except _WOULD_BLOCK:
+            except _WOULD_BLOCK as why:
+                if type(why) is ssl.SSLWantReadError and ioctl(self.fileno(), FIONREAD, _NOTHING) != _NOTHING:
+                    continue  # there was a record, and no content in it
                 if parts:
                     break
                 raise BlockingIOError from None
@@ -124,6 +138,42 @@ class TLSSocket:
             self._ssl.unwrap()
         except (OSError, ValueError):
             pass  # sent, with the client's still to come; or there is nobody to tell
+
+
+def _read_records_one_by_one(connection: Any) -> None:
+    """Have OpenSSL come back after a record that has no content, such as a key update (RFC 8446, 4.6.3).
+
+    It would go on as long as there are such, some 20 us each, and nobody else would be served meanwhile: a
+    client can send as many with 1.5 MB/s. Python turns SSL_MODE_AUTO_RETRY on for each connection and has no
+    way to turn it off, so OpenSSL is asked itself.
+    """
+    if (known := ssl_of(connection)) is not None:
+        openssl.SSL_ctrl(ctypes.c_void_p(known), _CLEAR_MODE, ctypes.c_long(_AUTO_RETRY), None)
+
+
+def ssl_of(connection: Any) -> int | None:
+    """The address of OpenSSL's own connection beneath Python's; None if there is no telling.
+
+    Behind what all objects have, Python's has a weak reference, that address, and its context (PySSLSocket in
+    Modules/_ssl.c, from 3.6 to 3.14). Where the third is not the context that it shows, it is another kind.
+    """
+    if openssl is None or type(connection) is not _ssl._SSLSocket:  # type: ignore[attr-defined]
+        return None
+    _, address, context = (ctypes.c_void_p * 3).from_address(id(connection) + object.__basicsize__)
+    return address if context == id(connection.context) else None
+
+
+def _openssl_of_python() -> Any:
+    """The library that Python's own module is linked with; None if it cannot be called."""
+    try:
+        library = ctypes.CDLL(_ssl.__file__)
+        library.SSL_ctrl.restype = ctypes.c_long
+    except (AttributeError, OSError):  # built into Python, or of another kind
+        return None
+    return library
+
+
+openssl: Final = _openssl_of_python()
 
 
 def _sharing(call: Callable[..., Any]) -> Callable[..., Any]:

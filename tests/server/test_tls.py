@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import ctypes
 import gc
 import ssl
 from collections.abc import Callable, Iterator
@@ -84,6 +85,34 @@ def test_a_request_in_records_of_a_byte_is_read_in_steps_and_served(
         assert client.answer().body == b"https" + b"x" * 50
         assert max(most) == 4
         assert client.ask().status == 200
+
+
+@pytest.mark.skipif(tls.openssl is None, reason="OpenSSL cannot be called here")
+def test_key_updates_are_read_in_steps_and_what_comes_behind_them_is_served(
+    server: KeepAliveWSGIServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tls, "MAX_RECORDS", 4)
+    steps: list[bool] = []
+    recv = tls.TLSSocket.recv
+
+    def noted(sock: tls.TLSSocket, size: int) -> bytes:
+        try:
+            return recv(sock, size)
+        finally:
+            steps.append(sock.is_behind)
+
+    monkeypatch.setattr(tls.TLSSocket, "recv", noted)
+    with TLSClient(server) as client:
+        connection = client.sock._sslobj  # type: ignore[attr-defined]
+        post = b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 3\r\n\r\n"
+        for piece in (GET, GET, post, b"abc"):
+            for _ in range(20):
+                assert tls.openssl.SSL_key_update(ctypes.c_void_p(tls.ssl_of(connection)), 0) == 1
+                client.sock.do_handshake()  # type: ignore[attr-defined]
+            client.send(piece)
+            if piece != post:
+                assert client.answer().status == 200
+    assert sum(steps) >= 4 * 20 // 4
 
 
 def test_one_who_floods_a_socket_that_the_application_has_taken_shares_turns(

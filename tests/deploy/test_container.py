@@ -30,6 +30,14 @@ def test_hadolint_would_find_an_image_that_runs_as_root(tmp_path: Path) -> None:
     assert "DL3002" in lint(wrong).stdout
 
 
+def test_the_base_is_the_same_bytes_whenever_it_is_built() -> None:
+    """A tag may be moved. And not with a tag beside, which some builders refuse (containers/image)."""
+    image = CONTAINERFILE.read_text()
+    bases = re.findall(r"^(?:ARG BASE=|FROM )(\S+)", image, re.MULTILINE)
+    assert [base for base in bases if base != "${BASE}"] == [bases[0]]
+    assert re.fullmatch(r"docker\.io/library/python@sha256:[0-9a-f]{64}", bases[0])
+
+
 def test_what_is_copied_exists_and_is_not_ignored() -> None:
     sources = re.findall(r"^COPY (?!--)(.+) \S+$", CONTAINERFILE.read_text(), re.MULTILINE)
     copied = {word for line in sources for word in line.split()}
@@ -41,7 +49,7 @@ def test_what_is_copied_exists_and_is_not_ignored() -> None:
 
 def test_the_manifests_expect_what_the_image_has() -> None:
     image = CONTAINERFILE.read_text()
-    python = re.search(r"python:(3\.\d+)\.", image)
+    python = re.search(r"\(Python (3\.\d+)\.\d+;", image)  # as the comment on the digest says
     assert python
     version = re.search(r'"(.+)"', (CHECKOUT / "parked/__init__.py").read_text().splitlines()[-1])
     assert version

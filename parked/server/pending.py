@@ -28,7 +28,7 @@ from parked.server.outgoing import Outgoing, Roads
 
 #: Seconds that a pending response waits by default: less than the minute after which proxies give up.
 TIMEOUT_S: Final = 55.0
-#: Bytes of a chunk that is kept for the next who gets it.
+#: Bytes of a chunk that is kept for the next who gets it, and of content that is copied behind its head.
 LARGEST_KEPT: Final = 65536
 #: As epoll(7) reports them: the client has shut its side, both are shut, the connection is broken.
 EPOLLRDHUP: Final = 0x2000
@@ -388,7 +388,11 @@ class PendingResponse(Outgoing):
             raise ValueError(f"Content-Length is {head.length}, the body has {len(data)} bytes")
         self.code = head.code
         self._host.deadlines.cancel(self)
-        return self._finish(reason, self._message(head, framing, data if has_content else b""))
+        if not has_content:
+            return self._finish(reason, self._message(head, framing))
+        if len(data) <= LARGEST_KEPT:
+            return self._finish(reason, self._message(head, framing, data))
+        return self._finish(reason, self._message(head, framing), data)
 
     def _message(self, head: Head, framing: bytes, content: bytes = b"") -> bytes:
         flags = self._flags
@@ -411,11 +415,11 @@ class PendingResponse(Outgoing):
     def _last_chunk(self) -> bytes:
         return b"0\r\n\r\n" if self._flags & CHUNKED else b""
 
-    def _finish(self, reason: Reason, data: bytes) -> bool:
+    def _finish(self, reason: Reason, *parts: bytes) -> bool:
         """Send the last bytes; whether they may reach the client."""
         self._state = FINISHING
         self.reason = reason
-        if data and not self._put(data):
+        if not all(map(self._put, filter(None, parts))):
             return False
         if not self._outgoing:
             self._end()

@@ -33,7 +33,7 @@ from parked.server.forwarded import Forwarded
 from parked.server.limits import Limits
 from parked.server.request import Fields
 from parked.server.request_id import RequestIds
-from parked.server.stream import WriteTimeoutError, reset_on_close, send_all, send_file
+from parked.server.stream import MAX_SENT_BYTES, WriteTimeoutError, reset_on_close, send_all, send_file
 from parked.server.turns import Turns
 from parked.shared.log import GuardedLog
 
@@ -233,7 +233,7 @@ class ResponseWriter(pywsgi.WSGIHandler):  # type: ignore[misc] # gevent has no 
         size = len(data)
         try:
             try:  # PERF: the first step of send_all, nearly always the only one; 0.3 us less
-                sent = connection.sock.send(data)
+                sent = connection.sock.send(data) if size <= MAX_SENT_BYTES else 0
             except BlockingIOError:
                 sent = 0
             if sent != size:

@@ -20,8 +20,9 @@ from parked.server.connection import Connection
 from parked.server.tls import TLSSocket
 from parked.server.turns import Turns, of_hub
 
-#: Bytes of a file that sendfile(2) passes at once, in about 0.3 ms.
-MAX_SENDFILE_BYTES: Final = 1 << 20
+#: Bytes that the kernel is given at once, in about 0.3 ms: it would take any number from us, or from a file,
+#: as long as the client reads as fast.
+MAX_SENT_BYTES: Final = 1 << 20
 #: Bytes received or encrypted at once. The longest piece of work between two looks at the clock is to decode
 #: so many.
 RECV_BYTES: Final = 65536
@@ -41,19 +42,19 @@ def send_all(connection: Connection, data: bytes | bytearray | memoryview, timeo
     :raises OSError: the connection is lost; ECONNRESET also if the client has not read anything for
         *timeout*.
     """
-    try:
-        sent = connection.sock.send(data)
-    except BlockingIOError:
-        sent = 0
-    if sent == len(data):
-        return
-    rest = memoryview(data)[sent:]
-    while rest:
-        _wait_until_writable(connection, timeout)
+    rest = memoryview(data)
+    while True:
+        piece = rest[:MAX_SENT_BYTES]
         try:
-            rest = rest[connection.sock.send(rest) :]
+            sent = connection.sock.send(piece)
         except BlockingIOError:
-            pass
+            sent = 0
+        rest = rest[sent:]
+        if not rest:
+            return
+        if sent != len(piece):
+            _wait_until_writable(connection, timeout)
+        of_hub().share()
 
 
 def send_file(
@@ -71,7 +72,7 @@ def send_file(
     while left:
         try:
             if plain:
-                sent = os.sendfile(connection.sock.fileno(), fd, offset, min(left, MAX_SENDFILE_BYTES))
+                sent = os.sendfile(connection.sock.fileno(), fd, offset, min(left, MAX_SENT_BYTES))
             else:
                 data = os.pread(fd, min(left, RECV_BYTES), offset)
                 send_all(connection, data, timeout)

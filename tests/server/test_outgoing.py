@@ -1,5 +1,12 @@
 from __future__ import annotations
 
+import random
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from parked.server import outgoing
 from tests.server.desk import Desk, chunks, ended, head, pending_at
 from tests.support import GET, eventually
 
@@ -33,6 +40,31 @@ def test_a_slow_reader_that_catches_up_gets_all() -> None:
         assert chunks(client, 1) == b"more"
         pending.close()
         assert client.file.read(5) == b"0\r\n\r\n"
+        assert client.ask(NOW).body == b"now"
+
+
+def test_much_for_one_who_reads_as_fast_goes_in_pieces_and_is_not_copied(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(outgoing, "BYTES_A_TURN", 100_000)
+    desk = Desk()
+    body = random.randbytes(1_000_000)
+    with pending_at(desk) as (client, pending):
+        (connection,) = desk.server.parking.connections()
+        sock, sent = connection.sock, list[int]()
+
+        def send(data: Any) -> int:
+            sent.append(len(data))
+            return sock.send(data)
+
+        real = {name: getattr(sock, name) for name in ("fileno", "recv", "close", "detach", "shutdown")}
+        connection.sock = SimpleNamespace(send=send, **real)  # type: ignore[assignment]
+        assert pending.send("200 OK", [], body)
+        assert isinstance(pending._outgoing, memoryview)
+        assert pending._outgoing.obj is body
+        assert client.answer().body == body
+        connection.sock = sock
+        assert max(sent) == 100_000
         assert client.ask(NOW).body == b"now"
 
 

@@ -5,11 +5,13 @@ import os
 import socket
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import gevent
 import pytest
 
+from parked.server import stream
 from parked.server.connection import Connection
 from parked.server.stream import ClientTimeoutError, ConnectionReader, WriteTimeoutError, send_all, send_file
 from parked.server.turns import of_hub
@@ -55,6 +57,21 @@ class Encrypted:
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self.sock, name)
+
+
+def test_much_for_one_who_reads_as_fast_goes_in_pieces_with_turns_between(
+    pair: Pair, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sent: list[int | str] = []
+    monkeypatch.setattr(stream, "MAX_SENT_BYTES", 1000)
+    monkeypatch.setattr(of_hub(), "share", lambda: sent.append("turn"))
+    sock = SimpleNamespace(send=lambda data: sent.append(len(data)) or len(data))
+    pair.connection.sock, real = sock, pair.connection.sock  # type: ignore[assignment]
+    try:
+        send_all(pair.connection, bytes(2500))
+    finally:
+        pair.connection.sock = real
+    assert sent == [1000, "turn", 1000, "turn", 500]
 
 
 @pytest.mark.parametrize("encrypted", [False, True])

@@ -38,6 +38,7 @@ from parked.loadtest.client.errors import (
     Refused,
     SendFailed,
     TimedOut,
+    TlsFailed,
 )
 
 if TYPE_CHECKING:
@@ -144,7 +145,7 @@ class Connection:
             else:
                 sock.close()
             if isinstance(error, ssl.SSLError):
-                raise ConnectFailed(f"TLS: {error.reason or error}") from None
+                raise TlsFailed(f"TLS: {error.reason or error}") from None
             if isinstance(error, TimedOut):
                 raise TimedOut("connecting took too long") from None
             if isinstance(error, OSError) and not isinstance(error, ConnectFailed):

@@ -7,6 +7,8 @@ their text, keeps one row a kind instead of one a request.
 
 from __future__ import annotations
 
+from socket import gaierror
+from ssl import SSLError
 from typing import ClassVar
 
 
@@ -46,6 +48,16 @@ class CutOff(ClosedByPeer, ConnectionResetError):
 
 class Refused(ConnectFailed, ConnectionRefusedError):
     """The same, where nobody listens."""
+
+
+class NoAddress(ConnectFailed, gaierror):
+    """The same, where the name has no address."""
+
+
+class TlsFailed(ConnectFailed, SSLError):
+    """The same, where there was no agreement on TLS."""
+
+    __str__ = OSError.__str__  # SSLError has one of its own
 
 
 class TimedOut(RequestFailure, TimeoutError):

@@ -41,6 +41,7 @@ class Body(NamedTuple):
 
 #: Finds what must not stand in a request line as it is (RFC 3986, 2), and what is encoded or not sent.
 find_unsafe = re.compile(r"[^!$&-;=?-\[\]_a-z~]").search
+LINE_END = "\r\n"
 #: Methods that are about their content: they say its length even if there is none (RFC 9110, 8.6).
 WITH_CONTENT = frozenset(("POST", "PUT", "PATCH", "post", "put", "patch"))
 NONE = Body(b"", ())
@@ -56,8 +57,17 @@ _as_json = jsonlib.JSONEncoder().encode
 
 
 def fit(path: str) -> str:
-    """A path with its query as it may stand in a request line; without its fragment, which is not sent."""
-    return requote_uri(path.partition("#")[0])
+    """A path with its query as it may stand in a request line.
+
+    Without its fragment, which is not sent, and without the line's end that it has if it comes from a file.
+    """
+    return requote_uri(path.partition("#")[0].rstrip(LINE_END))
+
+
+def with_query(path: str, added: str) -> str:
+    """A path with more parameters, which come before its fragment."""
+    path = path.partition("#")[0].rstrip(LINE_END).removesuffix("?")
+    return f"{path}{'&' if '?' in path else '?'}{added}"
 
 
 def taken_in(method: str, data: Any, json: Any, params: Any, more: dict[str, Any]) -> tuple[Any, Any]:

@@ -18,7 +18,7 @@ from urllib.parse import SplitResult, unquote, urlsplit
 from gevent.lock import BoundedSemaphore
 
 from parked.loadtest.client.coding import ACCEPTED
-from parked.loadtest.client.errors import ConnectFailed
+from parked.loadtest.client.errors import ConnectFailed, NoAddress
 from parked.loadtest.client.source_address import SourceAddresses
 
 if TYPE_CHECKING:
@@ -87,7 +87,7 @@ class Server:
         try:
             found = socket.getaddrinfo(self.hostname, self._port, type=socket.SOCK_STREAM)
         except (OSError, UnicodeError) as error:
-            raise ConnectFailed(f"{self.hostname}: {getattr(error, 'strerror', None) or error}") from None
+            raise NoAddress(f"{self.hostname}: {getattr(error, 'strerror', None) or error}") from None
         self._refused.clear()
         self._addresses = tuple(dict.fromkeys(self._address(entry[0], entry[4]) for entry in found))
         is_literal = [str(self._addresses[0].socket_address[0])] == [self.hostname]

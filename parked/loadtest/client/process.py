@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from locust.env import Environment
+    from locust.runners import Runner
 
     from parked.loadtest.client.response import KeepAliveResponse
 
@@ -84,6 +85,7 @@ class Owner(Member, Protocol):
     """A user, as its session knows it."""
 
     host: str | None
+    environment: Environment
     _process: Process
     connection_timeout: float
     network_timeout: float
@@ -279,7 +281,7 @@ class Process:
         if self.users.total() > self._frozen:
             self._frozen = self.users.total()
             freeze_users()
-        if runner is not None:
+        if runner is not None and self._is_heard(runner):
             source = next((server.sources for server in list(self._servers.values()) if server.sources), "")
             counted = self.counters.sample(self.timer, source, self.users.total())
             sample: Sample = {
@@ -297,6 +299,13 @@ class Process:
             if self.heard.used:
                 sample["heard"] = self.heard.sample()
             runner.send_message(MESSAGE, sample)
+
+    def _is_heard(self, runner: Runner) -> bool:
+        """Whether there is a recorder. Not in an environment that a program has made: Locust would say of
+        each sample that nobody takes it."""
+        if isinstance(runner, WorkerRunner):
+            return self._environment.parsed_options is not None
+        return MESSAGE in runner.custom_messages
 
     def _open_s(self) -> list[Any]:
         now, ages = time.perf_counter(), Distribution()

@@ -55,6 +55,7 @@ class Trail:
         body: Body,
         headers: Any,
         auth: Any,
+        message: bytes,
     ) -> None:
         self._home = home
         self.session = session
@@ -65,7 +66,7 @@ class Trail:
         self._auth = auth
         #: Left with everything of the user's, once another server was on the way.
         self._bare = False
-        self.message = b""
+        self.message = message
         #: Of each response that redirected: the session, it, its path, and its request.
         self.passed: list[tuple[Session, RawResponse, str, bytes]] = []
 

@@ -34,6 +34,7 @@ from parked.loadtest.client.message import (
     message,
     query,
     taken_in,
+    with_query,
 )
 from parked.loadtest.client.origin import (
     BadField,
@@ -51,6 +52,8 @@ from parked.loadtest.client.wire import RawResponse
 
 if TYPE_CHECKING:
     from collections.abc import Container, Generator, Iterable, Mapping
+
+    from locust.event import EventHook
 
     Fields = Mapping[str, Any] | Iterable[tuple[str, Any]]
     Auth = tuple[str | bytes, str | bytes]
@@ -83,6 +86,8 @@ class KeepAliveSession(Verbs, Line):
     max_redirects: int | None = None
     #: What the host's own path puts before each path, as in FastHttpSession: http://server/api.
     _prefix = ""
+    #: What stands for no path, and before a query alone: the host's own.
+    _root = "/"
     _others: dict[Place, OtherSession] | None = None
     _cookies: CookieJar | None = None
     _headers: CaseInsensitiveDict[Any] | None = None
@@ -103,10 +108,16 @@ class KeepAliveSession(Verbs, Line):
             return
         if (prefix := base.path.rstrip("/")) != self._prefix:
             self._prefix = prefix
+        if (root := base.path or "/") != self._root:
+            self._root = root
 
     @property
     def user(self) -> Owner:
         return self._user
+
+    @property
+    def request_event(self) -> EventHook:
+        return self._user.environment.events.request
 
     @property
     def base_url(self) -> str:
@@ -223,11 +234,11 @@ class KeepAliveSession(Verbs, Line):
         try:
             if url[:1] != "/":
                 session, path, auth = self._session_of(url, auth)
-                asked = url if is_absolute(url) else f"{self.base_url}/{url}"
+                asked = url if is_absolute(url) else self._origin.url + path
             if more:
                 data, params = taken_in(method, data, json, params, more)
             if params and (added := query(params)):
-                path += ("&" if "?" in path else "?") + added
+                path = with_query(path, added)
                 asked = asked or self.base_url + url
             if find_unsafe(path):
                 path = fit(path)
@@ -238,7 +249,7 @@ class KeepAliveSession(Verbs, Line):
             if raw.status >= 300 and raw.status in self.redirect_response_codes:
                 most = self._most_redirects(allow_redirects, max_redirects)
                 if most > 0:
-                    trail = Trail(self, session, path, method, body, headers, auth)
+                    trail = Trail(self, session, path, method, body, headers, auth, sent)
                     first, raw = raw, None
                     try:
                         raw = trail.follow(first, most, deadline, timeout, stream)
@@ -343,7 +354,7 @@ class KeepAliveSession(Verbs, Line):
         Raises ValueError for what is no http:// or https:// URL.
         """
         if not is_absolute(url):
-            return self, f"{self._prefix}/{url}", auth
+            return self, (self._root if url[:1] in "?#" else f"{self._prefix}/") + url, auth
         parts = urlsplit(url)
         place = Place.of(parts)
         path = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")

@@ -35,6 +35,7 @@ from parked.loadtest.client.process import Process
 from parked.loadtest.client.session import KeepAliveSession
 from parked.loadtest.client.think import SLOT_S, Slot
 from parked.loadtest.client.turns import UserHandle
+from parked.loadtest.client.wire import FAR
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -176,6 +177,7 @@ class KeepAliveUser(FastHttpUser):
     :cvar network_timeout: seconds without any byte of a response after which a request has failed.
     :cvar connection_timeout: seconds that opening the connection may take.
     :cvar total_timeout: seconds that a request and all of its response may take, however steadily it comes.
+        Each of the three may be None, for as long as it takes.
     :cvar max_body_bytes: of a response, as received and as decoded; a larger one has failed.
     :cvar insecure: whether any certificate will do: --insecure, unless a class says it.
     :cvar allow_redirects: whether redirections are followed where a request does not say.
@@ -206,6 +208,9 @@ class KeepAliveUser(FastHttpUser):
                 raise StopTest(
                     f"{type(self).__name__}.{attribute}: a KeepAliveUser has one connection of its own"
                 )
+        for attribute in ("connection_timeout", "network_timeout", "total_timeout"):
+            if getattr(self, attribute) is None:
+                setattr(self, attribute, FAR)
         # Not FastHttpUser's: it makes an HTTP client with a pool and a cookie jar, of which nothing is used.
         User.__init__(self, environment)
         if type(self).wait_time is KeepAliveUser.wait_time:

@@ -43,7 +43,9 @@ def attach(events: Events) -> None:
 
     @events.init.add_listener
     def on_init(environment: Environment, **_: Any) -> None:
-        if environment.runner is not None and not isinstance(environment.runner, WorkerRunner):
+        if environment.runner is None or isinstance(environment.runner, WorkerRunner):
+            return
+        if environment.parsed_options is not None:  # otherwise it is a program's, which follows it itself
             Recorder(environment)
 
 

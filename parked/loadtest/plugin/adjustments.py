@@ -343,8 +343,11 @@ def hear_interrupts(**_: Any) -> None:
 
     Upstream: `locust/main.py`, `except KeyboardInterrupt` around `main_greenlet.join()`. Python raises that
     where it just is, which in a busy ramp is some handler or callback, and what catches it there keeps it: a
-    ramp of 1,600,000 connections went on after its INT. The event loop's own signals are handed on.
+    ramp of 1,600,000 connections went on after its INT. The event loop's own signals are handed on. A script
+    that hears INT itself goes on to do so.
     """
+    if callable(now := signal.getsignal(signal.SIGINT)) and now is not signal.default_int_handler:
+        return
     hub = gevent.get_hub()
     gevent.signal_handler(signal.SIGINT, hub.handle_system_error, KeyboardInterrupt, KeyboardInterrupt())
 

@@ -8,6 +8,7 @@ from parked.loadtest.terms import options
 
 if TYPE_CHECKING:
     import argparse
+    from collections.abc import Callable
 
 
 def add_locust_options(parser: argparse.ArgumentParser) -> None:
@@ -23,16 +24,35 @@ def add_locust_options(parser: argparse.ArgumentParser) -> None:
         include_in_web_ui=False,
         help="take --spawn-rate as the rate to begin with: faster while requests stay on time, else slower",
     )
-    usual = parser.add_argument
 
-    def add_argument(*flags: str, **more: Any) -> Any:
+    def give_up(flag: str) -> None:
+        if flag in ours.has and present.get(flag) is ours.has[flag]:
+            parser._handle_conflict_resolve(None, [(flag, ours.has[flag])])  # type: ignore[arg-type]
+            options.OF_SCRIPT.add(options.name_of(flag))
+
+    _ask_before(parser, give_up)
+
+
+def _ask_before(container: Any, give_up: Callable[[str], None]) -> None:
+    """Call it with each flag that is about to be added, here and in groups that are made from now on."""
+    add_argument = container.add_argument
+
+    def add(*flags: str, **more: Any) -> Any:
         for flag in flags:
-            if flag in ours.has and present.get(flag) is ours.has[flag]:
-                parser._handle_conflict_resolve(None, [(flag, ours.has[flag])])  # type: ignore[arg-type]
-                options.OF_SCRIPT.add(options.name_of(flag))
-        return usual(*flags, **more)
+            give_up(flag)
+        return add_argument(*flags, **more)
 
-    parser.add_argument = add_argument  # type: ignore[method-assign]
+    def made_by(make: Callable[..., Any]) -> Callable[..., Any]:
+        def made(*arguments: Any, **more: Any) -> Any:
+            group = make(*arguments, **more)
+            _ask_before(group, give_up)
+            return group
+
+        return made
+
+    container.add_argument = add
+    for name in ("add_argument_group", "add_mutually_exclusive_group"):
+        setattr(container, name, made_by(getattr(container, name)))
 
 
 class Parser:

@@ -130,6 +130,8 @@ def test_paths_are_encoded_and_told_as_they_were_given(both: Both) -> None:
         "/%zz",
         "/a;p?q",
         "/[x]",
+        "/of a file\n",
+        "/a\r\n",
     )
     both.compare({path: get(path) for path in paths})
 
@@ -137,7 +139,14 @@ def test_paths_are_encoded_and_told_as_they_were_given(both: Both) -> None:
 def test_parameters_are_sent_and_not_told(both: Both) -> None:
     given: list[Any] = [{"a": [1, 2], "b": None}, {"a": None}, [("a", "\u00fc b")], "x=1&y", {}, {"a": ()}]
     both.compare({repr(params): get("/json", params=params) for params in given})
-    both.compare({"behind others": get("/json?z=1", params={"a": True})})
+    paths = ("/json?z=1", "/json#f", "/json?z=1#f?y=2", "/json?", "/json\n")
+    both.compare({path: get(path, params={"a": True}) for path in paths})
+
+
+@pytest.mark.parametrize("path", ["/api", "/api/", "/api/v1"])
+def test_a_path_of_the_host_is_asked_for_where_there_is_no_other(both: Both, path: str) -> None:
+    host = both._peers[0].url + path
+    both.compare({one: post(one, data="{}") for one in ("", "?a=1", "#f")}, host=host)
 
 
 def test_what_else_a_request_is_given_is_sent_as_stock_does(both: Both) -> None:

@@ -18,6 +18,7 @@ from parked.loadtest.client.errors import BadStatus
 from parked.loadtest.client.process import SAMPLE_S, Process, freeze_users
 from parked.loadtest.plugin import adjustments
 from parked.loadtest.terms.distribution import Distribution
+from parked.loadtest.terms.sample import MESSAGE
 from parked.user import KeepAliveUser
 from tests.loadtest.conftest import NewSession
 from tests.loadtest.peers import Peer, answering, eventually, response
@@ -45,6 +46,16 @@ def test_a_sample_is_sent_each_second_and_says_what_the_server_calls_itself(
     assert sent[-1]["server"] == "mine/1"
     assert sent[-1]["source"].startswith("127.1.0.")
     assert (sent[-1]["requests"], sent[-1]["connections"]) == (1, 1)
+
+
+def test_no_sample_is_sent_where_nobody_takes_it(
+    environment: Environment, process: Process, caplog: pytest.LogCaptureFixture
+) -> None:
+    """As in a program that has made its runner itself."""
+    assert environment.runner is not None
+    del environment.runner.custom_messages[MESSAGE]
+    process.send_sample()
+    assert caplog.records == []
 
 
 def test_processes_that_begin_together_count_at_different_moments(

@@ -146,6 +146,7 @@ def test_redirections_are_followed_unless_the_class_or_the_request_says_otherwis
         assert answer.url == f"{peer.url}/c?x=1"
         assert [passed.status_code for passed in answer.history] == [302, 307]
         assert [passed.url for passed in answer.history] == [f"{peer.url}/a", f"{peer.url}/b"]
+        assert [passed.request.method for passed in answer.history] == ["GET", "GET"]
         assert len(peer.requests) == 4
         assert len(fired) == 2
         assert fired[1]["name"] == "/a"
@@ -187,3 +188,9 @@ def test_credentials_do_not_follow_to_another_server(new_session: NewSession) ->
         fields = head_fields(other.requests[0])
         assert fields["X-Kept"] == "1"
         assert not {"Authorization", "Cookie"} & set(fields)
+
+
+def test_a_redirection_without_a_location_is_the_answer_to_its_request(new_session: NewSession) -> None:
+    with Peer(answering(response(b"no", status="302 Found"))) as peer:
+        answer = new_session(peer.url).post("/a", data="x")
+        assert (answer.status_code, answer.request.method, answer.request.body) == (302, "POST", b"x")

@@ -5,6 +5,8 @@ from __future__ import annotations
 import gc
 import gzip
 import json
+import socket
+import ssl
 import time
 from typing import Any
 
@@ -210,6 +212,8 @@ def test_the_request_event_has_url_response_and_exception_and_a_task_may_set_one
             answer.request_meta["extra"] = 1
         assert fired[0]["exception"] is mine
         assert (fired[0]["url"], fired[0]["response"], fired[0]["extra"]) == (f"{peer.url}/a", answer, 1)
+        client.request_event.fire(name="of the script")
+        assert fired[1] == {"name": "of the script"}
 
 
 def test_a_response_knows_its_request_and_how_long_it_took(new_session: NewSession) -> None:
@@ -230,6 +234,11 @@ def test_failures_are_kin_of_those_of_fasthttpuser(new_session: NewSession) -> N
         assert (error.code, error.url, str(error)) == (404, f"{peer.url}/a", "status 404")
         port = peer.port
     assert isinstance(new_session(f"http://127.0.0.1:{port}").get("/").error, ConnectionRefusedError)
+    assert isinstance(new_session("http://no-such-name.invalid").get("/").error, socket.gaierror)
+    with Peer(lambda served: served.send(b"no TLS")) as peer:
+        error = new_session(f"https://127.0.0.1:{peer.port}").get("/").error
+        assert isinstance(error, ssl.SSLError)
+        assert str(error).startswith("TLS: ")
     assert issubclass(TimedOut, TimeoutError)
     assert issubclass(CutOff, ConnectionResetError)
 

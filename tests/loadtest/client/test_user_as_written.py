@@ -223,3 +223,11 @@ def test_a_script_may_call_its_own_what_it_likes(environment: Environment, peer:
     run = Run(environment, Own, peer.url, wait_time=constant(0.03)).start()
     eventually(lambda: run.runner.user_count == 0)
     assert (len(peer.requests), run.errors) == (3, [])
+
+
+@pytest.mark.parametrize("name", ["connection_timeout", "network_timeout", "total_timeout"])
+def test_a_timeout_may_be_none(environment: Environment, peer: Peer, name: str) -> None:
+    user: Any = type("Patient", (Getter,), {"host": peer.url, name: None})(environment)
+    assert user.client.get("/").status_code == 200
+    assert user.client.get("/", timeout=30.0).status_code == 200
+    user.client.close()

@@ -7,10 +7,23 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from locust.env import Environment
 from locust.event import Events
 
 from parked.loadtest.master import recorder
 from tests.loadtest.scene import Scene, sample
+
+
+def test_a_run_of_a_program_that_has_no_command_line_is_its_own(caplog: pytest.LogCaptureFixture) -> None:
+    """As in https://docs.locust.io/en/stable/use-as-lib.html"""
+    environment = Environment(events=Events())
+    recorder.attach(environment.events)
+    runner = environment.create_local_runner()
+    environment.events.init.fire(environment=environment, runner=runner, web_ui=None)
+    environment.events.test_start.fire(environment=environment)
+    runner.quit()
+    assert caplog.records == []
+    assert environment.process_exit_code is None
 
 
 def test_a_second_run_of_the_same_workers_counts_from_its_own_start(

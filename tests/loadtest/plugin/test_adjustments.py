@@ -312,6 +312,19 @@ def test_an_interrupt_ends_the_run_whatever_is_busy_when_it_comes() -> None:
             process.kill()
 
 
+def test_an_interrupt_that_a_script_hears_itself_stays_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    taken: list[Any] = []
+    monkeypatch.setattr(gevent, "signal_handler", lambda number, *_: taken.append(number))
+    before = signal.signal(signal.SIGINT, lambda *_: None)
+    try:
+        adjustments.hear_interrupts()
+        assert taken == []
+    finally:
+        signal.signal(signal.SIGINT, before)
+    adjustments.hear_interrupts()
+    assert taken == [signal.SIGINT]
+
+
 def test_a_run_from_outside_counts_the_same_everywhere_and_ends_with_its_master(tmp_path: Path) -> None:
     """A master and two workers, as processes: Locust's CSV, the server's own count, and an end by SIGKILL."""
     locustfile = tmp_path / "locustfile.py"

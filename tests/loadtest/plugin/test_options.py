@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from typing import Any
 
 import pytest
 
@@ -21,13 +22,21 @@ def test_the_locustfiles_options_are_checked_and_keep_their_text() -> None:
         parser.parse_args(["--length", "none"])
 
 
+@pytest.mark.parametrize("where", ["parser", "group", "group of which one may be given"])
 @pytest.mark.parametrize("before", [True, False])
-def test_an_option_of_a_scripts_own_is_the_scripts(monkeypatch: pytest.MonkeyPatch, before: bool) -> None:
+def test_an_option_of_a_scripts_own_is_the_scripts(
+    monkeypatch: pytest.MonkeyPatch, before: bool, where: str
+) -> None:
     from locust.argument_parser import LocustArgumentParser
 
     def of_script() -> None:
-        parser.add_argument("--insecure", default="no", help="mine")
-        parser.add_argument("--results", type=int, default=3)
+        mine: Any = parser
+        if where != "parser":
+            mine = mine.add_argument_group("mine")
+        if "one" in where:
+            mine = mine.add_mutually_exclusive_group()
+        mine.add_argument("--insecure", default="no", help="mine")
+        mine.add_argument("--results", type=int, default=3)
 
     monkeypatch.setattr(terms_options, "OF_SCRIPT", set())
     parser = LocustArgumentParser()

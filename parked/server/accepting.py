@@ -32,6 +32,7 @@ from parked.server.reports import Reports, described
 from parked.server.response import Counts
 from parked.server.tls import TLSSocket
 from parked.server.turns import Turns
+from parked.server.waiting import PendingResponses
 from parked.shared.log import GuardedLog
 
 #: Connections taken in one go before the requests get their turn.
@@ -58,6 +59,7 @@ class AcceptingServer(pywsgi.WSGIServer):  # type: ignore[misc] # gevent has no 
     log: Any
     error_log: Any
     parking: Parking
+    pending: PendingResponses
     turns: Turns
     max_connections: int
     draining: bool
@@ -294,7 +296,7 @@ class AcceptingServer(pywsgi.WSGIServer):  # type: ignore[misc] # gevent has no 
         self.loop.run_callback(self._on_ready, [connection])
 
     def _check_drained(self) -> None:
-        if self.draining and not self.parking.count and not self._outside:
+        if self.draining and not (self.parking.count or self._outside or self.pending.calling):
             self.drained.set()
 
     # -- telling

@@ -139,7 +139,7 @@ class KeepAliveWSGIServer(AcceptingServer):
         #: No new connections; responses end theirs.
         self.draining = False
         self.access_format = line_format(JSON if logs_json else log_format, request_ids)
-        #: Set when the last connection of a draining server is closed.
+        #: Set when the last connection of a draining server is closed, and the last callback has returned.
         self.drained = Event()
         #: Counts responses, if anybody wants to know.
         self.statistics: Counts | None = None
@@ -169,6 +169,7 @@ class KeepAliveWSGIServer(AcceptingServer):
             self._serve_soon,
             self._finish,
             self._on_pending_end,
+            self._check_drained,
             lambda line: self.error_log.write(line),
             self._on_fault,
             write_timeout,
@@ -260,7 +261,10 @@ class KeepAliveWSGIServer(AcceptingServer):
         super().stop(timeout)
 
     def drain(self, timeout: float) -> bool:
-        """Stop and wait for the requests in flight, *timeout* seconds at most; whether all have finished."""
+        """Stop and wait for the requests in flight and for callbacks, *timeout* seconds at most.
+
+        Whether all have finished.
+        """
         self._begin_drain()
         self.close()
         return bool(self.drained.wait(timeout))

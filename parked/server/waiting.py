@@ -40,6 +40,7 @@ class PendingResponses:
 
     :param take_back: takes a connection whose next request may be there already, or that is to be closed.
     :param on_end: told of each response that has ended, with its connection, for log and statistics.
+    :param on_called: told when the last callback has returned.
     :param log: writes a line for the operator.
     :param on_fault: told of exceptions that have nowhere else to go; raises none itself.
     :param limit: pending responses at once; more get a 503. 0 for no bound.
@@ -51,6 +52,7 @@ class PendingResponses:
         serve: Callable[[Connection], None],
         finish: Callable[[Connection], None],
         on_end: Callable[[PendingResponse, Connection], None],
+        on_called: Callable[[], None],
         log: Callable[[str], Any],
         on_fault: Callable[[str, BaseException], None],
         write_timeout: float = 0,
@@ -76,6 +78,7 @@ class PendingResponses:
         self._serve = serve
         self._finish = finish
         self._on_end = on_end
+        self._on_called = on_called
         self._log = log
         self._on_fault = on_fault
         self._calls: deque[tuple[Callback, PendingResponse]] = deque()
@@ -140,9 +143,14 @@ class PendingResponses:
                 connection.busy.disown()
         self.deadlines.clear()
         self._calls.clear()
-        self.count = 0
+        self._callers = self.count = 0
 
     # -- callbacks
+
+    @property
+    def calling(self) -> bool:
+        """Whether a callback runs, or is to."""
+        return bool(self._calls) or self._callers > 0
 
     def call(self, function: Callback, pending: PendingResponse) -> None:
         self._calls.append((function, pending))
@@ -186,6 +194,8 @@ class PendingResponses:
             self._callers -= 1
             if self._calls:
                 self._schedule()
+            elif not self._callers:
+                self._on_called()
 
     def complain(self, callback: Any, error: BaseException) -> None:
         """One line about a callback of the application that failed, with the place."""

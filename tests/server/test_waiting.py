@@ -15,7 +15,7 @@ from parked.server import waiting as module
 from parked.server.handler import KeepAliveWSGIHandler
 from parked.server.pending import PendingResponse
 from tests.server.desk import POLL, Desk, attended, ended, pending_at
-from tests.support import GET, Client, eventually
+from tests.support import GET, PATIENCE_S, Client, eventually
 
 
 @pytest.fixture(autouse=True)
@@ -89,6 +89,27 @@ def test_what_becomes_pending_while_the_server_retires_is_ended_at_once() -> Non
         desk.server.retire()
         assert client.ask(POLL).status == 503
         assert client.closed()
+
+
+def test_a_server_that_stops_waits_for_callbacks() -> None:
+    noted: list[PendingResponse] = []
+
+    def note(pending: PendingResponse) -> None:
+        gevent.sleep(0.02)
+        noted.append(pending)
+
+    desk = Desk(on_close=note)
+    with attended(desk) as desk:
+        clients = [Client(desk.server) for _ in range(80)]
+        for client in clients:
+            client.send(POLL)
+        desk.wait_for(80)
+        desk.server.retire()
+        for client in clients:
+            assert client.answer().status == 503
+            client.__exit__()
+        assert desk.server.drained.wait(PATIENCE_S)
+        assert len(noted) == 80
 
 
 def test_many_are_stopped_in_portions(monkeypatch: pytest.MonkeyPatch) -> None:

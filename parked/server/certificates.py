@@ -82,7 +82,18 @@ def _load_key(context: SSLContext, certificate: str, key: str, password_file: st
         context.load_cert_chain(certificate, key or None, password)
     except (OSError, ValueError) as error:
         both = f"{certificate} and {key}" if key else certificate
-        raise CertificateError(f"cannot use {both}: {_reason(error)}") from error
+        is_unsaid = isinstance(error, ssl.SSLError) and not error.reason
+        reason = _what_lacks(certificate, key, password_file) if is_unsaid else _reason(error)
+        raise CertificateError(f"cannot use {both}: {reason}") from error
+
+
+def _what_lacks(certificate: str, key: str, password_file: str) -> str:
+    """OpenSSL says no more than that one of them is no PEM, or cannot be decrypted."""
+    try:
+        SSLContext(ssl.PROTOCOL_TLS_SERVER).load_verify_locations(certificate)
+    except ssl.SSLError:
+        return f"no certificate in {certificate}"
+    return f"no key in {key or certificate}{', or not by this password' if password_file else ''}"
 
 
 def _reason(error: Exception) -> str:

@@ -27,6 +27,7 @@ if "parked" not in sys.modules and PathFinder.find_spec("parked") is None:
 from locust import events, task
 
 from parked.loadtest.terms import options, values
+from parked.shared.private import masked
 from parked.user import KeepAliveUser, WrongLength
 
 #: Seconds that the test lasts if neither --run-time nor --hold says so.
@@ -90,7 +91,9 @@ def _request(chosen: Any) -> tuple[str, str, dict[str, Any], int | None] | None:
     """What --path and the options beside it ask for."""
     if not chosen.path:
         return None
-    more: dict[str, Any] = {"headers": dict(map(values.header, chosen.header))} if chosen.header else {}
+    more: dict[str, Any] = {"name": masked(chosen.path)}
+    if chosen.header:
+        more["headers"] = dict(map(values.header, chosen.header))
     if chosen.body:
         more["data"] = chosen.body
     method = values.method(chosen.method) if chosen.method else "POST" if chosen.body else "GET"

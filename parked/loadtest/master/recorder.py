@@ -23,6 +23,7 @@ from parked.loadtest.terms import checkout, variables
 from parked.loadtest.terms.harmless import for_line
 from parked.loadtest.terms.sample import CUMULATIVE, HEARD, MESSAGE, PARTS_A_SECOND, Sample
 from parked.loadtest.terms.shape import wrong
+from parked.shared.private import masked
 
 if TYPE_CHECKING:
     from locust.env import Environment
@@ -164,6 +165,8 @@ class Recorder:
         if self._run is not None:
             self._run.end()
             self.seconds.fire(run=self._run)
+        if self._environment.host and getattr(self._environment.parsed_options, "headless", False):
+            self._environment.host = masked(self._environment.host)  # Locust's own report shows it
 
     def _quitting(self, **_: Any) -> None:
         run = self._run

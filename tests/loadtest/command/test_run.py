@@ -181,7 +181,8 @@ def test_two_thousand_connections_are_held_and_everything_is_written(tmp_path: P
 
 
 def test_one_request_of_any_kind_is_judged_by_conditions_and_told_to_programs(tmp_path: Path) -> None:
-    options = ("-c", "20", "--think", "1", "--hold", "1s", "--path", "/?length=7", "--header", "Accept: */*")
+    options = ("-c", "20", "--think", "1", "--hold", "1s", "--path", "/?length=7&token=sesame")
+    options += ("--header", "Authorization: sesame")
     options += ("--expect-status", "200", "--fail-if", "latency_ms.max > 0", "--json")
     with run_test(tmp_path / "run", *options, "--junit", str(tmp_path / "junit.xml")) as run:
         assert run.end() == 1
@@ -191,7 +192,8 @@ def test_one_request_of_any_kind_is_judged_by_conditions_and_told_to_programs(tm
     assert (printed["failures"], len(printed["reasons"])) == (0, 1)
     assert printed["workload"]["length_characters"] is None
     assert "latency_ms.max" in (tmp_path / "junit.xml").read_text()
-    assert "GET,/?length=7," in (run.folder / "locust_stats.csv").read_text()
+    assert "GET,/?length=7&token=***," in (run.folder / "locust_stats.csv").read_text()
+    assert [file.name for file in run.folder.iterdir() if b"sesame" in file.read_bytes()] == []
 
 
 class Mute(BaseHTTPRequestHandler):

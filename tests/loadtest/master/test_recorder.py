@@ -51,7 +51,10 @@ def test_a_second_run_of_the_same_workers_counts_from_its_own_start(
     assert (second.totals["requests"], second.totals["failures"], second.totals["opened"]) == (5, 1, 10)
     assert second.totals["cpu_s"] == 0.25
     assert second.failures_by_kind == {"status": 1}
+    scene.environment.host = "http://user:secret@127.0.0.1:9"
+    scene.environment.parsed_options.headless = True
     both._test_stopped()
+    assert scene.environment.host == "http://user:***@127.0.0.1:9"
 
 
 def test_seconds_that_a_busy_machine_missed_have_one_row_together(

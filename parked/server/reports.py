@@ -46,7 +46,8 @@ class Reports:
 def described(error: BaseException) -> str:
     """*error* in one line, whatever an application's own makes of it."""
     try:
-        text = " ".join(str(error).split())
+        text = " ".join(str(error).split())  # with what may come of a client
+        text = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
     except Exception:
         text = "it cannot say what"
     return f"{type(error).__name__}: {text}" if text else type(error).__name__

@@ -22,6 +22,7 @@ LINE = re.compile(r'\S+ - - \[[^\]"]+\] "(?:[^"\\\x00-\x1f\x7f-\xff]|\\x[0-9a-f]
 EVIL = [
     b'GET /"\\ HTTP/1.1\r\nHost: test\r\n\r\n',
     b'GET /" 200 5 0.1 "http://x" HTTP/1.1\r\nHost: test\r\n\r\n',
+    b"GET /\x7f\x7f HTTP/1.1\r\nHost: test\r\n\r\n",
     b"GET /\x1b[2J\x07 HTTP/1.1\r\nHost: test\r\n\r\n",
     b"GET /\n127.0.0.1 - - forged HTTP/1.1\r\nHost: test\r\n\r\n",
     b"\x16\x03\x01\x02\x00\x01\x00\xff\x80\x9b\r\n\r\n",
@@ -44,6 +45,7 @@ def test_each_request_is_one_line_that_nothing_breaks_out_of(request_: bytes, lo
     if logs_json:
         assert line.count("\n") == 1
         assert line.isascii()
+        assert line[:-1].isprintable()
         assert json.loads(line)["status"] in (200, 400, 408, 505)
     else:
         assert LINE.fullmatch(line), line

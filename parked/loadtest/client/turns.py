@@ -140,7 +140,7 @@ class UserHandle:
 
     def rawlink(self, callback: Callable[[UserHandle], object]) -> None:
         if self.dead:
-            callback(self)
+            self._tell(callback)
         else:
             # Group.add links its own discard, and mostly nobody else anything: all users share what that
             # makes, 112 bytes each otherwise.
@@ -157,7 +157,11 @@ class UserHandle:
         self.dead, self.turn = True, None
         links, self._links = self._links, ()
         for link in links:
-            link(self)
+            self._tell(link)
+
+    def _tell(self, link: Callable[[UserHandle], object]) -> None:
+        """In the hub, as gevent does: whoever waits for several at once can be told nowhere else."""
+        gevent.get_hub().loop.run_callback(link, self)
 
     def kill(self, exception: Any = GreenletExit, block: bool = True, timeout: float | None = None) -> None:
         if not self.dead:

@@ -129,18 +129,20 @@ def test_a_handle_is_in_its_group_until_its_user_has_ended() -> None:
     assert (len(group), list(group), user.handle.args) == (1, [user.handle], (user,))
     assert not user.handle.ready()
     user.handle.finish()
+    gevent.sleep(0)
     assert len(group) == 0
     assert user.handle.ready()
     assert user.handle.dead
 
 
-def test_killing_a_group_ends_its_users_and_waits_for_them() -> None:
+def test_killing_a_group_ends_its_users_and_waits_for_them(capsys: pytest.CaptureFixture[str]) -> None:
     group, users = Group(), [User() for _ in range(3)]
     for user in users:
         group.add(user.handle)
         user._end = lambda exception, user=user: gevent.spawn_later(0.02, user.handle.finish)  # type: ignore[method-assign]
-    group.kill(timeout=5)
+    group.kill(timeout=30)
     assert len(group) == 0
+    assert not capsys.readouterr().err
     assert all(user.handle.dead for user in users)
 
 
@@ -157,7 +159,7 @@ def test_kill_without_block_returns_at_once_and_a_join_may_time_out() -> None:
     assert user.ended == [GreenletExit], "the dead are not killed again"
 
 
-def test_links_are_called_once_at_the_end_or_at_once_after_it() -> None:
+def test_links_are_called_once_at_the_end_or_right_away_after_it() -> None:
     user, called, taken_back = User(), [], []
     other = called.append
     user.handle.rawlink(other)
@@ -165,8 +167,10 @@ def test_links_are_called_once_at_the_end_or_at_once_after_it() -> None:
     user.handle.unlink(taken_back.append)
     user.handle.finish()
     user.handle.finish()
+    gevent.sleep(0)
     assert (called, taken_back) == ([user.handle], [])
     user.handle.rawlink(other)
+    gevent.sleep(0)
     assert called == [user.handle, user.handle]
 
 

@@ -24,6 +24,7 @@ from django.http import FileResponse, HttpRequest, HttpResponse, JsonResponse, S
 from django.urls import path as django_path
 
 from app.wsgi import create_app
+from parked.server import lingering
 from tests.support import GET, Client, ServerProcess, eventually, serving
 
 MIB = 1 << 20
@@ -243,8 +244,11 @@ def test_a_large_upload_arrives_in_bounded_memory_and_keeps_the_connection(codin
 
 
 @pytest.mark.parametrize("coding", [b"Content-Length: 104857600", b"Transfer-Encoding: chunked"])
-def test_a_large_upload_that_nobody_reads_ends_the_connection_and_is_no_request(coding: bytes) -> None:
+def test_a_large_upload_that_nobody_reads_ends_the_connection_and_is_no_request(
+    coding: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """What is sent is full of requests; the application must never see one of them."""
+    monkeypatch.setattr(lingering, "LINGER_S", 0.5)
     targets: list[str] = []
 
     def careless(environ: dict[str, Any], start_response: Callable[..., Any]) -> list[bytes]:

@@ -11,7 +11,7 @@ from wsgiref.validate import validator
 import gevent
 import pytest
 
-from parked.server import body, handler, response
+from parked.server import body, handler, lingering, response
 from parked.server.handler import KeepAliveWSGIHandler
 from parked.server.limits import Limits
 from tests.support import GET, Answer, Client, eventually, hello, serving
@@ -483,7 +483,10 @@ def test_reading_on_after_content_was_lost_is_an_error() -> None:
         assert client.closed()
 
 
-def test_unread_content_that_drips_ends_the_connection_after_the_body_timeout() -> None:
+def test_unread_content_that_drips_ends_the_connection_after_the_body_timeout(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(lingering, "LINGER_S", 0.5)
     with serving(body_timeout=0.3) as server, Client(server) as client:
         client.send(b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 1000\r\n\r\n")
         assert client.answer().status == 200

@@ -12,6 +12,7 @@ from wsgiref.validate import validator
 import gevent
 import pytest
 
+from parked.server import lingering
 from parked.server.handler import KeepAliveWSGIHandler
 from tests.server.test_websocket import frame
 from tests.support import GET, Client, ServerProcess, eventually, hello, serving
@@ -127,7 +128,10 @@ def test_after_a_101_wsgi_input_is_what_the_client_sends_without_a_timeout() -> 
         assert client.file.readline() == b"late\n"
 
 
-def test_the_socket_that_an_application_takes_is_counted_as_the_upgrade_that_it_was() -> None:
+def test_the_socket_that_an_application_takes_is_counted_as_the_upgrade_that_it_was(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(lingering, "LINGER_S", 0.5)
     log = io.StringIO()
 
     class Handler(KeepAliveWSGIHandler):

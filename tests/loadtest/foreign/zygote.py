@@ -18,7 +18,8 @@ import locust.main  # noqa: E402
 
 import parked.user  # noqa: E402  # it changes nothing until a class is derived
 
-AT_ONCE = 4
+#: They mostly wait.
+AT_ONCE = 8
 #: Ends a run when its users have ended themselves, after which plain Locust goes on waiting, and writes down
 #: what was counted: a CSV file of so short a run may lack its end.
 QUIT = """

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import atexit
-import dataclasses
 import os
 import signal
 import sys
-from typing import NoReturn
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from typing import NoReturn
 
 
 def main(demo: str = "parked.demo.wsgi:application") -> NoReturn:
@@ -21,6 +23,8 @@ def main(demo: str = "parked.demo.wsgi:application") -> NoReturn:
     # Before gevent is imported: spawn trees cost a traceback and 1 KB for each greenlet.
     os.environ.setdefault("GEVENT_TRACK_GREENLET_TREE", "0")
     _guard_output()
+    import dataclasses
+
     from parked.prefork import again, handover, settings, supervisor, trial
     from parked.prefork.application import StartError
     from parked.prefork.signals import Signals, StopRequested

@@ -1,9 +1,10 @@
 """Locust's statistics, filled in batches.
 
 Locust logs each request into two `StatsEntry` objects as it ends, 2.2 us. Here requests are gathered
-and, once a second, folded into the same objects by Locust's own `StatsEntry.extend`, so that its web UI, CSV
-files, events and percentiles are what they would have been. If anybody but Locust listens to the request
-event, it is fired for each request as usual instead, and Locust's own listener does the counting.
+and, once a second and before anybody looks, folded into the same objects by Locust's own `StatsEntry.extend`,
+so that its web UI, CSV files, events and percentiles are what they would have been. If anybody but Locust
+listens to the request event, it is fired for each request as usual instead, and Locust's own listener does
+the counting.
 """
 
 from __future__ import annotations
@@ -14,10 +15,34 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from greenlet import getcurrent
 from locust import stats as locust_stats
-from locust.stats import StatsEntry
+from locust.stats import RequestStats, StatsEntry
 
 if TYPE_CHECKING:
     from locust.env import Environment
+
+
+def _up_to_date(name: str) -> Any:
+    def look(stats: UpToDate) -> Any:
+        stats.parked_batches.fold_what_is_there()
+        return vars(stats)[name]
+
+    def put(stats: UpToDate, value: Any) -> None:
+        vars(stats)[name] = value
+
+    return property(look, put)
+
+
+class UpToDate(RequestStats):
+    """A process' statistics, which take in what was gathered before they are looked at or begun anew."""
+
+    parked_batches: BatchedStatistics
+    total = _up_to_date("total")
+    entries = _up_to_date("entries")
+    errors = _up_to_date("errors")
+
+    def clear_all(self) -> None:
+        self.parked_batches.fold_what_is_there()
+        super().clear_all()
 
 
 class BatchedStatistics:
@@ -42,6 +67,10 @@ class BatchedStatistics:
         self._done: dict[tuple[str, str], list[tuple[float, int]]] = defaultdict(list)
         #: (method, name, failure): counted with their requests, or the share of failures would exceed 100 %.
         self._failed: list[tuple[str, str, Any]] = []
+        stats: Any = environment.stats
+        if type(stats) in (RequestStats, UpToDate):
+            stats.__class__ = UpToDate
+            stats.parked_batches = self
 
     @property
     def only_locust_listens(self) -> bool:
@@ -70,8 +99,13 @@ class BatchedStatistics:
         if failure is not None:
             self._failed.append((method, name, failure))
 
+    def fold_what_is_there(self) -> None:
+        """Hand over what was gathered, if anything was."""
+        if self._done or self._failed:
+            self.fold()
+
     def fold(self) -> None:
-        """Hand over what was gathered."""
+        """The same each second: what comes next has come since."""
         done, self._done = self._done, defaultdict(list)
         failed, self._failed = self._failed, []
         began, self._folded = self._folded, time.time()

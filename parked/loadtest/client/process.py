@@ -163,11 +163,6 @@ class Process:
         # Before whoever listens already: they look at figures that are only whole after this.
         environment.events.test_stopping._handlers.insert(0, self._test_stopping)
         environment.events.test_stop._handlers.insert(0, self._test_stopped)
-        # What came before a reset (--reset-stats, the web UI's button) is not to be counted after it.
-        for event in (environment.events.spawning_complete, environment.events.reset_stats):
-            event._handlers.insert(0, lambda **_: self.statistics.fold())
-        # The same, where this comes first (a signal): its handlers run from the last one on.
-        environment.events.quitting.add_listener(lambda **_: self.statistics.fold())
         environment.events.spawning_complete.add_listener(freeze_users)
         gc.set_threshold(*GC_THRESHOLDS)
         _let_others_finish()

@@ -95,8 +95,6 @@ def test_folding_gives_the_numbers_of_logging_each(environment: Environment, bat
 def test_failures_are_never_ahead_of_their_requests(environment: Environment) -> None:
     statistics = BatchedStatistics(environment)
     statistics.log("GET", "/", 1.0, 0, BadStatus("status 500"))
-    assert environment.stats.total.num_failures == environment.stats.total.num_requests == 0
-    statistics.fold()
     assert environment.stats.total.num_failures == environment.stats.total.num_requests == 1
     assert environment.stats.total.fail_ratio == 1.0
 
@@ -134,6 +132,28 @@ def test_requests_before_a_reset_are_reset_with_it_if_folded(environment: Enviro
     statistics.log("GET", "/", 2.0, 5, None)
     statistics.fold()
     assert environment.stats.get("/", "GET").num_requests == 1
+
+
+def test_who_looks_meets_what_was_done_until_then(environment: Environment) -> None:
+    """A task that ends the test after so many requests, or begins the figures anew."""
+    statistics, stats = BatchedStatistics(environment), environment.stats
+    for failures, look in enumerate(
+        (
+            lambda: stats.total.num_failures,
+            lambda: stats.entries["/", "GET"].num_failures,
+            lambda: stats.get("/", "GET").num_failures,
+            lambda: stats.num_failures,
+            lambda: next(iter(stats.errors.values())).occurrences,
+        ),
+        1,
+    ):
+        statistics.log("GET", "/", 1.0, 0, BadStatus("status 500"))
+        assert look() == failures
+    for begin_anew in (stats.reset_all, stats.clear_all):
+        statistics.log("GET", "/", 1.0, 0, None)
+        begin_anew()
+        statistics.fold()
+        assert stats.total.num_requests == 0
 
 
 def test_a_workers_report_holds_each_request_once(environment: Environment) -> None:

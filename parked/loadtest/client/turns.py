@@ -178,7 +178,10 @@ class UserHandle:
             self.user._end(exception)
 
     def join(self, timeout: float | None = None) -> None:
-        if self.dead or self.turn is getcurrent():
+        if self.dead:
+            return
+        if self.turn is getcurrent():
+            gevent.sleep(0)  # if it was told to end, it does so here
             return
         ended = gevent.event.Event()
         self.rawlink(lambda _: ended.set())

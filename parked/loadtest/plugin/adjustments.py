@@ -199,7 +199,8 @@ def stop_users_without_greenlets() -> None:
         others: Any = Others(runner, [one for one in runner.user_greenlets if one not in last_turns])
         usual(others, {name: count for name, count in left.items() if count > 0})
         for handle in last_turns:
-            handle.join()
+            if handle.turn is not gevent.getcurrent():  # who asks for the end goes on to it first
+                handle.join()
 
     Runner.stop_users = stop_users  # type: ignore[assignment,method-assign]
 

@@ -203,4 +203,4 @@ def test_a_turn_does_not_wait_for_itself() -> None:
         done.append(1)
 
     in_hub(TurnPool().run, turn)
-    assert done == [1]
+    eventually(lambda: done == [1])

@@ -231,3 +231,26 @@ def test_a_timeout_may_be_none(environment: Environment, peer: Peer, name: str) 
     assert user.client.get("/").status_code == 200
     assert user.client.get("/", timeout=30.0).status_code == 200
     user.client.close()
+
+
+@pytest.mark.parametrize("where", ["on_start", "task"])
+@pytest.mark.parametrize("end", ["stop", "kill"])
+def test_who_ends_itself_at_once_does_nothing_more(
+    environment: Environment, peer: Peer, where: str, end: str
+) -> None:
+    class Ends(Base):
+        def end(self, place: str) -> None:
+            if place == where:
+                self.stop(force=True) if end == "stop" else self.greenlet.kill()
+                self.log.append("not ended")
+
+        def on_start(self) -> None:
+            self.end("on_start")
+
+        @task
+        def ask(self) -> None:
+            self.end("task")
+
+    run = Run(environment, Ends, peer.url).start()
+    eventually(lambda: run.runner.user_count == 0)
+    assert (run.log, run.errors) == (["stop"], [])

@@ -324,6 +324,10 @@ class Connection:
         return data
 
 
+class InUse(RuntimeError):
+    """A second request at the same time."""
+
+
 class TlsConnection(Connection):
     """TLS over memory buffers, so that the descriptor beneath stays the same raw one.
 
@@ -448,8 +452,8 @@ class TlsConnection(Connection):
         return data
 
 
-def in_use() -> RuntimeError:
-    return RuntimeError(
+def in_use() -> InUse:
+    return InUse(
         "another greenlet is in the middle of a request of this user: a KeepAliveUser is one connection, "
         "and HTTP/1.1 answers one request at a time"
     )

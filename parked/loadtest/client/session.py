@@ -18,6 +18,7 @@ from locust.contrib.fasthttp import LocustUserAgent
 from requests.structures import CaseInsensitiveDict
 
 from parked.loadtest.client import cookies
+from parked.loadtest.client.connection import InUse
 from parked.loadtest.client.errors import (
     RequestFailure,
     TimedOut,
@@ -226,7 +227,7 @@ class KeepAliveSession(Verbs, Line):
         session, path, asked = self, self._prefix + url, None
         raw: RawResponse | None = None
         failure: Exception | None = None
-        interrupt: Timeout | None = None
+        interrupt: Timeout | InUse | None = None
         sent, history = b"", None
         deadline = began + (user.total_timeout if timeout is None else timeout)
         under_way = process.open_requests
@@ -265,6 +266,8 @@ class KeepAliveSession(Verbs, Line):
         except Timeout as timeout_of_task:
             # The task's own, around this call: the request has failed, and the task goes on where it says.
             failure, interrupt = TimedOut("the task's own gevent.Timeout"), timeout_of_task
+        except InUse as refused:  # in a greenlet of its own an error alone would be nobody's
+            failure = interrupt = refused
         finally:
             under_way.pop(self, None)
         now = time.perf_counter()

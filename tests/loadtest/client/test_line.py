@@ -225,7 +225,8 @@ def test_two_requests_at_once_on_one_user_are_refused(new_session: NewSession, p
         assert isinstance(first.get().error, TimedOut)
         both = [gevent.spawn(client.get, "/") for _ in range(2)]  # and while it connects
         gevent.joinall(both)
-        assert sorted(type(greenlet.exception).__name__ for greenlet in both) == ["NoneType", "RuntimeError"]
+        assert sorted(type(greenlet.exception).__name__ for greenlet in both) == ["InUse", "NoneType"]
+        assert process.counters.requests == 4, "each is counted, wherever its error goes"
         assert process.counters.connections == 0
 
 

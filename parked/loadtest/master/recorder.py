@@ -44,9 +44,7 @@ def attach(events: Events) -> None:
 
     @events.init.add_listener
     def on_init(environment: Environment, **_: Any) -> None:
-        if environment.runner is None or isinstance(environment.runner, WorkerRunner):
-            return
-        if environment.parsed_options is not None:  # otherwise it is a program's, which follows it itself
+        if environment.runner is not None and not isinstance(environment.runner, WorkerRunner):
             Recorder(environment)
 
 
@@ -114,6 +112,8 @@ class Recorder:
                 logger.warning(text)
 
     def _test_started(self, **_: Any) -> None:
+        if self._environment.parsed_options is None:  # a program's, which has no command line and follows it
+            return
         self._fleet = Fleet()
         self._before = dict(self._latest)
         try:

@@ -25,7 +25,7 @@ from parked.server.connection import Connection, shared_address
 from parked.server.dispatch import RequestGreenlets
 from parked.server.fields import error_response
 from parked.server.handler import KeepAliveWSGIHandler
-from parked.server.handshakes import Handshakes
+from parked.server.handshakes import Handshakes, shake
 from parked.server.parking import Parking
 from parked.server.proxy_protocol import ProxyProtocol
 from parked.server.reports import Reports, described
@@ -262,7 +262,13 @@ class AcceptingServer(pywsgi.WSGIServer):  # type: ignore[misc] # gevent has no 
         if self.ssl_enabled:
             wait_read(client.fileno())
             self.turns.share()  # an answer takes a millisecond, and many may be asked for at once
-            return TLSSocket(self.wrap_socket(client, **self.ssl_args))
+            sock = self.wrap_socket(client, **{**self.ssl_args, "do_handshake_on_connect": False})
+            try:
+                shake(sock, self.turns)
+                return TLSSocket(sock)
+            except BaseException:
+                sock.close()
+                raise
         bare = _socket.socket(client.family, client.type, client.proto, fileno=client.detach())
         bare.setblocking(False)
         return bare

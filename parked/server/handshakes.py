@@ -5,18 +5,31 @@ Each holds a greenlet and what OpenSSL allocates, 57 KB, for a client that may n
 
 from __future__ import annotations
 
+import ssl
 from collections.abc import Callable
+from socket import MSG_PEEK
 from time import monotonic
 from typing import Any, Final
 
 import gevent
+from gevent.socket import wait_read, wait_write
 from greenlet import getcurrent
+
+from parked.server.turns import Turns
 
 #: At once in a process: 29 MB. A core does a thousand a second, so that honest ones are rarely so many.
 MAX_HANDSHAKES: Final = 512
 #: Seconds after which one gives way to a newcomer when there are so many. Lower cuts off slow links when many
 #: come at once, higher lets who keeps all places keep others out for longer.
 GRACE_S: Final = 1.0
+#: Bytes of a ClientHello: clients send 0.2 to 3 KB, OpenSSL takes 131 KB, and all that is there of one in one
+#: go. In records of a byte that would be half a second, 3 us for each.
+LARGEST_HELLO: Final = 8_192
+#: Bytes in which its length stands; seconds until it is looked for again if it is not there, and how often.
+_SEEN_BYTES: Final = 512
+_LOOK_S: Final = 0.02
+_LOOKS: Final = 250
+_CHANGE_CIPHER_SPEC, _HANDSHAKE, _CLIENT_HELLO = 20, 22, 1
 
 
 class Handshakes:
@@ -70,3 +83,48 @@ class Handshakes:
         finally:
             if self._began.pop(me, None) is not None:
                 self.count -= 1
+
+
+def shake(sock: Any, turns: Turns) -> None:
+    """Shake hands in TLS, in a greenlet; in turns, for an answer takes a millisecond or more.
+
+    :param sock: a gevent `SSLSocket` of a server, whose handshake has not begun.
+    :raises OSError: it failed, or what the client sends is not waited for.
+    """
+    sock.setblocking(False)
+    while True:
+        wait_read(sock.fileno())
+        # Also behind a first one: the server may ask for another (RFC 8446, 4.1.4).
+        for _ in range(_LOOKS):
+            size = hello_bytes(sock._sock.recv(_SEEN_BYTES, MSG_PEEK))
+            if size is not None:
+                break
+            gevent.sleep(_LOOK_S)
+        if size is None or size > LARGEST_HELLO:
+            raise OSError(f"a ClientHello of {size or 'unknown'} bytes")
+        turns.share()
+        while True:
+            try:
+                sock.do_handshake()
+                return
+            except ssl.SSLWantReadError:
+                break
+            except ssl.SSLWantWriteError:
+                wait_write(sock.fileno())
+
+
+def hello_bytes(seen: bytes) -> int | None:
+    """The length of the ClientHello that *seen* begins with, in however many records; 0 if it begins with
+    something else, None if more has to come to tell (RFC 8446, 5.1 and 4)."""
+    message = b""
+    at = 0
+    while seen and len(message) < 4:
+        if len(seen) - at < 5:
+            return None
+        kind, size = seen[at], int.from_bytes(seen[at + 3 : at + 5], "big")
+        if kind == _HANDSHAKE:
+            message += seen[at + 5 : at + 5 + size]
+        elif kind != _CHANGE_CIPHER_SPEC:
+            return 0
+        at += 5 + size
+    return int.from_bytes(message[1:4], "big") if message[:1] == bytes([_CLIENT_HELLO]) else 0

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import io
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import ExitStack
@@ -11,7 +12,7 @@ import pytest
 from gevent.event import Event
 
 from parked.server import turns
-from parked.server.handshakes import GRACE_S, Handshakes
+from parked.server.handshakes import GRACE_S, Handshakes, hello_bytes
 from tests.support import GET, Client, eventually, serving
 
 
@@ -115,6 +116,37 @@ def test_handshakes_that_are_asked_for_at_once_are_done_in_turns(
             client.send(b"hello")
         eventually(lambda: begun.total() == 20)
     assert max(begun.values()) <= 2
+
+
+HELLO = b"\x01\x00\x02\x00" + bytes(0x200)
+
+
+def records(data: bytes, size: int, kind: bytes = b"\x16") -> bytes:
+    pieces = [data[at : at + size] for at in range(0, len(data), size)]
+    return b"".join(kind + b"\x03\x01" + len(piece).to_bytes(2, "big") + piece for piece in pieces)
+
+
+@pytest.mark.parametrize("size", [1, 3, 4, 5, 1000])
+def test_the_length_of_a_hello_is_told_however_it_is_cut(size: int) -> None:
+    data = records(HELLO, size)
+    assert hello_bytes(data) == hello_bytes(data[: 5 * 4 + 4]) == 0x200
+    assert hello_bytes(data[:8]) is None
+    assert hello_bytes(records(b"\x01", 1, b"\x14") + data) == 0x200
+
+
+@pytest.mark.parametrize("data", [b"", b"GET / HTTP/1.1\r\n\r\n", records(b"\x02\x28", 2, b"\x15")])
+def test_what_is_no_hello_has_no_length(data: bytes) -> None:
+    assert hello_bytes(data) == 0
+
+
+def test_a_hello_that_says_to_be_very_long_is_not_read(certificate: tuple[str, str]) -> None:
+    """OpenSSL would take 131 KB of it, as long as they come, whoever else waits."""
+    cert, key = certificate
+    errors = io.StringIO()
+    with serving(certfile=cert, keyfile=key, error_log=errors) as server, Client(server) as client:
+        client.send(records(b"\x01\x01\x00\x00", 1))
+        assert client.closed()
+    assert errors.getvalue() == "no TLS: 127.0.0.1: OSError: a ClientHello of 65536 bytes\n"
 
 
 def test_a_handshake_that_fails_in_our_own_code_leaves_its_place_and_its_client() -> None:

@@ -21,6 +21,7 @@ from typing import Final
 from parked.prefork import application, changes, forks, handover, sizing, trial, worker
 from parked.prefork.access_log import LogError
 from parked.prefork.application import StartError
+from parked.prefork.binding import which_are_secure
 from parked.prefork.changes import Changes
 from parked.prefork.identity import IdentityError
 from parked.prefork.lifetime import is_bounded
@@ -106,7 +107,8 @@ class Supervisor:
         #: By address; each worker has its own socket there, or all have the same.
         self._groups = by_address(opened.listeners)
         self._own = [len(group) >= opened.workers and can_multiply(group[0]) for group in self._groups]
-        self._secure = self._which_are_secure()
+        names = [group[0].getsockname() for group in self._groups]
+        self._secure = which_are_secure(settings.bind, names, opened.context is not None)
         self._slots = [
             _Slot([group[place % len(group)] for group in self._groups]) for place in range(opened.workers)
         ]
@@ -269,14 +271,6 @@ class Supervisor:
 
     def _listeners(self) -> list[socket]:
         return [sock for group in self._groups for sock in group]
-
-    def _which_are_secure(self) -> list[bool]:
-        """By address. Sockets of a service manager, or of a former configuration, go by their kind."""
-        has_certificate = self._opened.context is not None
-        bindings = self.settings.bind
-        if len(bindings) != len(self._groups):
-            return [has_certificate and isinstance(group[0].getsockname(), tuple) for group in self._groups]
-        return [binding.is_secure(has_certificate) for binding in bindings]
 
     def _is_ready(self, slot: _Slot) -> bool:
         return slot.row is not None and self._scoreboard.get(slot.row, "ready") == slot.pid != 0

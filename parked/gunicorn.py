@@ -21,7 +21,7 @@ from greenlet import GreenletExit
 from gunicorn import glogging
 from gunicorn.http.wsgi import base_environ
 from gunicorn.sock import ssl_context
-from gunicorn.workers.ggevent import VERSION, GeventResponse, GeventWorker
+from gunicorn.workers.ggevent import VERSION, GeventWorker
 
 from parked.server import KeepAliveWSGIHandler, KeepAliveWSGIServer, Limits
 from parked.server.access_format import content_bytes
@@ -58,7 +58,17 @@ class Request(NamedTuple):
     headers: list[tuple[str, str]]
     scheme: str
     peer_addr: Any
+    remote_addr: Any
     body: Any
+
+
+class Response(NamedTuple):
+    """The same of a response."""
+
+    status: str
+    status_code: int
+    headers: list[tuple[str, str]]
+    sent: int
 
 
 class Handler(KeepAliveWSGIHandler):
@@ -139,15 +149,16 @@ class Handler(KeepAliveWSGIHandler):
             headers=[(name.upper(), value) for name, value in self.headers.items()],
             scheme=environ.get("wsgi.url_scheme", "http"),
             peer_addr=self.client_address,
+            remote_addr=self.client_address,
             body=environ.get("wsgi.input"),
         )
 
-    def _response(self) -> Any:
+    def _response(self) -> Response:
         status = self._orig_status or str(self.code or "")
         fields = [
             (name.decode("latin-1"), value.decode("latin-1")) for name, value in self.response_headers or ()
         ]
-        return GeventResponse(status, fields, content_bytes(self))
+        return Response(status, abs(self.code or 0), fields, content_bytes(self))
 
     def _refused_environ(self) -> dict[str, Any]:
         """Of what was no request: what its line says."""

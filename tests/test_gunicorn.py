@@ -217,7 +217,7 @@ def pre_request(worker, req):
     worker.log.info("before %s %s %s", req.method, req.path, dict(req.headers)["X-A"])
 
 def post_request(worker, req, environ, resp):
-    worker.log.info("after %s %s %s", req.uri, environ["QUERY_STRING"], resp.status)
+    worker.log.info("after %s %s %s %s", req.uri, environ["QUERY_STRING"], resp.status, resp.status_code)
 
 def worker_exit(server, worker):
     server.log.info("exit after %s", worker.nr)
@@ -229,7 +229,11 @@ def test_hooks_are_called(python: Path, tmp_path: Path) -> None:
     with gunicorn(python, tmp_path, "-c", "hooks.py") as running:
         ask(running.connect(), "/environ?a=1", X_A="a")
     lines = re.findall(r"\[INFO\] (before|after|exit)(.*)", running.log.read_text())
-    expected = [("before", " GET /environ a"), ("after", " /environ?a=1 a=1 200 OK"), ("exit", " after 1")]
+    expected = [
+        ("before", " GET /environ a"),
+        ("after", " /environ?a=1 a=1 200 OK 200"),
+        ("exit", " after 1"),
+    ]
     assert lines == expected
 
 

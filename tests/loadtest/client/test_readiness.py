@@ -7,6 +7,7 @@ import os
 import socket
 import time
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import gevent
 import pytest
@@ -302,6 +303,25 @@ def test_what_comes_in_a_pause_is_fetched_together_behind_it(readiness: Readines
     gevent.sleep(0.02)
     assert not pair.connection.ready
     readiness._resume()  # as its timer would
+    eventually(lambda: pair.connection.ready)
+    pair.close()
+
+
+def test_a_pause_does_not_take_the_set_out_of_the_one_of_the_loop(readiness: Readiness) -> None:
+    """To add it again takes the kernel longer the more connections there are."""
+
+    def is_watched() -> bool:
+        of_the_loop = Path(f"/proc/self/fdinfo/{gevent.get_hub().loop.fileno()}").read_text()
+        return f"tfd: {readiness._epoll.fileno():8} " in of_the_loop
+
+    pair = Pair(readiness).settle()
+    assert is_watched()
+    readiness.fetch_at_once(False)
+    for _ in range(3):
+        pair.peer.send(b"x")
+        gevent.sleep(0.01)
+    assert is_watched()
+    readiness.fetch_at_once(True)
     eventually(lambda: pair.connection.ready)
     pair.close()
 

@@ -52,7 +52,9 @@ def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool 
     """Whoever takes a file reads it: that each process read all took a tenth of the time."""
     if FOUND not in config.stash or not collection_path.is_file():
         return None
-    if collection_path.match("test_*.py"):
+    # pytest looks around in the folders above what it is asked for, too.
+    asked = [config.invocation_params.dir / argument for argument in config.args]
+    if collection_path.match("test_*.py") and any(map(collection_path.is_relative_to, asked)):
         config.stash[FOUND].append(collection_path)
     return True
 

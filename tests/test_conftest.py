@@ -27,6 +27,12 @@ def test_a_little(number):
 """
 
 
+def run(command: list[str], folder: Path) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        command, cwd=folder, env=ENVIRONMENT, capture_output=True, text=True, timeout=60, check=False
+    )
+
+
 def test_two_processes_run_each_file_once_and_end_its_fixtures(tmp_path: Path) -> None:
     shutil.copy(Path(__file__).with_name("conftest.py"), tmp_path)
     for name in ("below/test_a.py", "test_b.py", "test_c.py"):
@@ -45,7 +51,13 @@ def test_two_processes_run_each_file_once_and_end_its_fixtures(tmp_path: Path) -
     ended = re.findall(r"ended (\w+)", "".join(outputs))
     assert sorted(ended) == ["test_a", "test_b", "test_c"]
     assert (tmp_path / "share/done").exists()
-    late = subprocess.run(command, cwd=tmp_path, env=ENVIRONMENT, capture_output=True, text=True, check=False)
+    command[-2:] = ["share/below", "below"]  # which is asked for by itself elsewhere: not what is beside it
+    (tmp_path / "share/below").mkdir()
+    below = subprocess.run(
+        command, cwd=tmp_path, env=ENVIRONMENT, capture_output=True, text=True, check=False
+    )
+    assert "4 passed" in below.stdout.splitlines()[-1]
+    late = run(command, tmp_path)
     assert late.returncode == 0, late.stdout
 
 
@@ -55,10 +67,10 @@ def test_a_failure_ends_as_in_a_suite_that_is_not_shared(tmp_path: Path) -> None
         "def test_wrong():\n    assert False\n\ndef test_right():\n    pass\n"
     )
     command = [sys.executable, "-m", "pytest", "--share", ".", "."]
-    done = subprocess.run(command, cwd=tmp_path, env=ENVIRONMENT, capture_output=True, text=True, check=False)
+    done = run(command, tmp_path)
     assert done.returncode == 1
     assert "1 failed, 1 passed" in done.stdout
     (tmp_path / "test_b.py").write_text("import nothing_of_this_name\n")
-    done = subprocess.run(command, cwd=tmp_path, env=ENVIRONMENT, capture_output=True, text=True, check=False)
+    done = run(command, tmp_path)
     assert done.returncode == 1
     assert "1 error in" in done.stdout.splitlines()[-1]

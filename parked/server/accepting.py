@@ -47,6 +47,9 @@ MAX_REFUSED_LINGERING: Final = 16
 #: What is said of refused clients, where the error log is a `logging.Logger`: `logging.WARNING`.
 REFUSAL_LEVEL: Final = 30
 
+#: Said of a client whose handshake has had its time when there were too many (`parked.server.handshakes`).
+GAVE_WAY: Final = "it gave way to a newcomer"
+
 _STDERR: Final = 2
 
 #: What a subclass overrides to have each connection for itself.
@@ -227,16 +230,16 @@ class AcceptingServer(pywsgi.WSGIServer):  # type: ignore[misc] # gevent has no 
     def _shake_hands(self, client: Any, address: Any) -> None:
         process = os.getpid()
         kind = "no PROXY header"
-        peer = address
         try:
             with gevent.Timeout(self.parking.header_timeout or None):
                 if self.proxy_protocol is not None:
-                    address = self.proxy_protocol.receive(client, peer)
+                    address = self.proxy_protocol.receive(client, address)
                 kind = "no TLS"
                 sock = self._secure(client)
         except (Exception, gevent.Timeout, gevent.GreenletExit) as error:  # something else, or nothing
             self.failed_handshakes += 1
-            self._refusals.say(kind, f"{shown(peer)}: {described(error)}")
+            gave_way = isinstance(error, gevent.GreenletExit)
+            self._refusals.say(kind, f"{shown(address)}: {GAVE_WAY if gave_way else described(error)}")
             client.close()
             return
         finally:

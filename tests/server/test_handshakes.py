@@ -80,7 +80,8 @@ def test_who_keeps_all_places_for_handshakes_keeps_nobody_out(
     monkeypatch.setattr("parked.server.handshakes.GRACE_S", 0.1)
     context = gevent.ssl.SSLContext(gevent.ssl.PROTOCOL_TLS_SERVER)
     context.load_cert_chain(*certificate)
-    with serving(ssl_context=context, header_timeout=60) as server:
+    log = io.StringIO()
+    with serving(ssl_context=context, header_timeout=60, error_log=log) as server:
         server._handshakes = Handshakes(server._shake_hands, server._on_fault, limit=3)
         silent = [Client(server) for _ in range(5)]
         eventually(lambda: server.accepted >= 3)
@@ -93,6 +94,7 @@ def test_who_keeps_all_places_for_handshakes_keeps_nobody_out(
             sock.sendall(GET)
             assert sock.recv(12) == b"HTTP/1.1 200"
         assert server._handshakes.count <= 3
+        assert "no TLS: 127.0.0.1: it gave way to a newcomer\n" in log.getvalue()
         for one in silent:
             one.__exit__()
 

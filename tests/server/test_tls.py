@@ -112,7 +112,7 @@ def test_key_updates_are_read_in_steps_and_what_comes_behind_them_is_served(
             client.send(piece)
             if piece != post:
                 assert client.answer().status == 200
-    assert sum(steps) >= 4 * 20 // 4
+    assert sum(steps) > 10
 
 
 def test_one_who_floods_a_socket_that_the_application_has_taken_shares_turns(

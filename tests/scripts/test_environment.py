@@ -191,10 +191,16 @@ def test_the_pip_that_comes_with_python_is_taken_where_there_is_no_other(copy: C
     assert installed == ["pip.lock", "requirements.lock"]
 
 
-def test_where_python_may_not_keep_what_it_compiles_what_starts_import_is_compiled_once(copy: Copy) -> None:
+@pytest.mark.parametrize(
+    ("requirements", "told", "compiled"),
+    [("requirements.txt", "", 0), ("requirements.txt", "1", 1), ("requirements-dev.txt", "", 1)],
+)
+def test_what_starts_import_is_compiled_once_where_python_may_not_keep_it_and_for_the_tests(
+    copy: Copy, requirements: str, told: str, compiled: int
+) -> None:
     (copy.path / "app/wsgi.py").touch()
-    assert_made(copy.environment(PYTHONDONTWRITEBYTECODE="1"), copy.venv)
-    assert len(list((copy.path / "app").rglob("wsgi.*.pyc"))) == 1
+    assert_made(copy.environment(requirements, PYTHONDONTWRITEBYTECODE=told), copy.venv)
+    assert len(list((copy.path / "app").rglob("wsgi.*.pyc"))) == compiled
 
 
 def test_changed_requirements_refresh_it_in_place(copy: Copy) -> None:

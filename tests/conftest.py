@@ -7,6 +7,7 @@ Locust is to have gevent's in their place.
 from __future__ import annotations
 
 import hashlib
+import os
 from itertools import zip_longest
 from pathlib import Path
 
@@ -35,8 +36,18 @@ def turn(path: Path) -> int:
     return LONG.index(name) if name in LONG else len(LONG)
 
 
-#: What there is to share, while it is looked for.
-FOUND = pytest.StashKey[list[Path]]()
+#: In the environment: the folder of those who share the tests.
+SHARED = "TESTS_SHARED"
+#: What there is to share.
+FOUND = pytest.StashKey[list[pytest.File]]()
+
+
+class Unread(pytest.File):
+    """Whoever takes a file reads it: that each process read all took a tenth of the time."""
+
+    def collect(self) -> list[pytest.Item]:
+        self.config.stash[FOUND].append(self)
+        return []
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -44,32 +55,27 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    if config.getoption("share") is not None:
+    if (folder := config.getoption("share")) is not None:
         config.stash[FOUND] = []
+        os.environ[SHARED] = str(folder)
 
 
-def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
-    """Whoever takes a file reads it: that each process read all took a tenth of the time."""
-    if FOUND not in config.stash or not collection_path.is_file():
-        return None
-    # pytest looks around in the folders above what it is asked for, too.
-    asked = [config.invocation_params.dir / argument for argument in config.args]
-    if collection_path.match("test_*.py") and any(map(collection_path.is_relative_to, asked)):
-        config.stash[FOUND].append(collection_path)
-    return True
+def pytest_pycollect_makemodule(module_path: Path, parent: pytest.Collector) -> pytest.File | None:
+    return Unread.from_parent(parent, path=module_path) if FOUND in parent.config.stash else None
 
 
 def pytest_runtestloop(session: pytest.Session) -> bool | None:
     """As pytest's own loop, file by file."""
-    folder, files = session.config.getoption("share"), session.config.stash.get(FOUND, [])
+    config, folder = session.config, session.config.getoption("share")
     if folder is None or session.testsfailed:  # in what comes before the tests: pytest's own loop says so
         return None
-    del session.config.stash[FOUND]
     collected = 0
-    for path in sorted(files, key=turn):
-        if not take(folder, path):
+    for file in sorted(config.stash[FOUND], key=lambda file: turn(file.path)):
+        if not take(folder, file.path):
             continue
-        items = session.perform_collect([str(path)])
+        assert file.parent is not None
+        items = list(session.genitems(pytest.Module.from_parent(file.parent, path=file.path)))
+        config.hook.pytest_collection_modifyitems(session=session, config=config, items=items)
         collected += len(items)
         session.testscollected = collected  # so far: what the line of a file ends with is a part of this
         # Without a next one, all fixtures of the file end with its last test.

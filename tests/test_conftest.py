@@ -26,6 +26,13 @@ def test_a_little(number):
     time.sleep(0.02)
 """
 
+FIXTURE = """
+import pytest
+
+@pytest.fixture
+def above(): ...
+"""
+
 
 def run(command: list[str], folder: Path) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
@@ -35,9 +42,12 @@ def run(command: list[str], folder: Path) -> subprocess.CompletedProcess[str]:
 
 def test_two_processes_run_each_file_once_and_end_its_fixtures(tmp_path: Path) -> None:
     shutil.copy(Path(__file__).with_name("conftest.py"), tmp_path)
+    (tmp_path / "below").mkdir()
+    (tmp_path / "below/conftest.py").write_text(FIXTURE)
     for name in ("below/test_a.py", "test_b.py", "test_c.py"):
-        (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_text(FILE)
+    with (tmp_path / "below/test_a.py").open("a") as file:
+        file.write("\ndef test_above(above): ...\n")
     (tmp_path / "share").mkdir()
     command = [sys.executable, "-m", "pytest", "-s", "--share", "share", "."]
     processes = [
@@ -47,7 +57,7 @@ def test_two_processes_run_each_file_once_and_end_its_fixtures(tmp_path: Path) -
     outputs = [process.communicate(timeout=60)[0] for process in processes]
     assert [process.returncode for process in processes] == [0, 0], outputs
     passed = re.findall(r"(\d+) passed", "".join(outputs))
-    assert sum(map(int, passed)) == 12
+    assert sum(map(int, passed)) == 13
     ended = re.findall(r"ended (\w+)", "".join(outputs))
     assert sorted(ended) == ["test_a", "test_b", "test_c"]
     assert (tmp_path / "share/done").exists()
@@ -56,7 +66,7 @@ def test_two_processes_run_each_file_once_and_end_its_fixtures(tmp_path: Path) -
     below = subprocess.run(
         command, cwd=tmp_path, env=ENVIRONMENT, capture_output=True, text=True, check=False
     )
-    assert "4 passed" in below.stdout.splitlines()[-1]
+    assert "5 passed" in below.stdout.splitlines()[-1]
     late = run(command, tmp_path)
     assert late.returncode == 0, late.stdout
 

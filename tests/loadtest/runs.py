@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import atexit
 import csv
+import fcntl
 import functools
 import json
 import os
@@ -20,6 +21,7 @@ from parked.loadtest.terms import console
 from parked.loadtest.terms.distribution import Distribution
 from parked.loadtest.terms.histogram import new_histogram
 from tests.commands import free_ports
+from tests.conftest import SHARED
 
 PROJECT = Path(__file__).resolve().parents[2]
 #: PYTHONPATH for runs whose pictures nobody looks at.
@@ -191,9 +193,22 @@ def _percentiles_ms(requests: int, latency_ms: float) -> dict[str, float]:
 
 @functools.cache
 def a_real_run() -> Path:
-    """The folder of 1,000 real connections, made once; tests copy it before they change it."""
-    folder = Path(tempfile.mkdtemp(prefix="run-of-the-tests-")) / "run"
-    atexit.register(shutil.rmtree, folder.parent)
+    """The folder of 1,000 real connections, made once, also for several processes that share the tests; tests
+    copy it before they change it."""
+    shared = os.environ.get(SHARED)
+    place = Path(shared or tempfile.mkdtemp(prefix="run-of-the-tests-"))
+    if not shared:
+        atexit.register(shutil.rmtree, place)
+    with (place / "run.lock").open("a+") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not (place / "run.made").exists():
+            shutil.rmtree(place / "run", ignore_errors=True)  # of one that failed
+            _run_really(place / "run")
+            (place / "run.made").touch()
+    return place / "run"
+
+
+def _run_really(folder: Path) -> None:
     server_port, master_port = free_ports(2)
     command = [
         *(sys.executable, "-m", "loadtest", "-c", "1000", "--hold", "5s", "--think", "1:3"),
@@ -220,4 +235,3 @@ def a_real_run() -> Path:
     reasons = json.loads((folder / "summary.json").read_text())["reasons"]
     # How fast this machine is just now is another matter.
     assert [reason for reason in reasons if not reason.endswith(" offered")] == [], output.read_text()
-    return folder

@@ -196,7 +196,9 @@ def stop_users_without_greenlets() -> None:
                 if stopped % STOP_BATCH == 0:
                     gevent.sleep(STOP_PAUSE_S)
         last_turns |= _end_own_turn(runner, left)
-        others: Any = Others(runner, [one for one in runner.user_greenlets if one not in last_turns])
+        # Nobody may have been told yet of those that have ended, and they are still in the group.
+        alive = [one for one in runner.user_greenlets if not one.dead and one not in last_turns]
+        others: Any = Others(runner, alive)
         usual(others, {name: count for name, count in left.items() if count > 0})
         for handle in last_turns:
             if handle.turn is not gevent.getcurrent():  # who asks for the end goes on to it first
@@ -206,7 +208,7 @@ def stop_users_without_greenlets() -> None:
 
 
 class Others:
-    """A runner to `Runner.stop_users`, which takes the first users of a class: not those who are ending."""
+    """A runner to `Runner.stop_users`, which takes the first users of a class: not those who end."""
 
     def __init__(self, runner: Runner, user_greenlets: list[Any]) -> None:
         self._runner = runner

@@ -235,6 +235,29 @@ def test_other_users_beside_ours_are_counted_and_stopped_as_before(environment: 
         assert Process.of(environment).counters.connections == 0
 
 
+def test_a_user_in_its_task_is_stopped_beside_users_that_end_at_once(environment: Environment) -> None:
+    """They have ended, but nobody may have been told so when it comes to the one in its task."""
+    runner: Any = environment.runner
+    began: list[object] = []
+
+    class Waits(KeepAliveUser):
+        wait_time = constant(30)
+
+        @task
+        def take_long(self) -> None:
+            began.append(self)
+            if len(began) == 5:
+                gevent.sleep(DEADLINE_S)
+
+    with Peer(answering(response())) as peer:
+        Waits.host = peer.url
+        environment.user_classes = [Waits]
+        runner.spawn_users({"Waits": 10})
+        eventually(lambda: len(began) == 10)
+        runner.stop_users({"Waits": 10})
+        eventually(lambda: runner.user_count == 0)
+
+
 def test_users_in_a_task_are_stopped_beside_users_that_say_good_bye(environment: Environment) -> None:
     """Those at rest are in their last turns when it comes to the others."""
     runner: Any = environment.runner

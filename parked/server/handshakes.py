@@ -25,10 +25,10 @@ GRACE_S: Final = 1.0
 #: Bytes of a ClientHello: clients send 0.2 to 3 KB, OpenSSL takes 131 KB, and all that is there of one in one
 #: go. In records of a byte that would be half a second, 3 us for each.
 LARGEST_HELLO: Final = 8_192
-#: Bytes in which its length stands; seconds until it is looked for again if it is not there, and how often.
+#: Bytes in which its length stands, and the seconds between looks for it, five in all. There is nothing to
+#: wait for, since the socket stays readable; ever longer, since all who shake hands may send a byte each.
 _SEEN_BYTES: Final = 512
-_LOOK_S: Final = 0.02
-_LOOKS: Final = 250
+_LOOKS_S: Final = tuple(0.02 * 2**look for look in range(8))
 _CHANGE_CIPHER_SPEC, _HANDSHAKE, _CLIENT_HELLO = 20, 22, 1
 
 
@@ -95,11 +95,11 @@ def shake(sock: Any, turns: Turns) -> None:
     while True:
         wait_read(sock.fileno())
         # Also behind a first one: the server may ask for another (RFC 8446, 4.1.4).
-        for _ in range(_LOOKS):
+        for pause_s in _LOOKS_S:
             size = hello_bytes(sock._sock.recv(_SEEN_BYTES, MSG_PEEK))
             if size is not None:
                 break
-            gevent.sleep(_LOOK_S)
+            gevent.sleep(pause_s)
         if size is None or size > LARGEST_HELLO:
             raise OSError(f"a ClientHello of {size or 'unknown'} bytes")
         turns.share()

@@ -225,6 +225,8 @@ def row(way: str, forged: str, direct: tuple[str, int]) -> list[str]:
 
 
 def test_address_scheme_and_host_are_the_clients_whatever_it_forges(direct: tuple[str, int]) -> None:
+    """And the page has the table of what was found."""
+    table = ["| in front | the client forges | address | scheme | host | `SERVER_NAME` |", "| --- " * 6 + "|"]
     for way, (port, tls) in WAYS.items():
         for forged in FORGED:
             address, scheme, host, name = row(way, forged, direct)
@@ -234,5 +236,6 @@ def test_address_scheme_and_host_are_the_clients_whatever_it_forges(direct: tupl
             )
             # Without X-Forwarded-Host it is where the server listens.
             assert name == ("example.org" if 0 < port < 8005 else "test")
-    ways = "".join(f"- {way}\n" for way in WAYS)
-    assert f"\n{ways}\n" in PAGE.read_text(), f"docs/behind-a-proxy.md is to have:\n{ways}"
+            table.append(f"| {way} | {forged} | {address} | {scheme} | {host} | {name} |")
+    shown = "\n".join(table)
+    assert f"\n{shown}\n" in PAGE.read_text(), f"docs/behind-a-proxy.md is to have:\n{shown}"

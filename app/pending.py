@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import time
+from collections.abc import Iterator
 from typing import Any, Final
 
 import falcon
@@ -20,10 +21,15 @@ MAX_SECONDS: Final = 3600.0
 HEARTBEAT: Final = (15.0, b":\n\n")
 #: Events that are repeated at most for a client that comes back.
 MAX_MISSED: Final = 100
-#: Streams written to in one go, some 15 us each, and seconds until the next go. Not 0: gevent comes back from
-#: that up to fifty times before it looks at a socket, and all requests would wait for most of a broadcast.
-STREAMS_A_TURN: Final = 128
-PAUSE_S: Final = 0.001
+#: An event to many comes in turns that are spread over so many seconds: streams in a turn, some 15 us each,
+#: and seconds between two at most. Requests beside it, and clients that hear it, have the cores in between.
+SPREAD_S: Final = 1.0
+STREAMS_A_TURN: Final = 16
+PAUSE_S: Final = 0.005
+#: The same when that second was too short. The pause is not 0: gevent comes back from that up to fifty times
+#: before it looks at a socket, and all requests would wait for most of a broadcast.
+STREAMS_WHEN_LATE: Final = 128
+PAUSE_WHEN_LATE_S: Final = 0.001
 
 _TEXT: Final = [("Content-Type", "text/plain; charset=utf-8")]
 _EVENT_STREAM: Final = [
@@ -108,12 +114,27 @@ class Broadcast:
 
     def _tell(self, number: int) -> None:
         event = _event(number, time.time())
-        for count, pending in enumerate(list(self._streams), 1):
+        for pending in _in_turns(list(self._streams)):
             if pending.context < number:  # it has not begun behind this event
                 pending.context = number
                 pending.write(event)
-            if count % STREAMS_A_TURN == 0:
-                gevent.sleep(PAUSE_S)
+
+
+def _in_turns(streams: list[Any]) -> Iterator[Any]:
+    """All of them, with pauses, each as long as the turn before it took at least while there is time."""
+    began = time.monotonic()
+    portion, pause_s = STREAMS_A_TURN, min(PAUSE_S, SPREAD_S * STREAMS_A_TURN / max(len(streams), 1))
+    done = 0
+    while done < len(streams):
+        turn_began = time.monotonic()
+        if turn_began - began > SPREAD_S:
+            portion, pause_s = STREAMS_WHEN_LATE, PAUSE_WHEN_LATE_S
+        yield from streams[done : done + portion]
+        done += portion
+        if done < len(streams):
+            # From the turn's beginning on, since the loop's clock has stood still meanwhile.
+            took_s = time.monotonic() - turn_began
+            gevent.sleep(max(pause_s, 2 * took_s) if portion == STREAMS_A_TURN else took_s + pause_s)
 
 
 def _event(number: int, sent: float) -> bytes:

@@ -1,8 +1,9 @@
 """Deadlines of very many objects at O(1) each: a slot for each quarter of a second, a dict in each slot.
 
 Unlike the timeouts of `parking`, which are all equally long, these are as long as an application says. One
-timer looks at them, and runs only while there are any. What is due together is worked off in portions: after
-a broadcast the heartbeats of all streams fall into one slot.
+timer looks at them, and runs only while there are any. What falls into one slot, such as the heartbeats of
+all streams after a broadcast, is spread over the time until the next look: each client that hears something
+wants a core, too, and is often there with its next request.
 """
 
 from __future__ import annotations
@@ -14,12 +15,19 @@ from typing import Any, Final, Generic, Protocol, TypeVar
 
 from gevent.hub import get_hub
 
-from parked.server.turns import of_hub
-
-#: Seconds of one slot, and between two looks at the clock: late by twice this at most, never early.
+#: Seconds of one slot, and between two looks at the clock: late by three times this at most while there is
+#: time for all of it, never early.
 GRAIN_S: Final = 0.25
-#: Called in one go, some 5-10 us each when they write; then the sockets are looked at.
-CALLS_A_TURN: Final = 128
+#: What is due at a look comes in so many turns, until the next.
+TURNS_A_SLOT: Final = 10
+#: Called in one turn, some 10-30 us each when they write: at least, so that few need few turns, and at most,
+#: so that requests beside them feel nothing.
+MIN_CALLS: Final = 2
+MAX_CALLS: Final = 16
+#: Slots by which it may be late before there are no more pauses, and calls in a turn then; the sockets are
+#: looked at between two turns.
+MAX_LATE_SLOTS: Final = 2
+CALLS_WHEN_LATE: Final = 128
 
 
 class Timed(Protocol):
@@ -56,7 +64,10 @@ class Deadlines(Generic[T]):
         #: The slot that the last look at the clock fell in: free to read, and fine for what may be late.
         self.now = self._next
         self._timer: Any = None
-        self._scheduled = False
+        # The rest of what was due at the last look: when it goes on, calls in a turn, seconds between two.
+        self._pause: Any = None
+        self._calls = 0
+        self._pause_s = 0.0
 
     def slots(self, seconds: float) -> int:
         """*seconds* in slots, rounded up."""
@@ -94,18 +105,30 @@ class Deadlines(Generic[T]):
     def tick(self) -> None:
         """Look at the clock; called every `grain_s` while there are deadlines."""
         self.now = self._slot_now()
-        if not self._scheduled:
+        passed = range(self._next, self.now)
+        due = sum(len(found[1]) for found in map(self._slots.get, passed) if found)
+        if len(passed) > MAX_LATE_SLOTS and self._pause is not None:
+            self._calls, self._pause_s = CALLS_WHEN_LATE, 0.0
+        else:
+            self._calls = min(max(due // TURNS_A_SLOT, MIN_CALLS), MAX_CALLS)
+            self._pause_s = self.grain_s * self._calls / max(due, self._calls)
+        if self._pause is None:
             self._work_off()
 
     def _work_off(self) -> None:
-        """In the hub: call for what is due, and for the rest when the sockets have been looked at."""
-        self._scheduled = False
-        budget = CALLS_A_TURN
+        """In the hub: call for some of what is due, and for the rest after a pause."""
+        self._end_pause()
+        began = monotonic()
+        budget = self._calls
         while self._next < self.now:
             while (found := self._slots.get(self._next)) and found[1]:
                 if not budget:
-                    self._scheduled = True
-                    of_hub().after_poll(self._work_off)
+                    # As long as that took at least: whoever heard from us shall have a core, too.
+                    pause_s = max(self._pause_s, monotonic() - began) if self._pause_s else 0.0
+                    # Of the lowest priority, so that what the poll has found comes first.
+                    loop = get_hub().loop
+                    self._pause = loop.timer(pause_s, ref=False, priority=loop.MINPRI)
+                    self._pause.start(self._work_off, update=True)  # the loop's clock stood still meanwhile
                     return
                 budget -= 1
                 item, _ = found[1].popitem()
@@ -121,10 +144,17 @@ class Deadlines(Generic[T]):
 
     def stop(self) -> None:
         """Until the next deadline is set, no timer is needed."""
+        self._end_pause()
         if self._timer is not None:
             self._timer.stop()
             self._timer.close()
             self._timer = None
+
+    def _end_pause(self) -> None:
+        if self._pause is not None:
+            self._pause.stop()
+            self._pause.close()
+            self._pause = None
 
     def clear(self) -> None:
         """Forget all."""

@@ -92,6 +92,21 @@ def test_sockets_are_looked_at_in_the_middle_of_a_broadcast(monkeypatch: pytest.
     assert [polls.count(poll) for poll in sorted(set(polls))] == [2, 2, 2, 2]
 
 
+def test_a_broadcast_is_spread_and_hurries_when_that_took_too_long(monkeypatch: pytest.MonkeyPatch) -> None:
+    pauses: list[float] = []
+    monkeypatch.setattr(gevent, "sleep", pauses.append)
+    streams = list(range(10 * module.STREAMS_A_TURN + 1))
+    assert list(module._in_turns(streams)) == streams
+    assert len(pauses) == 10
+    assert min(pauses) == module.PAUSE_S
+    pauses.clear()
+    monkeypatch.setattr(module, "SPREAD_S", 0.0)
+    streams = list(range(2 * module.STREAMS_WHEN_LATE + 1))
+    assert list(module._in_turns(streams)) == streams
+    assert len(pauses) == 2
+    assert min(pauses) >= module.PAUSE_WHEN_LATE_S
+
+
 def test_who_comes_back_gets_what_was_missed_once(server: KeepAliveWSGIServer) -> None:
     with Client(server) as client:
         client.send(request("/events?every=0.2"))

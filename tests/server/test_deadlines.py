@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 
 import gevent
@@ -74,29 +75,75 @@ def test_a_deadline_may_set_the_next_one(bench: Bench) -> None:
     assert len(bench.called) == 3
 
 
-def test_many_that_are_due_together_are_called_in_portions(bench: Bench) -> None:
-    things = [Thing() for _ in range(module.CALLS_A_TURN + 10)]
+def turns(bench: Bench) -> list[int]:
+    """How many were called in each turn of the loop, as they are called."""
+    sizes: list[int] = []
+    last = -1
+
+    def note(thing: Thing) -> None:
+        nonlocal last
+        poll = gevent.get_hub().loop.iteration
+        if poll != last:
+            sizes.append(0)
+            last = poll
+        sizes[-1] += 1
+        bench.called.append(thing)
+
+    bench.on_due = note
+    return sizes
+
+
+def test_what_is_due_together_is_spread_until_the_next_look(bench: Bench) -> None:
+    sizes = turns(bench)
+    things = [Thing() for _ in range(5 * module.TURNS_A_SLOT)]
     for thing in things:
         bench.deadlines.set(thing, 1)
-    bench.deadlines.set(other := Thing(), 2)
-    bench.pass_time(5)
-    assert len(bench.called) == module.CALLS_A_TURN
+    bench.pass_time(3)
+    began = time.monotonic()
     left = next(thing for thing in things if thing.due)
     bench.deadlines.cancel(left)
-    eventually(lambda: other in bench.called)
-    assert len(bench.called) == len(things)
+    eventually(lambda: len(bench.called) == len(things) - 1)
+    assert time.monotonic() - began > 0.5 * bench.deadlines.grain_s
+    assert set(sizes[:-1]) == {5}
     assert left not in bench.called
 
 
-def test_sockets_are_looked_at_between_two_portions(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "CALLS_A_TURN", 3)
-    polls: list[int] = []
-    bench.on_due = lambda _: polls.append(gevent.get_hub().loop.iteration)
-    for _ in range(12):
+def test_a_turn_is_short_however_many_are_due(bench: Bench) -> None:
+    sizes = turns(bench)
+    for _ in range(5 * module.MAX_CALLS * module.TURNS_A_SLOT):
         bench.deadlines.set(Thing(), 1)
     bench.pass_time(3)
-    eventually(lambda: len(polls) == 12)
-    assert [polls.count(poll) for poll in sorted(set(polls))] == [3, 3, 3, 3]
+    eventually(lambda: sum(sizes) == 5 * module.MAX_CALLS * module.TURNS_A_SLOT)
+    assert max(sizes) == module.MAX_CALLS
+
+
+def test_who_is_late_makes_no_pauses_but_looks_at_the_sockets(bench: Bench) -> None:
+    sizes = turns(bench)
+    rest = 3 * module.CALLS_WHEN_LATE
+    for _ in range(module.MAX_CALLS + rest):
+        bench.deadlines.set(Thing(), 1)
+    bench.pass_time(3)
+    bench.pass_time(module.MAX_LATE_SLOTS)
+    eventually(lambda: len(bench.called) == module.MAX_CALLS + rest)
+    # The pause that had begun is over first.
+    assert sizes == [module.MAX_CALLS, *[module.CALLS_WHEN_LATE] * 3]
+
+
+def test_a_pause_is_as_long_as_the_turn_before_it(bench: Bench) -> None:
+    times: list[float] = []
+
+    def be_slow(_: Thing) -> None:
+        times.append(time.monotonic())
+        time.sleep(0.02)
+
+    bench.on_due = be_slow
+    for _ in range(2 * module.MAX_CALLS * module.TURNS_A_SLOT):
+        bench.deadlines.set(Thing(), 1)
+    bench.pass_time(3)
+    eventually(lambda: len(times) > module.MAX_CALLS)
+    bench.deadlines.clear()
+    took_s = times[module.MAX_CALLS - 1] - times[0]
+    assert times[module.MAX_CALLS] - times[module.MAX_CALLS - 1] >= took_s
 
 
 @pytest.mark.parametrize("error", [RuntimeError("on purpose"), gevent.Timeout(1), gevent.GreenletExit()])
@@ -109,7 +156,7 @@ def test_one_that_fails_does_not_keep_the_others_waiting(bench: Bench, error: Ba
     for _ in range(3):
         bench.deadlines.set(Thing(), 1)
     bench.pass_time(3)
-    assert len(bench.called) == 3
+    eventually(lambda: len(bench.called) == 3)
     assert bench.faults == [(thing, error) for thing in bench.called]
 
 

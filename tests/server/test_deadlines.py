@@ -104,7 +104,7 @@ def test_what_is_due_together_is_spread_until_the_next_look(bench: Bench) -> Non
     bench.deadlines.cancel(left)
     eventually(lambda: len(bench.called) == len(things) - 1)
     assert time.monotonic() - began > 0.5 * bench.deadlines.grain_s
-    assert set(sizes[:-1]) == {5}
+    assert max(sizes) == 5  # fewer when the next look finds some of them left
     assert left not in bench.called
 
 

@@ -300,6 +300,25 @@ def test_processes_take_turns_so_that_a_sample_stays_cheap(
     assert max(age for age in ages if age is not None) == 3  # four processes: the oldest was read 3 s ago
 
 
+def test_a_sum_is_there_when_all_have_had_their_turn_and_not_before(
+    server: Server, client: subprocess.Popen[bytes], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for _ in range(3):
+        server.fork()
+    monkeypatch.setattr(monitor_module, "PSS_BUDGET_S", 0.0)
+    monitor = Monitor(client.pid, (server.port,))
+    sums = [monitor.sample().server_pss_bytes for _ in range(6)]
+    whole = monitor.pss_now()["server"]
+    assert whole is not None
+    assert None in sums
+    assert {*sums} != {None}
+    assert all(size > 0.9 * whole for size in sums if size is not None)
+    monkeypatch.setattr(monitor_module, "PSS_ROUND", 2)
+    monitor = Monitor(client.pid, (server.port,))
+    monitor.sample()
+    assert monitor.sample().server_pss_bytes is not None
+
+
 def test_memory_that_may_not_be_read_is_none_and_not_a_part_of_the_sum(
     server: Server, client: subprocess.Popen[bytes], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -330,7 +330,7 @@ class Monitor:
     # Memory
 
     def _read_pss(self, now: float) -> None:
-        """Read PSS of as many processes as the budget allows, their part of a round at least, stalest first."""
+        """Read PSS of as many processes as the budget allows, a part of a round at least, stalest first."""
         spent_from = time.thread_time()
         least = -(-len(self._turns) // PSS_ROUND)
         for count in range(1, len(self._turns) + 1):

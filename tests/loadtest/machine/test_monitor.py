@@ -160,6 +160,38 @@ def test_cpu_time_of_a_busy_child_is_counted_and_of_the_idle_client_is_not(
     assert sample.server_cores < 0.1  # what it used before it was known is no rate of this interval
 
 
+@pytest.mark.parametrize("prompt_s", [monitor_module.PROMPT_S, 0.0])
+def test_rates_are_cpu_seconds_of_a_second_also_where_ticks_are_lost(
+    monkeypatch: pytest.MonkeyPatch, prompt_s: float
+) -> None:
+    read = monitor_module._read
+    lost = prompt_s > 0  # where the clock is not prompt, the ticks have to do, and none are lost
+
+    def half(path: str) -> bytes:
+        content = read(path)
+        if path != "/proc/stat" or not lost:
+            return content
+        first, rest = content.split(b"\n", 1)
+        name, *ticks = first.split()
+        return b" ".join([name, *(b"%d" % (int(tick) // 2) for tick in ticks)]) + b"\n" + rest
+
+    monkeypatch.setattr(monitor_module, "_read", half)
+    monkeypatch.setattr(monitor_module, "PROMPT_S", prompt_s)
+    busy = subprocess.Popen([sys.executable, "-c", "while True: pass"])
+    try:
+        monitor = Monitor(busy.pid, ())
+        time.sleep(0.3)
+        first, began = monitor.sample(), time.monotonic()
+        time.sleep(1)
+        sample, took_s = monitor.sample(), time.monotonic() - began
+    finally:
+        busy.kill()
+        busy.wait()
+    used = sample.client_cpu_seconds - first.client_cpu_seconds
+    assert sample.client_cores is not None
+    assert sample.client_cores * took_s == pytest.approx(used, rel=0.2, abs=0.05)
+
+
 def test_rates_are_shares_of_the_time_that_the_kernel_has_counted(client: subprocess.Popen[bytes]) -> None:
     monitor = Monitor(client.pid, ())
     busy = subprocess.Popen([sys.executable, "-c", "while True: pass"])

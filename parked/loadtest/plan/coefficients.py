@@ -1,10 +1,10 @@
 """What a connection, a process and a request cost: the figures behind `plan.sizing`, in one place.
 
-Fitted on 2026-11-23 with `benchmarks/sizing` (CPU of the kernel, of wake-ups and processes, and moderation by
-hand, since a fit would bend them to the scheduler's choices at 1,000,000) to runs of
-`./run_test` with client and server on one machine: 2 virtual cores (AMD EPYC), 24 GiB, Linux 6.18,
-Python 3.11, Locust 2.47, gevent 26.9, at most 20,000 descriptors per process, bodies of 1-10 KB. The runs are
-results/reference/*;
+Fitted with `benchmarks/sizing` to runs of `./run_test` with client and server on one machine: 2 virtual cores
+(AMD EPYC), 24 GiB, Linux 6.18, Python 3.11, Locust 2.47, gevent 26.9, at most 20,000 descriptors per process,
+bodies of 1-10 KB.  Memory on 2026-11-27 to results/reference/*.  CPU on 2026-11-23 to results/before-1.0/*,
+on a machine that took half of the CPU per request of the later one (of the kernel, of wake-ups and processes,
+and moderation by hand, since a fit would bend them to the scheduler's choices at 1,000,000).
 tests/loadtest/plan/test_measured_run.py compares every one of them with the model.  `benchmarks/sizing` shows
 the deviations, so another machine can be fitted the same way.
 
@@ -25,18 +25,21 @@ KERNEL_BYTES_PER_END: Final = 3_900
 
 #: Bytes of a server: the supervisor with what all processes share and the process that tells the metrics,
 #: each worker's own part, each connection.
-SERVER_SUPERVISOR_BYTES: Final = 38 * MIB
-SERVER_WORKER_BYTES: Final = 1_850_000
-SERVER_CONNECTION_BYTES: Final = 480
+SERVER_SUPERVISOR_BYTES: Final = 35 * MIB
+SERVER_WORKER_BYTES: Final = 6_640_000
+SERVER_CONNECTION_BYTES: Final = 270
 
-#: Bytes of a server's connection whose response is pending, on the same scale: 20,000 event streams of the
-#: demo application took 324 bytes each more than as many parked connections, long polls 107 (PSS).
-SERVER_PENDING_BYTES: Final = 800
+#: Bytes of a server's connection whose response is pending: results/reference/events-400000. Of 20,000 each,
+#: event streams of the demo application took 324 bytes more than parked connections, long polls 107 (PSS).
+SERVER_PENDING_BYTES: Final = 500
 
 #: Bytes of a client: Locust's master with what all processes share, each worker's own part, each user.
-CLIENT_MASTER_BYTES: Final = 52 * MIB
-CLIENT_WORKER_BYTES: Final = 7_000_000
-CLIENT_USER_BYTES: Final = 1_950
+CLIENT_MASTER_BYTES: Final = 64 * MIB
+CLIENT_WORKER_BYTES: Final = 4_000_000
+CLIENT_USER_BYTES: Final = 1_080
+
+#: Bytes of a user that waits for what is sent: of 400,000 event streams, in broadcasts that keep both cores.
+CLIENT_WAITING_USER_BYTES: Final = 2_150
 
 #: CPU seconds of a request in a process that is warm but shares its caches.  One that has a core for itself
 #: needs 27 us (benchmarks/server: 37,000/s) and 42 us (benchmarks/client, 5,000/s, with what follows).
@@ -46,8 +49,8 @@ CLIENT_CPU_S_PER_REQUEST: Final = 48e-6
 #: CPU seconds of an event on its way to one client, with its part of the heartbeats between events.
 #: results/reference/events-400000, on a machine that took twice the CPU per request of the other runs', whose
 #: processes at rest are counted by themselves below.
-SERVER_CPU_S_PER_EVENT: Final = 17e-6
-CLIENT_CPU_S_PER_EVENT: Final = 26e-6
+SERVER_CPU_S_PER_EVENT: Final = 23e-6
+CLIENT_CPU_S_PER_EVENT: Final = 24e-6
 
 #: CPU seconds more if the request wakes the process on an idle core, instead of being served with others.
 SERVER_CPU_S_PER_WAKE: Final = 100e-6

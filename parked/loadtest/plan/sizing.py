@@ -163,7 +163,8 @@ def estimate(plan: Plan, machine: Machine) -> Estimate:
         server += each * connections
     if plan.local_client:
         client = measured.CLIENT_MASTER_BYTES + measured.CLIENT_WORKER_BYTES * plan.client_workers
-        client += measured.CLIENT_USER_BYTES * connections
+        each = measured.CLIENT_WAITING_USER_BYTES if plan.waits else measured.CLIENT_USER_BYTES
+        client += each * connections
     processes = plan.client_workers + plan.server_workers + ends  # a master, a supervisor
     kernel_cores, server_cores, client_cores = _cores(plan, machine.cpu_count)
     return Estimate(

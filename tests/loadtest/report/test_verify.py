@@ -22,7 +22,8 @@ pytestmark = pytest.mark.usefixtures("no_pictures")
 Rows = list[dict[str, str]]
 
 
-REFERENCES = sorted((PROJECT / "results" / "reference").iterdir())
+#: Of this version, and of the ones before it.
+REFERENCES = sorted([*(PROJECT / "results/reference").iterdir(), *(PROJECT / "results/before-1.0").iterdir()])
 
 
 @pytest.fixture

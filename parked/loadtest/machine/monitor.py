@@ -44,6 +44,9 @@ SLABS_EVERY_S = 3.0
 #: at 400,000 connections take about 25 samples, and `pss_complete_age_s` says how old the oldest figure is.
 PSS_BUDGET_S = 0.002
 
+#: ... and on those that were not read before, without which there is no sum. New ones are small.
+PSS_FIRST_S = 0.02
+
 #: Samples in which all have had their turn, whatever that takes: one a sample, 207 processes of 250,000
 #: connections were not through by the end of a run.
 PSS_ROUND = 30
@@ -339,12 +342,13 @@ class Monitor:
         """Read PSS of as many processes as the budget allows, a part of a round at least, stalest first."""
         spent_from = time.thread_time()
         least = -(-len(self._turns) // PSS_ROUND)
-        for count in range(1, len(self._turns) + 1):
+        for count in range(len(self._turns)):
+            budget_s = PSS_BUDGET_S if self._turns[0].pss_read_at is not None else PSS_FIRST_S
+            if count >= max(least, 1) and time.thread_time() - spent_from >= budget_s:
+                break
             process = self._turns.popleft()
             self._turns.append(process)
             self._read_one_pss(process, now)
-            if count >= least and time.thread_time() - spent_from >= PSS_BUDGET_S:
-                break
 
     def _read_one_pss(self, process: _Process, now: float) -> None:
         try:

@@ -338,6 +338,8 @@ def test_a_sum_is_there_when_all_have_had_their_turn_and_not_before(
     for _ in range(3):
         server.fork()
     monkeypatch.setattr(monitor_module, "PSS_BUDGET_S", 0.0)
+    assert Monitor(client.pid, (server.port,)).sample().server_pss_bytes is not None
+    monkeypatch.setattr(monitor_module, "PSS_FIRST_S", 0.0)
     monitor = Monitor(client.pid, (server.port,))
     sums = [monitor.sample().server_pss_bytes for _ in range(6)]
     whole = monitor.pss_now()["server"]

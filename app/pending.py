@@ -26,6 +26,8 @@ MAX_MISSED: Final = 100
 SPREAD_S: Final = 1.0
 STREAMS_A_TURN: Final = 16
 PAUSE_S: Final = 0.005
+#: Seconds of the longest pause.
+MAX_PAUSE_S: Final = 0.1
 #: The same when that second was too short. The pause is not 0: gevent comes back from that up to fifty times
 #: before it looks at a socket, and all requests would wait for most of a broadcast.
 STREAMS_WHEN_LATE: Final = 128
@@ -132,8 +134,9 @@ def _in_turns(streams: list[Any]) -> Iterator[Any]:
         yield from streams[done : done + portion]
         done += portion
         if done < len(streams):
-            # From the turn's beginning on, since the loop's clock has stood still meanwhile.
-            took_s = time.monotonic() - turn_began
+            # From the turn's beginning on, since the loop's clock has stood still meanwhile; but not for long
+            # after a process that was stopped.
+            took_s = min(time.monotonic() - turn_began, MAX_PAUSE_S)
             gevent.sleep(max(pause_s, 2 * took_s) if portion == STREAMS_A_TURN else took_s + pause_s)
 
 

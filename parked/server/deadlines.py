@@ -123,8 +123,10 @@ class Deadlines(Generic[T]):
         while self._next < self.now:
             while (found := self._slots.get(self._next)) and found[1]:
                 if not budget:
-                    # As long as that took at least: whoever heard from us shall have a core, too.
-                    pause_s = max(self._pause_s, monotonic() - began) if self._pause_s else 0.0
+                    # As long as that took at least: whoever heard from us shall have a core, too. But not
+                    # after a process that was stopped meanwhile.
+                    took_s = min(monotonic() - began, self.grain_s)
+                    pause_s = max(self._pause_s, took_s) if self._pause_s else 0.0
                     # Of the lowest priority, so that what the poll has found comes first.
                     loop = get_hub().loop
                     self._pause = loop.timer(pause_s, ref=False, priority=loop.MINPRI)

@@ -146,6 +146,18 @@ def test_a_pause_is_as_long_as_the_turn_before_it(bench: Bench) -> None:
     assert times[module.MAX_CALLS] - times[module.MAX_CALLS - 1] >= took_s
 
 
+def test_who_was_stopped_in_a_turn_does_not_pause_for_as_long(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock = iter([0.0, 3600.0])  # at a turn's beginning and end
+    monkeypatch.setattr(module, "monotonic", lambda: next(clock, 3600.0))
+    for _ in range(3 * module.MIN_CALLS):
+        bench.deadlines.set(Thing(), 1)
+    bench.pass_time(3)
+    assert len(bench.called) == module.MIN_CALLS
+    eventually(lambda: len(bench.called) == 3 * module.MIN_CALLS)
+
+
 @pytest.mark.parametrize("error", [RuntimeError("on purpose"), gevent.Timeout(1), gevent.GreenletExit()])
 def test_one_that_fails_does_not_keep_the_others_waiting(bench: Bench, error: BaseException) -> None:
     def fail(thing: Thing) -> None:

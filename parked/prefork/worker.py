@@ -18,7 +18,7 @@ import gevent
 from gevent.event import Event
 from gevent.pool import Pool
 
-from parked.prefork import access_log, forks, metrics
+from parked.prefork import access_log, forks, metrics, sizing
 from parked.prefork.counts import Statistics
 from parked.prefork.lifetime import Lifetime
 from parked.prefork.scoreboard import Scoreboard
@@ -35,6 +35,8 @@ from parked.shared.log import GuardedLog
 _GC_THRESHOLDS: Final = (20_000, 20, 50)
 #: Seconds that a worker of a trial lives: one that dies as soon as it serves is no good either.
 _REHEARSAL_S: Final = 0.5
+#: Workers of a core beyond which each turn of one finds its caches cold.
+CROWDED: Final = 2
 #: Exit code of one that has lived so long. Not 0: with that an application may end it before.
 REHEARSED: Final = 113
 #: Made while there is memory.
@@ -223,8 +225,11 @@ def make_servers(
     log = access_log.log_of(settings.access_log)
     pool = Pool(settings.limit_requests) if settings.limit_requests else "default"
     servers = [_make_server(place, application, settings, nofile, log, pool) for place in places]
+    cpus = sizing.cpu_count()
+    workers, _ = sizing.plan(settings.workers, settings.connections, nofile, cpus)
     for server in servers:
         server.beside = [other for other in servers if other is not server]
+        server.pending.deadlines.spreads = workers <= CROWDED * cpus
     return servers
 
 

@@ -54,6 +54,10 @@ class Deadlines(Generic[T]):
         clock: Callable[[], float] = monotonic,
     ) -> None:
         self.grain_s = GRAIN_S
+        #: Whether what is due together is spread over a slot. Not worth it for one of many processes on few
+        #: cores, where each turn finds its caches cold, and so do those who hear of it: 17 workers on two
+        #: cores with 2,500 answers/s to 50,000 long polls took 0.32 cores without it and 0.72 with it.
+        self.spreads = True
         self._on_due = on_due
         self._on_fault = on_fault
         self._clock = clock
@@ -107,7 +111,7 @@ class Deadlines(Generic[T]):
         self.now = self._slot_now()
         passed = range(self._next, self.now)
         due = sum(len(found[1]) for found in map(self._slots.get, passed) if found)
-        if len(passed) > MAX_LATE_SLOTS and self._pause is not None:
+        if not self.spreads or (len(passed) > MAX_LATE_SLOTS and self._pause is not None):
             self._calls, self._pause_s = CALLS_WHEN_LATE, 0.0
         else:
             self._calls = min(max(due // TURNS_A_SLOT, MIN_CALLS), MAX_CALLS)

@@ -68,6 +68,13 @@ def get(server: ServerProcess, path: str = "/") -> int:
         return int(client.ask(GET.replace(b"/ ", path.encode() + b" ")).body)
 
 
+def ended(process: psutil.Process) -> bool:
+    try:
+        return not process.is_running() or process.status() == psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:  # between the two
+        return True
+
+
 def forked(stack: contextlib.ExitStack, server: ServerProcess, path: str) -> psutil.Process:
     """The child of a request, killed at the end of *stack*: it has the server's output open."""
     child = psutil.Process(get(server, path))
@@ -99,7 +106,7 @@ def test_old_and_new_connections_are_served_beside_a_forked_child(folder: Path, 
         assert {get(server) for _ in range(20)} == {worker}
         if path != "/both":  # a child that has nothing to do ends by itself
             child.terminate()  # at its default: it ends, and the worker does not hear of it
-        eventually(lambda: not child.is_running() or child.status() == psutil.STATUS_ZOMBIE)
+        eventually(lambda: ended(child))
         for client in old:
             assert int(client.ask().body) == worker
 

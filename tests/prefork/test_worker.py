@@ -9,7 +9,7 @@ from pathlib import Path
 import gevent
 import pytest
 
-from parked.prefork import settings, worker
+from parked.prefork import settings, sizing, worker
 from parked.prefork.scoreboard import Scoreboard
 from parked.server.server import KeepAliveWSGIServer
 from tests.commands import free_port
@@ -46,6 +46,13 @@ def test_every_bound_reaches_the_server(flag: str, attribute: str) -> None:
         for name in attribute.split("."):
             found = getattr(found, name)
         assert found == 123
+
+
+def test_deadlines_are_spread_only_where_there_are_few_workers_for_the_cores() -> None:
+    cpus = sizing.cpu_count()
+    for workers, spreads in ((1, True), (worker.CROWDED * cpus, True), (worker.CROWDED * cpus + 1, False)):
+        with made("--workers", str(workers)) as server:
+            assert server.pending.deadlines.spreads is spreads
 
 
 def test_without_a_bound_a_worker_takes_what_its_descriptors_allow() -> None:

@@ -129,6 +129,16 @@ def test_who_is_late_makes_no_pauses_but_looks_at_the_sockets(bench: Bench) -> N
     assert sizes == [module.MAX_CALLS, *[module.CALLS_WHEN_LATE] * 3]
 
 
+def test_where_it_does_not_spread_all_come_at_once_between_two_polls(bench: Bench) -> None:
+    sizes = turns(bench)
+    bench.deadlines.spreads = False
+    for _ in range(2 * module.CALLS_WHEN_LATE):
+        bench.deadlines.set(Thing(), 1)
+    bench.pass_time(3)
+    eventually(lambda: len(bench.called) == 2 * module.CALLS_WHEN_LATE)
+    assert sizes == [module.CALLS_WHEN_LATE] * 2
+
+
 def test_a_pause_is_as_long_as_the_turn_before_it(bench: Bench) -> None:
     times: list[float] = []
 

@@ -124,20 +124,19 @@ class Broadcast:
 
 def _in_turns(streams: list[Any]) -> Iterator[Any]:
     """All of them, with pauses, each as long as the turn before it took at least while there is time."""
-    began = time.monotonic()
-    portion, pause_s = STREAMS_A_TURN, min(PAUSE_S, SPREAD_S * STREAMS_A_TURN / max(len(streams), 1))
+    began = turn_began = time.monotonic()
+    spread_s = SPREAD_S * STREAMS_A_TURN / max(len(streams), 1)
     done = 0
     while done < len(streams):
-        turn_began = time.monotonic()
-        if turn_began - began > SPREAD_S:
-            portion, pause_s = STREAMS_WHEN_LATE, PAUSE_WHEN_LATE_S
+        late = turn_began - began > SPREAD_S
+        portion = STREAMS_WHEN_LATE if late else STREAMS_A_TURN
         yield from streams[done : done + portion]
         done += portion
         if done < len(streams):
-            # From the turn's beginning on, since the loop's clock has stood still meanwhile; but not for long
-            # after a process that was stopped.
-            took_s = min(time.monotonic() - turn_began, MAX_PAUSE_S)
-            gevent.sleep(max(pause_s, 2 * took_s) if portion == STREAMS_A_TURN else took_s + pause_s)
+            took_s = min(time.monotonic() - turn_began, MAX_PAUSE_S)  # more is a process that was stopped
+            pause_s = PAUSE_WHEN_LATE_S if late else max(min(PAUSE_S, spread_s), took_s)
+            gevent.sleep(took_s + pause_s)  # from the turn's beginning: the loop's clock has stood still
+            turn_began = time.monotonic()
 
 
 def _event(number: int, sent: float) -> bytes:

@@ -15,6 +15,8 @@ from typing import Any, Final, Generic, Protocol, TypeVar
 
 from gevent.hub import get_hub
 
+from parked.server.turns import of_hub
+
 #: Seconds of one slot, and between two looks at the clock: late by three times this at most while there is
 #: time for all of it, never early.
 GRAIN_S: Final = 0.25
@@ -68,7 +70,9 @@ class Deadlines(Generic[T]):
         #: The slot that the last look at the clock fell in: free to read, and fine for what may be late.
         self.now = self._next
         self._timer: Any = None
-        # The rest of what was due at the last look: when it goes on, calls in a turn, seconds between two.
+        # The rest of what was due at the last look: whether there is any, the timer until it goes on, calls in
+        # a turn, seconds between two; 0 for none but a look at the sockets.
+        self._under_way = False
         self._pause: Any = None
         self._calls = 0
         self._pause_s = 0.0
@@ -111,12 +115,12 @@ class Deadlines(Generic[T]):
         self.now = self._slot_now()
         passed = range(self._next, self.now)
         due = sum(len(found[1]) for found in map(self._slots.get, passed) if found)
-        if not self.spreads or (len(passed) > MAX_LATE_SLOTS and self._pause is not None):
+        if not self.spreads or (len(passed) > MAX_LATE_SLOTS and self._under_way):
             self._calls, self._pause_s = CALLS_WHEN_LATE, 0.0
         else:
             self._calls = min(max(due // TURNS_A_SLOT, MIN_CALLS), MAX_CALLS)
             self._pause_s = self.grain_s * self._calls / max(due, self._calls)
-        if self._pause is None:
+        if not self._under_way:
             self._work_off()
 
     def _work_off(self) -> None:
@@ -127,14 +131,7 @@ class Deadlines(Generic[T]):
         while self._next < self.now:
             while (found := self._slots.get(self._next)) and found[1]:
                 if not budget:
-                    # As long as that took at least: whoever heard from us shall have a core, too. But not
-                    # after a process that was stopped meanwhile.
-                    took_s = min(monotonic() - began, self.grain_s)
-                    pause_s = max(self._pause_s, took_s) if self._pause_s else 0.0
-                    # Of the lowest priority, so that what the poll has found comes first.
-                    loop = get_hub().loop
-                    self._pause = loop.timer(pause_s, ref=False, priority=loop.MINPRI)
-                    self._pause.start(self._work_off, update=True)  # the loop's clock stood still meanwhile
+                    self._go_on_later(monotonic() - began)
                     return
                 budget -= 1
                 item, _ = found[1].popitem()
@@ -148,6 +145,17 @@ class Deadlines(Generic[T]):
         if not self._slots:
             self.stop()
 
+    def _go_on_later(self, took_s: float) -> None:
+        self._under_way = True
+        if not self._pause_s:
+            of_hub().after_poll(self._work_off)
+            return
+        # As long as the turn took at least: whoever heard from us shall have a core, too. But not if the
+        # process was stopped meanwhile.
+        pause_s = max(self._pause_s, min(took_s, self.grain_s))
+        self._pause = get_hub().loop.timer(pause_s, ref=False)
+        self._pause.start(self._work_off, update=True)  # the loop's clock has stood still in the turn
+
     def stop(self) -> None:
         """Until the next deadline is set, no timer is needed."""
         self._end_pause()
@@ -157,6 +165,7 @@ class Deadlines(Generic[T]):
             self._timer = None
 
     def _end_pause(self) -> None:
+        self._under_way = False
         if self._pause is not None:
             self._pause.stop()
             self._pause.close()

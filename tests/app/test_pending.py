@@ -98,7 +98,7 @@ def test_a_broadcast_is_spread_and_hurries_when_that_took_too_long(monkeypatch: 
     streams = list(range(10 * module.STREAMS_A_TURN + 1))
     assert list(module._in_turns(streams)) == streams
     assert len(pauses) == 10
-    assert min(pauses) == module.PAUSE_S
+    assert min(pauses) >= module.PAUSE_S
     pauses.clear()
     clock = iter([0.0, 0.0, 3600.0])  # stopped for an hour in the first turn
     with monkeypatch.context() as stopped:
@@ -106,7 +106,7 @@ def test_a_broadcast_is_spread_and_hurries_when_that_took_too_long(monkeypatch: 
         assert list(module._in_turns(streams)) == streams
     assert max(pauses) <= 2 * module.MAX_PAUSE_S
     pauses.clear()
-    monkeypatch.setattr(module, "SPREAD_S", 0.0)
+    monkeypatch.setattr(module, "SPREAD_S", -1.0)  # over before it begins
     streams = list(range(2 * module.STREAMS_WHEN_LATE + 1))
     assert list(module._in_turns(streams)) == streams
     assert len(pauses) == 2

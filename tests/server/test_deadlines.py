@@ -139,6 +139,19 @@ def test_where_it_does_not_spread_all_come_at_once_between_two_polls(bench: Benc
     assert sizes == [module.CALLS_WHEN_LATE] * 2
 
 
+def test_after_all_is_forgotten_in_the_middle_it_begins_anew(bench: Bench) -> None:
+    for spreads in (True, False):
+        bench.deadlines.spreads = spreads
+        for _ in range(2 * module.CALLS_WHEN_LATE):
+            bench.deadlines.set(Thing(), 1)
+        bench.pass_time(3)
+        bench.deadlines.clear()
+        bench.called.clear()
+        bench.deadlines.set(thing := Thing(), 1)
+        bench.pass_time(3)
+        assert bench.called == [thing]
+
+
 def test_a_pause_is_as_long_as_the_turn_before_it(bench: Bench) -> None:
     times: list[float] = []
 

@@ -254,12 +254,6 @@ class Monitor:
         self._keep_peaks(sample)
         return sample
 
-    def pss_now(self) -> dict[Side, int | None]:
-        """PSS of both sides in bytes, every process read now: for the end, it takes 0.1 s at 400,000."""
-        for process in self._processes.values():
-            self._read_one_pss(process, self.clock())
-        return {"server": self._pss("server"), "client": self._pss("client")}
-
     # Processes
 
     def _add(self, side: Side, pid: int, from_birth: bool) -> None:

@@ -70,8 +70,8 @@ class Deadlines(Generic[T]):
         #: The slot that the last look at the clock fell in: free to read, and fine for what may be late.
         self.now = self._next
         self._timer: Any = None
-        # The rest of what was due at the last look: whether there is any, the timer until it goes on, calls in
-        # a turn, seconds between two; 0 for none but a look at the sockets.
+        # The rest of what was due at the last look: whether there is any, the timer until it goes on, calls
+        # in a turn, seconds between two; 0 for none but a look at the sockets.
         self._under_way = False
         self._pause: Any = None
         self._calls = 0

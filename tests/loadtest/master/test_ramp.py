@@ -13,6 +13,7 @@ from locust.runners import WorkerNode
 from parked.loadtest.master.ramp import (
     A_LITTLE_FASTER,
     BACKLOG_S,
+    ENOUGH,
     FASTER,
     FULL,
     LATE_S,
@@ -34,9 +35,10 @@ def second(
     connections: int = 1000,
     silent_s: float = 0.5,
     streams: int | None = None,
+    responses: int = 1,
 ) -> Any:
     latencies = new_histogram()
-    latencies.record_value(round(latency_s * 1e6))
+    latencies.record_value(round(latency_s * 1e6), responses)
     return SimpleNamespace(
         latencies=latencies,
         loop_lag_max_s=lag_s,
@@ -75,6 +77,20 @@ def test_streams_that_have_not_begun_hold_the_pace_up_as_connections_do() -> Non
     assert pace.per_s > 1000
     before = pace.per_s
     pace.observe(second(users=20_000, connections=20_000, streams=12_000), machine())
+    assert pace.per_s < before
+
+
+def test_a_server_whose_responses_always_take_long_does_not_hold_up_the_ramp() -> None:
+    pace = Pace(1000)
+    for _ in range(5):
+        pace.observe(second(latency_s=4 * LATE_S, responses=ENOUGH), machine())
+    assert pace.per_s == pytest.approx(1000 * FASTER**5)
+    pace.observe(second(latency_s=5.1 * LATE_S, responses=ENOUGH), machine())
+    assert pace.per_s < 1000 * FASTER**5
+    for _ in range(PATIENCE_S):
+        pace.observe(second(latency_s=0.1, responses=ENOUGH), machine())  # it was slow at the beginning alone
+    before = pace.per_s
+    pace.observe(second(latency_s=2 * LATE_S, responses=ENOUGH), machine())
     assert pace.per_s < before
 
 

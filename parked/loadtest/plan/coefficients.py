@@ -2,9 +2,9 @@
 
 Fitted with `benchmarks/sizing` to runs of `./run_test` with client and server on one machine: 2 virtual cores
 (AMD EPYC), 24 GiB, Linux 6.18, Python 3.11, Locust 2.47, gevent 26.9, at most 20,000 descriptors per process,
-bodies of 1-10 KB.  Memory on 2026-11-27 to results/reference/*.  CPU on 2026-11-23 to results/before-1.0/*,
-on a machine that took half of the CPU per request of the later one (of the kernel, of wake-ups and processes,
-and moderation by hand, since a fit would bend them to the scheduler's choices at 1,000,000).
+bodies of 1-10 KB.  On 2026-11-27 to results/reference/*, memory by `--fit`, CPU by a search for the
+least deviation of server, client and sum.  A program of that machine went through the descriptors of all processes
+meanwhile, in the kernel's name: 0.3 cores at 400,000 connections, 0.4 at 1,000,000.
 tests/loadtest/plan/test_measured_run.py compares every one of them with the model.  `benchmarks/sizing` shows
 the deviations, so another machine can be fitted the same way.
 
@@ -43,34 +43,39 @@ CLIENT_WAITING_USER_BYTES: Final = 2_150
 
 #: CPU seconds of a request in a process that is warm but shares its caches.  One that has a core for itself
 #: needs 27 us (benchmarks/server: 37,000/s) and 42 us (benchmarks/client, 5,000/s, with what follows).
-SERVER_CPU_S_PER_REQUEST: Final = 37e-6
-CLIENT_CPU_S_PER_REQUEST: Final = 48e-6
+SERVER_CPU_S_PER_REQUEST: Final = 24e-6
+CLIENT_CPU_S_PER_REQUEST: Final = 24e-6
 
 #: CPU seconds of an event on its way to one client, with its part of the heartbeats between events.
-#: results/reference/events-400000, on a machine that took twice the CPU per request of the other runs', whose
-#: processes at rest are counted by themselves below.
-SERVER_CPU_S_PER_EVENT: Final = 23e-6
-CLIENT_CPU_S_PER_EVENT: Final = 24e-6
+#: results/reference/events-400000; processes at rest are counted by themselves below.
+SERVER_CPU_S_PER_EVENT: Final = 24e-6
+CLIENT_CPU_S_PER_EVENT: Final = 22e-6
+
+#: CPU seconds of an answer to a long poll and the next poll: results/reference/longpoll-400000, where those
+#: of a slot of the server's deadlines go out together.
+SERVER_CPU_S_PER_POLL: Final = 47e-6
+CLIENT_CPU_S_PER_POLL: Final = 82e-6
 
 #: CPU seconds more if the request wakes the process on an idle core, instead of being served with others.
-SERVER_CPU_S_PER_WAKE: Final = 100e-6
-CLIENT_CPU_S_PER_WAKE: Final = 70e-6
+SERVER_CPU_S_PER_WAKE: Final = 168e-6
+CLIENT_CPU_S_PER_WAKE: Final = 152e-6
+
+#: Share of a wake-up that is left where no core is idle: nobody is woken then, but the caches are cold.
+COLD_SHARE_OF_WAKE: Final = 0.55
 
 #: Requests a second of one process at which half of them share a wake-up, however idle the cores are
 #: (benchmarks/client: 89 us per request at 1,000/s, 42 us at 5,000/s in one process).
 SHARED_WAKE_REQUESTS_PER_S: Final = 1_000
 
-#: Cores that a process takes beside its requests: it goes through its loop some hundred times a second and
-#: finds its caches cold each time.  400,000: 98 us per request of the server and 94 of the client, in 22 + 22
-#: processes on 2 cores.
-SERVER_WORKER_CORES: Final = 0.020
-CLIENT_WORKER_CORES: Final = 0.0145
+#: Cores that a process takes beside its requests: a sample and a heartbeat each second, a look at deadlines.
+SERVER_WORKER_CORES: Final = 0.0043
+CLIENT_WORKER_CORES: Final = 0.0017
 CLIENT_MASTER_CORES: Final = 0.03
 
 #: What the kernel spends outside of our processes where all cores are busy: CPU seconds of a request, and
-#: cores of each worker of either side.
+#: cores of each worker of either side, what the other program took of their descriptors in it.
 KERNEL_CPU_S_PER_REQUEST: Final = 20e-6
-KERNEL_WORKER_CORES: Final = 1.6e-3
+KERNEL_WORKER_CORES: Final = 4.1e-3
 
 #: Share of the cores beyond which workers fetch events at intervals (parked/shared/moderation.py), which
 #: takes from what they cost beside their requests, and what is left of that at the longest interval.

@@ -66,9 +66,11 @@ class MeasuredRun:
             plan = replace(plan, waits="events", think_s=(plan.connections / offered_per_s,) * 2)
         else:
             offered_per_s = run["offered_rps"]
-            plan = replace(
-                plan, think_s=tuple(workload["think_s"]), body_bytes=tuple(workload["length_characters"])
-            )
+            plan = replace(plan, think_s=tuple(workload["think_s"]))
+            if workload.get("kind") == "longpoll":
+                plan = replace(plan, waits="longpoll")
+            else:
+                plan = replace(plan, body_bytes=tuple(workload["length_characters"]))
         return cls(
             folder.name,
             run["started_unix_s"],

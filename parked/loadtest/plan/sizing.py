@@ -196,40 +196,58 @@ def _cores(plan: Plan, cpu_count: int) -> tuple[float, float, float]:
         return math.inf, math.inf, math.inf
     workers = plan.server_workers + plan.client_workers
     kernel = (0.0, rate * measured.KERNEL_CPU_S_PER_REQUEST + workers * measured.KERNEL_WORKER_CORES)
-    if plan.waits == "events":
-        server = _side(rate, plan.server_workers, measured.SERVER_CPU_S_PER_EVENT, 0.0)
-        client = _side(rate, plan.client_workers, measured.CLIENT_CPU_S_PER_EVENT, 0.0)
-    else:
-        server = _side(
-            rate, plan.server_workers, measured.SERVER_CPU_S_PER_REQUEST, measured.SERVER_CPU_S_PER_WAKE
-        )
-        client = _side(
-            rate, plan.client_workers, measured.CLIENT_CPU_S_PER_REQUEST, measured.CLIENT_CPU_S_PER_WAKE
-        )
+    server, client = _sides(plan)
+    server_wakes = measured.SERVER_WORKER_CORES * plan.server_workers
+    client_wakes = measured.CLIENT_WORKER_CORES * plan.client_workers
     master = measured.CLIENT_MASTER_CORES if plan.local_client else 0.0
-    server = (server[0] + measured.SERVER_WORKER_CORES * plan.server_workers, server[1])
-    client = (client[0] + measured.CLIENT_WORKER_CORES * plan.client_workers + master, client[1])
+    server = (server[0] + server_wakes, server[1])
+    client = (client[0] + client_wakes + master, client[1])
     idle = sum(side[0] for side in (kernel, server, client))
     slope = sum(side[1] for side in (kernel, server, client))
     # U = (idle + slope U) / cores.  What does not fit costs what it costs on a busy machine.
     busy = min(1.0, idle / (cpu_count - slope)) if slope < cpu_count else 1.0
     a, b, c = (side[0] + side[1] * busy for side in (kernel, server, client))
-    # Where that is too much, workers wake less often.
-    wakes_b = measured.SERVER_WORKER_CORES * plan.server_workers
-    wakes_c = measured.CLIENT_WORKER_CORES * plan.client_workers
+    # Where that is too much, workers wake less often, and find less cold.
+    server_wakes += _cold(server[1])
+    client_wakes += _cold(client[1])
     over = a + b + c - measured.MODERATED_SHARE * cpu_count
-    wakes = wakes_b + wakes_c
+    wakes = server_wakes + client_wakes
     kept = min(1.0, max(measured.MODERATED_LEAST, 1 - over / wakes)) if wakes else 1.0
-    return a, b - (1 - kept) * wakes_b, c - (1 - kept) * wakes_c
+    return a, b - (1 - kept) * server_wakes, c - (1 - kept) * client_wakes
+
+
+def _sides(plan: Plan) -> tuple[tuple[float, float], tuple[float, float]]:
+    """Server and client without what a process takes beside what is sent: see `_side`."""
+    rate = plan.offered_per_s
+    if plan.waits == "events":
+        server_s, client_s = measured.SERVER_CPU_S_PER_EVENT, measured.CLIENT_CPU_S_PER_EVENT
+    elif plan.waits:
+        server_s, client_s = measured.SERVER_CPU_S_PER_POLL, measured.CLIENT_CPU_S_PER_POLL
+    else:
+        return (
+            _side(
+                rate, plan.server_workers, measured.SERVER_CPU_S_PER_REQUEST, measured.SERVER_CPU_S_PER_WAKE
+            ),
+            _side(
+                rate, plan.client_workers, measured.CLIENT_CPU_S_PER_REQUEST, measured.CLIENT_CPU_S_PER_WAKE
+            ),
+        )
+    return _side(rate, plan.server_workers, server_s, 0.0), _side(rate, plan.client_workers, client_s, 0.0)
 
 
 def _side(rate: float, workers: int, warm_s: float, wake_s: float) -> tuple[float, float]:
-    """Cores for the requests of one side on an idle machine, and what is added to that on a busy one."""
+    """Cores for the requests of one side on an idle machine, and what is added to that on a busy one, whose
+    processes run already and only find their caches cold."""
     if not workers:
         return 0.0, 0.0
     each, shared = rate / workers, measured.SHARED_WAKE_REQUESTS_PER_S
     wakes_cores = rate * wake_s * shared / (shared + each)
-    return rate * warm_s + wakes_cores, -wakes_cores
+    return rate * warm_s + wakes_cores, -wakes_cores * (1 - measured.COLD_SHARE_OF_WAKE)
+
+
+def _cold(slope: float) -> float:
+    """Cores that cold caches cost one side on a busy machine, by what `_side` adds there."""
+    return -slope * measured.COLD_SHARE_OF_WAKE / (1 - measured.COLD_SHARE_OF_WAKE)
 
 
 def users_of_a_worker(plan: Plan) -> int:

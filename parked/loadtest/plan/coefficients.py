@@ -42,7 +42,7 @@ CLIENT_USER_BYTES: Final = 1_080
 CLIENT_WAITING_USER_BYTES: Final = 2_150
 
 #: CPU seconds of a request in a process that is warm but shares its caches.  One that has a core for itself
-#: needs 27 us (benchmarks/server: 37,000/s) and 42 us (benchmarks/client, 5,000/s, with what follows).
+#: needs 22 us (benchmarks/server: 46,000/s) and 42 us (benchmarks/client, 5,000/s, with what follows).
 SERVER_CPU_S_PER_REQUEST: Final = 24e-6
 CLIENT_CPU_S_PER_REQUEST: Final = 24e-6
 

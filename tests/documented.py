@@ -78,7 +78,6 @@ SCENES = {
         ./run_test
         ./run_test -c 100000
         ./run_test -c 100000 --hold 60s
-        ./run_test -c 36000 --think 1:8
         ./run_test report results/reference/400000
         ./run_test --plan
         ./run_test --plan -c 1M
@@ -206,7 +205,7 @@ UNTRIED = {
     "sysconfig/addresses add eth0 10.0.0.16/28": _ROOT,
     "./run_test compare": "a name in a sentence",
     "benchmarks/client -u 10000,19800 --rounds 1 --seconds 8 --think 4:20 --write": _BENCHMARK,
-    "benchmarks/server --rounds 4 --duration 3": _BENCHMARK,
+    "benchmarks/server --apps falcon --rounds 4 --duration 3": _BENCHMARK,
     "benchmarks/held-up --rounds 1": _BENCHMARK,
     "benchmarks/tls --servers ours,imported,nginx": _BENCHMARK,
     "sudo sysconfig/addresses add eth0 10.0.0.32/28": _ROOT,

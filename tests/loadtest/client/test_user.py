@@ -473,7 +473,7 @@ def test_a_user_at_rest_takes_little_memory(environment: Environment) -> None:
     count = 300
 
     class Resting(KeepAliveUser):
-        think_time = (50.0, 50.0)
+        think_time = (5000.0, 5000.0)  # none has its first request meanwhile, which would not be answered
 
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))

@@ -78,7 +78,8 @@ KERNEL_CPU_S_PER_REQUEST: Final = 20e-6
 KERNEL_WORKER_CORES: Final = 4.1e-3
 
 #: Share of the cores beyond which workers fetch events at intervals (parked/shared/moderation.py), which
-#: takes from what they cost beside their requests, and what is left of that at the longest interval.
-#: 400,000, 600,000, 1,000,000 and 1,600,000 connections took 0.89 to 0.92 of two cores.
+#: takes from what their wake-ups cost and from what they cost beside their requests, and what is left of that
+#: at the longest interval. 400,000, 600,000, 1,000,000 and 1,600,000 connections of results/before-1.0 took
+#: 0.89 to 0.92 of two cores.
 MODERATED_SHARE: Final = 0.92
 MODERATED_LEAST: Final = 0.15

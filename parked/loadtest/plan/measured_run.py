@@ -61,16 +61,17 @@ class MeasuredRun:
         }
         workload = run["workload"]
         plan = Plan(run["target_connections"], hold_s=hold_s, local_server=bool(run["server"]["processes"]))
-        if workload.get("kind") == "events":
+        kind = workload.get("kind", "keepalive")
+        if kind == "events":
             offered_per_s = run["heard"]["events_per_s"]
-            plan = replace(plan, waits="events", think_s=(plan.connections / offered_per_s,) * 2)
+            plan = replace(plan, waits=kind, think_s=(plan.connections / offered_per_s,) * 2)
         else:
             offered_per_s = run["offered_rps"]
             plan = replace(plan, think_s=tuple(workload["think_s"]))
-            if workload.get("kind") == "longpoll":
-                plan = replace(plan, waits="longpoll")
-            else:
-                plan = replace(plan, body_bytes=tuple(workload["length_characters"]))
+        if kind == "longpoll":
+            plan = replace(plan, waits=kind)
+        if kind == "keepalive":
+            plan = replace(plan, body_bytes=tuple(workload["length_characters"]))
         return cls(
             folder.name,
             run["started_unix_s"],

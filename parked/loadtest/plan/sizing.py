@@ -4,16 +4,17 @@ Pure functions over a `Plan` (what is asked for) and a `Machine` (what there is)
 printed plan, `--plan` and `-c auto` all ask this model, so they cannot contradict each other.  Its measured
 figures are in `parked.loadtest.plan.coefficients`, its arithmetic is explained in docs/sizing.md.
 
-CPU is the part that is not a sum.  A request costs what it costs in a warm process, and on an idle core what
-it takes to wake that process.  Where the cores are busy, or the process has many requests, they are served
-together.  With U the share of the cores that is busy and r the requests a second of one process,
+CPU is the part that is not a sum.  A request costs what it costs in a warm process, and what it takes to wake
+that process: on an idle core all of that, on busy cores the share C of it that cold caches are.  In a process
+with many requests they are served together.  With U the share of the cores that is busy and r the requests a
+second of one process,
 
-    CPU per request = warm + wake x R / (R + r) x (1 - U)
+    CPU per request = warm + wake x R / (R + r) x (1 - (1 - C) U)
 
 which is linear in U as U is in the CPU, so the two are solved for in closed form.  Beside that each process
-takes a bit of a core to itself: half of what 400,000 connections cost in 44 processes is the 44 processes,
-and it is the limit of descriptors that makes them so many.  Where the cores would not suffice, processes wake
-less often, and that part shrinks: 600,000 and 1,000,000 connections took no more CPU than 400,000.
+takes a bit of a core to itself.  It is the limit of descriptors that makes processes many, and so their
+requests few: 400,000 connections in 44 of them take twice what 36,000 with the same requests take in 6.
+Where the cores would not suffice, processes wake less often, and that part shrinks.
 
 The sums for addresses: a connection is told apart by source address and port once the destination is
 fixed, so one source address gives as many connections to one server port as there are local ports.  With
@@ -27,6 +28,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import NamedTuple
 
 from parked.loadtest.machine.machine import Machine
 from parked.loadtest.plan import coefficients as measured
@@ -195,59 +197,63 @@ def _cores(plan: Plan, cpu_count: int) -> tuple[float, float, float]:
     if math.isinf(rate):
         return math.inf, math.inf, math.inf
     workers = plan.server_workers + plan.client_workers
-    kernel = (0.0, rate * measured.KERNEL_CPU_S_PER_REQUEST + workers * measured.KERNEL_WORKER_CORES)
+    kernel_slope = rate * measured.KERNEL_CPU_S_PER_REQUEST + workers * measured.KERNEL_WORKER_CORES
     server, client = _sides(plan)
-    server_wakes = measured.SERVER_WORKER_CORES * plan.server_workers
-    client_wakes = measured.CLIENT_WORKER_CORES * plan.client_workers
     master = measured.CLIENT_MASTER_CORES if plan.local_client else 0.0
-    server = (server[0] + server_wakes, server[1])
-    client = (client[0] + client_wakes + master, client[1])
-    idle = sum(side[0] for side in (kernel, server, client))
-    slope = sum(side[1] for side in (kernel, server, client))
+    idle = server.idle + client.idle + master
+    slope = kernel_slope + server.slope + client.slope
     # U = (idle + slope U) / cores.  What does not fit costs what it costs on a busy machine.
     busy = min(1.0, idle / (cpu_count - slope)) if slope < cpu_count else 1.0
-    a, b, c = (side[0] + side[1] * busy for side in (kernel, server, client))
+    cores = (
+        kernel_slope * busy,
+        server.idle + server.slope * busy,
+        client.idle + master + client.slope * busy,
+    )
     # Where that is too much, workers wake less often, and find less cold.
-    server_wakes += _cold(server[1])
-    client_wakes += _cold(client[1])
-    over = a + b + c - measured.MODERATED_SHARE * cpu_count
-    wakes = server_wakes + client_wakes
-    kept = min(1.0, max(measured.MODERATED_LEAST, 1 - over / wakes)) if wakes else 1.0
-    return a, b - (1 - kept) * server_wakes, c - (1 - kept) * client_wakes
+    over = sum(cores) - measured.MODERATED_SHARE * cpu_count
+    wakes = server.wakes + client.wakes
+    saved = min(1 - measured.MODERATED_LEAST, max(0.0, over / wakes)) if wakes else 0.0
+    return cores[0], cores[1] - saved * server.wakes, cores[2] - saved * client.wakes
 
 
-def _sides(plan: Plan) -> tuple[tuple[float, float], tuple[float, float]]:
-    """Server and client without what a process takes beside what is sent: see `_side`."""
+class _Side(NamedTuple):
+    """Cores of the processes of one side."""
+
+    idle: float  #: on an idle machine
+    slope: float  #: what is added to that where all cores are busy
+    wakes: float  #: of it there, what fewer wake-ups would save
+
+
+def _sides(plan: Plan) -> tuple[_Side, _Side]:
+    """Server and client."""
+    server = plan.server_workers, measured.SERVER_WORKER_CORES
+    client = plan.client_workers, measured.CLIENT_WORKER_CORES
     rate = plan.offered_per_s
     if plan.waits == "events":
-        server_s, client_s = measured.SERVER_CPU_S_PER_EVENT, measured.CLIENT_CPU_S_PER_EVENT
-    elif plan.waits:
-        server_s, client_s = measured.SERVER_CPU_S_PER_POLL, measured.CLIENT_CPU_S_PER_POLL
-    else:
         return (
-            _side(
-                rate, plan.server_workers, measured.SERVER_CPU_S_PER_REQUEST, measured.SERVER_CPU_S_PER_WAKE
-            ),
-            _side(
-                rate, plan.client_workers, measured.CLIENT_CPU_S_PER_REQUEST, measured.CLIENT_CPU_S_PER_WAKE
-            ),
+            _side(rate, *server, measured.SERVER_CPU_S_PER_EVENT),
+            _side(rate, *client, measured.CLIENT_CPU_S_PER_EVENT),
         )
-    return _side(rate, plan.server_workers, server_s, 0.0), _side(rate, plan.client_workers, client_s, 0.0)
+    if plan.waits:
+        return (
+            _side(rate, *server, measured.SERVER_CPU_S_PER_POLL),
+            _side(rate, *client, measured.CLIENT_CPU_S_PER_POLL),
+        )
+    return (
+        _side(rate, *server, measured.SERVER_CPU_S_PER_REQUEST, measured.SERVER_CPU_S_PER_WAKE),
+        _side(rate, *client, measured.CLIENT_CPU_S_PER_REQUEST, measured.CLIENT_CPU_S_PER_WAKE),
+    )
 
 
-def _side(rate: float, workers: int, warm_s: float, wake_s: float) -> tuple[float, float]:
-    """Cores for the requests of one side on an idle machine, and what is added to that on a busy one, whose
-    processes run already and only find their caches cold."""
+def _side(rate: float, workers: int, worker_cores: float, warm_s: float, wake_s: float = 0.0) -> _Side:
+    """What so many requests take of so many workers, each of which takes *worker_cores* besides."""
     if not workers:
-        return 0.0, 0.0
-    each, shared = rate / workers, measured.SHARED_WAKE_REQUESTS_PER_S
-    wakes_cores = rate * wake_s * shared / (shared + each)
-    return rate * warm_s + wakes_cores, -wakes_cores * (1 - measured.COLD_SHARE_OF_WAKE)
-
-
-def _cold(slope: float) -> float:
-    """Cores that cold caches cost one side on a busy machine, by what `_side` adds there."""
-    return -slope * measured.COLD_SHARE_OF_WAKE / (1 - measured.COLD_SHARE_OF_WAKE)
+        return _Side(0.0, 0.0, 0.0)
+    shared = measured.SHARED_WAKE_REQUESTS_PER_S
+    wakes = rate * wake_s * shared / (shared + rate / workers)
+    cold = wakes * measured.COLD_SHARE_OF_WAKE
+    at_rest = workers * worker_cores
+    return _Side(rate * warm_s + wakes + at_rest, cold - wakes, cold + at_rest)
 
 
 def users_of_a_worker(plan: Plan) -> int:

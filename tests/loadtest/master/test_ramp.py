@@ -36,9 +36,12 @@ def second(
     silent_s: float = 0.5,
     streams: int | None = None,
     responses: int = 1,
+    slowest_s: float = 0.0,
 ) -> Any:
     latencies = new_histogram()
     latencies.record_value(round(latency_s * 1e6), responses)
+    if slowest_s:
+        latencies.record_value(round(slowest_s * 1e6))
     return SimpleNamespace(
         latencies=latencies,
         loop_lag_max_s=lag_s,
@@ -92,6 +95,13 @@ def test_a_server_whose_responses_always_take_long_does_not_hold_up_the_ramp() -
     before = pace.per_s
     pace.observe(second(latency_s=2 * LATE_S, responses=ENOUGH), machine())
     assert pace.per_s < before
+
+
+def test_a_few_slow_responses_hold_up_the_ramp_however_usual_they_are() -> None:
+    pace = Pace(1000)
+    for _ in range(PATIENCE_S + 1):
+        pace.observe(second(latency_s=0.3, responses=ENOUGH, slowest_s=0.3 + 2 * LATE_S), machine())
+    assert pace.per_s < 1000
 
 
 def test_idle_cores_let_the_pace_rise_at_once_to_what_they_can_do() -> None:

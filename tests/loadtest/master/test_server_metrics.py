@@ -114,9 +114,8 @@ def test_a_real_server_tells_what_it_has_answered_and_at_the_end_once_it_has_cou
         for _ in range(3):
             client.request("GET", "/?length=1000")
             client.getresponse().read()
-        with gevent.Timeout(
-            20
-        ):  # a reading while the worker tells its counts has some of before and some of after
+        # A reading while the worker tells its counts has some of before and some of after.
+        with gevent.Timeout(20):
             while metrics.latest.connections != 1:
                 metrics._look()
                 gevent.sleep(0.05)

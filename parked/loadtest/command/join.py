@@ -290,15 +290,16 @@ class _Agent:
             *("--master-host", joining.master, "--master-port", str(joining.port)),
             *("--processes", str(self._answer["workers"]), "--loglevel", "WARNING"),
         ]
-        with (
-            tempfile.NamedTemporaryFile(prefix="run_test-", suffix=".log") as log,
-            start_process(command, log, log, {variables.HOST: self._id}) as locust,
-        ):
-            self._log = Path(log.name)
-            try:
-                yield locust
-            finally:
-                end_group(locust.pid)
+        with tempfile.TemporaryDirectory(prefix="run_test-") as folder:
+            # Locust writes the master's locustfile into the temporary folder under the name that it has there,
+            # and removes it at its end: in one that all share, another's can be found half written or gone.
+            said = {variables.HOST: self._id, "TMPDIR": folder}
+            self._log = Path(folder) / "locust.log"
+            with self._log.open("wb") as log, start_process(command, log, log, said) as locust:
+                try:
+                    yield locust
+                finally:
+                    end_group(locust.pid)
 
 
 def _facts(joining: Joining) -> dict[str, Any]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import http.server
+import os
 import re
 import shutil
 import signal
@@ -92,9 +93,13 @@ def serving() -> Iterator[str]:
 
 
 def joined(folder: Path, name: str, port: str, *options: str) -> subprocess.Popen[bytes]:
+    """One of several hosts on this machine, which have a folder for temporary files in common."""
+    temporary = folder / "temporary"
+    temporary.mkdir(exist_ok=True)
     with (folder / f"{name}.out").open("wb") as output:
         return subprocess.Popen(
             [sys.executable, "-P", "-m", "loadtest", "--join", f"127.0.0.1:{port}", *options],
+            env=os.environ | {"TMPDIR": str(temporary)},
             stdin=subprocess.DEVNULL,
             stdout=output,
             stderr=output,
@@ -115,6 +120,8 @@ def test_of_hosts_one_dies_one_leaves_one_is_late_and_the_rest_goes_on(tmp_path:
         addresses = ["--host", f"http://127.0.0.1:{server_port}", "--master-port", master_port]
         with run_test(tmp_path / "run", *options, *addresses) as run:
             started += [joined(tmp_path, name, master_port) for name in ("one", "two", "three")]
+            of_another = tmp_path / "temporary" / "keepalive.py"
+            of_another.write_text("# somebody else's\n")
             run.await_text("| hold")
             dying, leaving, staying = started
             workers = psutil.Process(dying.pid).children(recursive=True)
@@ -132,6 +139,8 @@ def test_of_hosts_one_dies_one_leaves_one_is_late_and_the_rest_goes_on(tmp_path:
             assert run.end() == 130
             assert staying.wait(RUN_S) == 0
             assert "the run has ended" in (tmp_path / "three.out").read_text()
+            assert of_another.read_text() == "# somebody else's\n", "no host writes where another reads"
+            assert len(list(of_another.parent.iterdir())) <= 2, "what is left is of the host that was killed"
         summary = run.summary()
         reasons = str(summary["reasons"])
         assert re.search(r"host \S+ left \(interrupted; .*\) at \d+ s with 100 connections", reasons)

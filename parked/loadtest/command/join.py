@@ -291,8 +291,8 @@ class _Agent:
             *("--processes", str(self._answer["workers"]), "--loglevel", "WARNING"),
         ]
         with tempfile.TemporaryDirectory(prefix="run_test-") as folder:
-            # Locust writes the master's locustfile into the temporary folder under the name that it has there,
-            # and removes it at its end: in one that all share, another's can be found half written or gone.
+            # Locust writes the master's locustfile into the temporary folder, under the name that it has
+            # there, and removes it at its end: in a folder that all share, another finds half of it, or none.
             said = {variables.HOST: self._id, "TMPDIR": folder}
             self._log = Path(folder) / "locust.log"
             with self._log.open("wb") as log, start_process(command, log, log, said) as locust:

@@ -51,10 +51,11 @@ def eventually(true: Callable[[], Any], what: str = "", timeout: float = PATIENC
 
 @contextlib.contextmanager
 def serving(application: Any = hello, **options: Any) -> Iterator[KeepAliveWSGIServer]:
-    """A server in this process, on a port of its own."""
+    """A server in this process, on a port of its own, or at the *listener* among its options."""
     options.setdefault("log", None)
     options.setdefault("environ", {"SERVER_NAME": "test"})
-    server = KeepAliveWSGIServer(("127.0.0.1", 0), application, **options)
+    listener = options.pop("listener", ("127.0.0.1", 0))
+    server = KeepAliveWSGIServer(listener, application, **options)
     server.start()
     try:
         yield server

@@ -109,6 +109,9 @@ class Parking:
         self.later: Callable[[], tuple[int, int]] = _none_later
         self._deferred = 0
         self._events = 0  # fetched since the last tick
+        self._added = 0  # connections since then
+        #: Told in the hub at what intervals events are fetched from now on, in seconds; 0 as they come.
+        self.on_window: Callable[[float], None] = _tell_nobody
         self._window_s: float | None = None
         self._timer: Any = None
         self._expiry: Any = None
@@ -129,6 +132,7 @@ class Parking:
             self._disown(before)
         by_fd[fd] = connection
         self.count += 1
+        self._added += 1
         connection.since = self._now
 
     def park(self, connection: Connection) -> None:
@@ -302,6 +306,7 @@ class Parking:
         else:
             self._watcher = loop.io(self._epoll.fileno(), 1)
         self._watcher.start(self.guarded("fetching events", self._on_events))
+        self.on_window(window_s)
 
     def _on_events(self) -> None:
         ready = []
@@ -361,9 +366,12 @@ class Parking:
             self._move_hand(now)
         if self._epoll is not None:  # the last connection of a draining server may just have been closed
             deferred, pending = self.later()
-            self._watch(self._moderation.look(self._events, self.count, deferred - self._deferred, pending))
+            # Nobody waits for a new connection to be taken either: the kernel has opened it.
+            unasked = deferred - self._deferred + self._added
+            events = self._events + self._added
+            self._watch(self._moderation.look(events, self.count, unasked, pending))
             self._deferred = deferred
-        self._events = 0
+        self._events = self._added = 0
 
     def _expire(self) -> None:
         """Close some of what is overdue, and the rest in a moment."""
@@ -398,6 +406,9 @@ class Parking:
 
 def _none_later() -> tuple[int, int]:
     return 0, 0
+
+
+def _tell_nobody(_: float) -> None: ...
 
 
 def _overdue(deadlines: dict[Connection, float], now: float) -> list[Connection]:

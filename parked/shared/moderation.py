@@ -62,12 +62,13 @@ class Moderation:
         #: What is known of waits and cores is of longer ago than the look before.
         self._is_stale = True
 
-    def look(self, events: int, connections: int, deferred: int = 0, pending: int = 0) -> float:
+    def look(self, events: int, connections: int, unasked: int = 0, pending: int = 0) -> float:
         """Seconds between two fetches of events until the next look; 0 to fetch them as they come.
 
         :param events: fetched since the look before.
         :param connections: that are open.
-        :param deferred: of these events, requests whose answer is for later.
+        :param unasked: of these events, those for which nobody waits: new connections, and requests whose
+            answer is for later.
         :param pending: of these connections, those that wait for such an answer.
         """
         now = self._clock()
@@ -95,7 +96,7 @@ class Moderation:
             self._level -= 1
         if not self._level:
             return 0.0
-        asked = 1 - deferred / max(events, 1)
+        asked = 1 - unasked / max(events, 1)
         most = SHARE_OF_CYCLE * (connections - pending) / asked if asked >= MANY_ASK else float("inf")
         sound = [window for window in WINDOWS_S if EVENTS_A_WINDOW <= events_per_s * window <= most]
         wider = [window for window in sound if window >= WINDOWS_S[self._level]]

@@ -1,12 +1,13 @@
 from __future__ import annotations
 
 import _socket
+import contextlib
 import errno
 import io
 import logging
 import os
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,9 @@ from parked.server import accepting
 from parked.server.handler import KeepAliveWSGIHandler
 from parked.server.server import KeepAliveWSGIServer
 from tests.support import GET, PATIENCE_S, Client, eventually, hello, serving
+
+#: An interval that no test sees the end of.
+FAR_S = 3600.0
 
 
 def test_servers_and_jobs_that_share_a_full_pool_wait_for_each_other_and_go_on() -> None:
@@ -192,6 +196,66 @@ def test_who_is_in_the_queue_of_a_server_that_retires_is_served_once_more() -> N
                 client.sendall(GET)
                 assert b"Connection: close" in client.recv(65536)
         assert server.drained.wait(PATIENCE_S)
+
+
+@contextlib.contextmanager
+def opened(server: KeepAliveWSGIServer, count: int) -> Iterator[None]:
+    """Connections of which nobody but the kernel knows."""
+    with contextlib.ExitStack() as sockets:
+        for _ in range(count):
+            sock = _socket.socket()
+            sockets.callback(sock.close)
+            sock.connect(("127.0.0.1", server.server_port))
+        yield
+
+
+class Intervals:
+    """Says at what intervals a server fetches its events."""
+
+    def __init__(self, server: KeepAliveWSGIServer) -> None:
+        self._parking = server.parking
+        self._window_s = 0.0
+        server.parking._moderation.look = lambda *_: self._window_s  # type: ignore[method-assign]
+
+    def set(self, window_s: float) -> None:
+        self._window_s = window_s
+        self._parking.tick()
+
+
+def test_where_events_are_fetched_at_intervals_new_connections_are_taken_at_these_too() -> None:
+    with gevent.socket.socket() as listener:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)  # as those of several workers
+        listener.bind(("127.0.0.1", 0))
+        listener.listen(64)
+        with serving(listener=listener) as server, Client(server) as client:
+            assert client.ask().status == 200
+            server.max_accept = 1  # when they are taken as they come
+            intervals = Intervals(server)
+            intervals.set(FAR_S)
+            with opened(server, 3):
+                gevent.sleep(0.05)
+                assert server.accepted == 1
+                intervals.set(0.01)
+                eventually(lambda: server.accepted > 1)
+                assert server.accepted == 4, "all at once"
+            server.stop_accepting()
+            intervals.set(FAR_S)
+            assert server._watcher is None, "who has stopped accepting has stopped"
+            server.start_accepting()
+            with opened(server, 3):
+                gevent.sleep(0.05)
+                assert server.accepted == 4
+                intervals.set(0.0)
+                eventually(lambda: server.accepted == 7)
+
+
+def test_a_queue_that_others_accept_from_too_is_looked_at_as_connections_come() -> None:
+    """Whoever looks first would take all that came to all of them."""
+    with serving() as server, Client(server) as client:
+        assert client.ask().status == 200
+        Intervals(server).set(FAR_S)
+        with opened(server, 3):
+            eventually(lambda: server.accepted == 4)
 
 
 def test_no_client_gets_the_place_of_a_standard_error_that_was_closed(

@@ -267,6 +267,21 @@ def test_fetches_events_at_intervals_when_told_to_and_as_they_come_again_after(
     eventually(lambda: bench.ready == [connections[0]])
 
 
+def test_new_connections_are_events_for_which_nobody_waits(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[tuple[int, ...]] = []
+    monkeypatch.setattr(bench.parking._moderation, "look", lambda *figures: seen.append(figures) or 0.0)
+    bench.parking.later = lambda: (5, 2)  # requests whose answer is for later
+    _, peer = bench.park()
+    bench.park()
+    peer.send(b"x")
+    eventually(lambda: bench.ready)
+    bench.parking.tick()
+    bench.parking.tick()
+    assert seen == [(3, 2, 7, 2), (0, 2, 0, 2)]
+
+
 class RecordingLoop:
     """The event loop, noting when its timers are to go off first."""
 

@@ -47,12 +47,12 @@ class Worker:
         events_per_s: float = 400,
         connections: int = 18_000,
         seconds: float = 1.0,
-        deferred: int = 0,
+        unasked: int = 0,
         pending: int = 0,
     ) -> float:
         self._machine.run(wait_s, idle, seconds)
         events = round(events_per_s * seconds)
-        return float(self._moderation.look(events, connections, deferred, pending))
+        return float(self._moderation.look(events, connections, unasked, pending))
 
 
 @pytest.fixture
@@ -116,9 +116,9 @@ def test_takes_none_that_those_would_feel_who_ask_beside_many_who_wait(worker: W
     for _ in range(4):
         worker.window(1.0)
     # Connections that ask every 2 s, beside polls: they would wait for a twentieth of that.
-    assert worker.window(0.001, events_per_s=300, connections=13_700, deferred=133, pending=13_367) == 0.0
+    assert worker.window(0.001, events_per_s=300, connections=13_700, unasked=133, pending=13_367) == 0.0
     # One of them alone is no reason.
-    assert worker.window(0.001, events_per_s=360, deferred=355, pending=17_999) == WINDOWS_S[3]
+    assert worker.window(0.001, events_per_s=360, unasked=355, pending=17_999) == WINDOWS_S[3]
 
 
 def test_knows_how_long_the_events_took(worker: Worker) -> None:

@@ -61,6 +61,7 @@ _CONNECTION_HOOKS: Final = ("handle", "do_handle", "do_read", "do_close", "wrap_
 class AcceptingServer(pywsgi.WSGIServer):  # type: ignore[misc] # gevent has no type hints
     """The half of the server that faces the listening socket; `KeepAliveWSGIServer` is the whole."""
 
+    _watcher: Any  # pywsgi's
     log: Any
     error_log: Any
     parking: Parking

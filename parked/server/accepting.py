@@ -10,6 +10,7 @@ import _socket
 import errno
 import fcntl
 import os
+import sys
 import time
 from collections.abc import Sequence
 from http import HTTPStatus
@@ -39,6 +40,11 @@ from parked.shared.log import GuardedLog
 ACCEPTS_A_WAKEUP: Final = 64
 #: ... and at intervals, when all that came meanwhile is taken.
 ACCEPTS_AN_INTERVAL: Final = 1024
+#: Of the queue's places, the share that the connections of an interval may take, by those of the second
+#: before. Where it is full SYNs are dropped, and each costs its client a second.
+QUEUE_SHARE: Final = 0.25
+#: In struct tcp_info (linux/tcp.h): `tcpi_sacked`, of a listening socket the size of its queue.
+_SACKED_AT: Final = 28
 #: Seconds after which accept is tried again when there was no descriptor or no place for it.
 ACCEPT_RETRY_S: Final = 0.1
 #: Seconds from one line about a pause to the next. At the edge, each client that leaves ends one and the next
@@ -89,7 +95,8 @@ class AcceptingServer(pywsgi.WSGIServer):  # type: ignore[misc] # gevent has no 
     _paused_since: float | None
     _tells_pause: bool
     _next_pause_line: float  # on the monotonic clock
-    _window_s: float  # between two looks for new connections; 0 accepts them as they come
+    _interval_s: float  # between two looks for new connections; 0 accepts them as they come
+    _accepted_before: int  # the interval was chosen
 
     def set_spawn(self, spawn: Any) -> None:
         super().set_spawn(spawn)
@@ -102,32 +109,36 @@ class AcceptingServer(pywsgi.WSGIServer):  # type: ignore[misc] # gevent has no 
 
     def start_accepting(self) -> None:
         """Accept connections as they come, or at intervals."""
-        if self._window_s and self._watcher is None and self._has_own_queue():
-            self._watcher = self.loop.timer(self._window_s, self._window_s)
+        if self._interval_s and self._watcher is None:
+            self._watcher = self.loop.timer(self._interval_s, self._interval_s)
             self._watcher.start(self._do_read)
         else:
             super().start_accepting()
 
-    def _accept_at_intervals(self, window_s: float) -> None:
-        """Do as with events (`parked.shared.moderation`); 0 to accept connections as they come.
+    def _accept_at_intervals(self, seconds: float) -> None:
+        """Accept what comes within so many *seconds* together, if that is safe; 0 accepts it as it comes.
 
-        A million connections, 4,000 new ones a second and 55 workers: woken for each of its 75, a worker
-        took 140 us for one.
+        A million connections, 4,000 new ones a second: woken for each of its 75, one worker of 55 took 140 us
+        for one (`parked.shared.moderation` says when it pays).
         """
-        if window_s == self._window_s:
+        came, self._accepted_before = self.accepted - self._accepted_before, self.accepted
+        if self._watcher is None:  # nothing is accepted now; it begins again as connections come
+            self._interval_s = 0.0
             return
-        self._window_s = window_s
-        if self._watcher is not None:
-            self._watcher.stop()
-            self._watcher.close()
-            self._watcher = None
+        if seconds and not (self._may_wait() and came * seconds <= QUEUE_SHARE * _queue_size(self.socket)):
+            seconds = 0.0
+        if seconds != self._interval_s:
+            self._interval_s = seconds
+            self.stop_accepting()
             self.start_accepting()
 
-    def _has_own_queue(self) -> bool:
-        """Whether other processes can't accept what waits here: then whoever came first would take it all."""
+    def _may_wait(self) -> bool:
+        """Whether nobody misses what waits in the queue: no client its handshake, and no other process that
+        accepts from there its part, all of which would be of whoever looks first."""
         listener = self.socket
         is_tcp = listener.family in (_socket.AF_INET, _socket.AF_INET6)
-        return is_tcp and bool(listener.getsockopt(_socket.SOL_SOCKET, _socket.SO_REUSEPORT))
+        is_own = is_tcp and listener.getsockopt(_socket.SOL_SOCKET, _socket.SO_REUSEPORT)
+        return bool(is_own) and not self._shakes_hands
 
     def _do_read(self) -> None:
         try:
@@ -140,7 +151,7 @@ class AcceptingServer(pywsgi.WSGIServer):  # type: ignore[misc] # gevent has no 
             self._pause()
 
     def _accept(self) -> None:
-        for _ in range(ACCEPTS_AN_INTERVAL if self._window_s else self.max_accept):
+        for _ in range(ACCEPTS_AN_INTERVAL if self._interval_s else self.max_accept):
             if self.full():
                 self.stop_accepting()
                 return
@@ -394,6 +405,15 @@ class AcceptingServer(pywsgi.WSGIServer):  # type: ignore[misc] # gevent has no 
                 self._failures.say(f"fault in {what}", described(error))
         except Exception:
             self.error_log.note_lost()
+
+
+def _queue_size(listener: Any) -> int:
+    """Connections that may wait to be accepted; 0 if the kernel does not say."""
+    try:
+        info = listener.getsockopt(_socket.IPPROTO_TCP, _socket.TCP_INFO, _SACKED_AT + 4)
+    except OSError:
+        return 0
+    return int.from_bytes(info[_SACKED_AT:], sys.byteorder)
 
 
 def _moved(fd: int) -> int:

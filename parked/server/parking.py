@@ -110,8 +110,8 @@ class Parking:
         self._deferred = 0
         self._events = 0  # fetched since the last tick
         self._added = 0  # connections since then
-        #: Told in the hub at what intervals events are fetched from now on, in seconds; 0 as they come.
-        self.on_window: Callable[[float], None] = _tell_nobody
+        #: Told at each tick at what intervals new connections may be taken, in seconds; 0 as they come.
+        self.on_intervals: Callable[[float], None] = _tell_nobody
         self._window_s: float | None = None
         self._timer: Any = None
         self._expiry: Any = None
@@ -272,6 +272,7 @@ class Parking:
             self._epoll.close()
             self._epoll = self._watcher = self._timer = self._expiry = None
             self._window_s = None
+            self.on_intervals(0.0)
 
     def _end_drain(self) -> None:
         self._draining = False
@@ -306,7 +307,6 @@ class Parking:
         else:
             self._watcher = loop.io(self._epoll.fileno(), 1)
         self._watcher.start(self.guarded("fetching events", self._on_events))
-        self.on_window(window_s)
 
     def _on_events(self) -> None:
         ready = []
@@ -369,7 +369,9 @@ class Parking:
             # Nobody waits for a new connection to be taken either: the kernel has opened it.
             unasked = deferred - self._deferred + self._added
             events = self._events + self._added
-            self._watch(self._moderation.look(events, self.count, unasked, pending))
+            window_s = self._moderation.look(events, self.count, unasked, pending)
+            self._watch(window_s)
+            self.on_intervals(max(window_s, self._moderation.look_at_new(self._added, events - unasked)))
             self._deferred = deferred
         self._events = self._added = 0
 

@@ -185,8 +185,9 @@ class KeepAliveWSGIServer(AcceptingServer):
         self._paused_since: float | None = None
         self._tells_pause = False
         self._next_pause_line = 0.0  # on the monotonic clock
-        self._window_s = 0.0
-        self.parking.on_window = self._accept_at_intervals
+        self._interval_s = 0.0
+        self._accepted_before = 0
+        self.parking.on_intervals = self._accept_at_intervals
         self._dispatch: RequestGreenlets | None = None
         self._own_environ: BaseEnviron | None = None
         if ssl_args.get("certfile") and "ssl_context" not in ssl_args:

@@ -38,6 +38,10 @@ EVENTS_A_WINDOW: Final = 2.0
 #: for its answer before it asks again, so much fewer requests come. A benchmark of a hundred connections in a
 #: tight loop is never slowed down, nor are those who share a process with very many that wait for an answer.
 SHARE_OF_CYCLE: Final = 0.01
+#: Idle share of all cores below which new connections are taken at intervals, if few of them ask at once.
+BUSY_IDLE: Final = 0.4
+#: Most requests per new connection that are few: who opens one to ask at once makes one at least.
+FEW_ASK: Final = 0.5
 #: Share of the events from which on those who ask beside others that wait are looked at by themselves: for a
 #: connection that asks how the process is, thousands of long polls need no more wake-ups.
 MANY_ASK: Final = 0.1
@@ -59,6 +63,8 @@ class Moderation:
         self._waited_ns = self._turns = 0
         self._idle_ticks = self._all_ticks = 0
         self._looked = clock()
+        self._seconds = 0.0  # between the last two looks
+        self._is_busy = False
         #: What is known of waits and cores is of longer ago than the look before.
         self._is_stale = True
 
@@ -72,8 +78,10 @@ class Moderation:
         :param pending: of these connections, those that wait for such an answer.
         """
         now = self._clock()
-        events_per_s = events / max(now - self._looked, 1e-3)
+        self._seconds = max(now - self._looked, 1e-3)
+        events_per_s = events / self._seconds
         self._looked = now
+        self._is_busy = False
         if not self._level and events_per_s * WINDOWS_S[-1] < EVENTS_A_WINDOW:
             self._is_stale = True
             return 0.0  # whatever the cores do; to ask for that would be much of what an idle process does
@@ -87,6 +95,7 @@ class Moderation:
         if self._is_stale:
             self._is_stale = False
             return 0.0
+        self._is_busy = idle < BUSY_IDLE
         none_idle = idle < NONE_IDLE and wait_s > OF_ITS_OWN_S
         self._looks_without_idle = self._looks_without_idle + 1 if none_idle else 0
         if wait_s > TOO_LONG_S[self._level] or self._looks_without_idle >= LASTING_LOOKS:
@@ -101,6 +110,18 @@ class Moderation:
         sound = [window for window in WINDOWS_S if EVENTS_A_WINDOW <= events_per_s * window <= most]
         wider = [window for window in sound if window >= WINDOWS_S[self._level]]
         return wider[0] if wider else sound[-1] if sound else 0.0
+
+    def look_at_new(self, connections: int, requests: int) -> float:
+        """Seconds between two looks for new connections until the next one; 0 to take them as they come.
+
+        Whoever opens one that is asked for later does not wait for it to be taken, and each wake-up for one
+        costs both ends. Call it after `look`.
+
+        :param connections: that were opened since the look before.
+        :param requests: that somebody waits for, since then.
+        """
+        often = connections / self._seconds * WINDOWS_S[1] >= EVENTS_A_WINDOW if self._seconds else False
+        return WINDOWS_S[1] if self._is_busy and often and requests <= FEW_ASK * connections else 0.0
 
     def _idle_share(self) -> float:
         """Of all cores, since the look before (proc(5), /proc/stat: the fourth and fifth figure are idle)."""

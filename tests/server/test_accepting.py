@@ -209,44 +209,78 @@ def opened(server: KeepAliveWSGIServer, count: int) -> Iterator[None]:
         yield
 
 
+@contextlib.contextmanager
+def own_queue(places: int) -> Iterator[Any]:
+    """A listening socket that is one worker's, as those at one address of several workers are."""
+    with gevent.socket.socket() as listener:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+        listener.bind(("127.0.0.1", 0))
+        listener.listen(places)
+        yield listener
+
+
 class Intervals:
-    """Says at what intervals a server fetches its events."""
+    """Says at what intervals a server may look for new connections."""
 
     def __init__(self, server: KeepAliveWSGIServer) -> None:
         self._parking = server.parking
         self._window_s = 0.0
         server.parking._moderation.look = lambda *_: self._window_s  # type: ignore[method-assign]
 
-    def set(self, window_s: float) -> None:
+    def set(self, window_s: float, looks: int = 2) -> None:
         self._window_s = window_s
-        self._parking.tick()
+        for _ in range(looks):  # at the second one, nothing has come since the first
+            self._parking.tick()
 
 
 def test_where_events_are_fetched_at_intervals_new_connections_are_taken_at_these_too() -> None:
-    with gevent.socket.socket() as listener:
-        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)  # as those of several workers
-        listener.bind(("127.0.0.1", 0))
-        listener.listen(64)
-        with serving(listener=listener) as server, Client(server) as client:
-            assert client.ask().status == 200
-            server.max_accept = 1  # when they are taken as they come
-            intervals = Intervals(server)
-            intervals.set(FAR_S)
-            with opened(server, 3):
-                gevent.sleep(0.05)
-                assert server.accepted == 1
-                intervals.set(0.01)
-                eventually(lambda: server.accepted > 1)
-                assert server.accepted == 4, "all at once"
-            server.stop_accepting()
-            intervals.set(FAR_S)
-            assert server._watcher is None, "who has stopped accepting has stopped"
-            server.start_accepting()
-            with opened(server, 3):
-                gevent.sleep(0.05)
-                assert server.accepted == 4
-                intervals.set(0.0)
-                eventually(lambda: server.accepted == 7)
+    with own_queue(64) as listener, serving(listener=listener) as server, Client(server) as client:
+        assert client.ask().status == 200
+        server.max_accept = 1  # when they are taken as they come
+        intervals = Intervals(server)
+        intervals.set(FAR_S)
+        with opened(server, 3):
+            gevent.sleep(0.05)
+            assert server.accepted == 1
+            intervals.set(0.01)
+            eventually(lambda: server.accepted > 1)
+            assert server.accepted == 4, "all at once"
+        server.stop_accepting()
+        intervals.set(FAR_S)
+        assert server._watcher is None, "who has stopped accepting has stopped"
+        server.start_accepting()
+        intervals.set(FAR_S)
+        with opened(server, 3):
+            gevent.sleep(0.05)
+            assert server.accepted == 4
+            intervals.set(0.0)
+            eventually(lambda: server.accepted == 7)
+
+
+def test_as_many_as_fill_a_part_of_the_queue_do_not_wait_in_it() -> None:
+    with own_queue(16) as listener, serving(listener=listener) as server, Client(server) as client:
+        assert client.ask().status == 200
+        intervals = Intervals(server)
+        intervals.set(0.0)
+        with opened(server, 2):
+            eventually(lambda: server.accepted == 3)
+            intervals.set(FAR_S, looks=1)  # as if two more came in a second, which FAR_S has many of
+            with opened(server, 1):
+                eventually(lambda: server.accepted == 4)
+        intervals.set(FAR_S)
+        with opened(server, 1):
+            gevent.sleep(0.05)
+            assert server.accepted == 4
+
+
+def test_nobody_waits_for_a_handshake() -> None:
+    options = {"proxy_protocol": "v1", "proxy_allow_from": "127.0.0.1", "listener": None}
+    with own_queue(64) as options["listener"], serving(**options) as server, Client(server) as client:
+        client.send(b"PROXY UNKNOWN\r\n")
+        assert client.ask().status == 200
+        Intervals(server).set(FAR_S)
+        with opened(server, 1):
+            eventually(lambda: server.accepted == 2)
 
 
 def test_a_queue_that_others_accept_from_too_is_looked_at_as_connections_come() -> None:

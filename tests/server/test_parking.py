@@ -272,14 +272,23 @@ def test_new_connections_are_events_for_which_nobody_waits(
 ) -> None:
     seen: list[tuple[int, ...]] = []
     monkeypatch.setattr(bench.parking._moderation, "look", lambda *figures: seen.append(figures) or 0.0)
-    bench.parking.later = lambda: (5, 2)  # requests whose answer is for later
+    monkeypatch.setattr(
+        bench.parking._moderation, "look_at_new", lambda *figures: seen.append(figures) or 0.25
+    )
+    told: list[float] = []
+    bench.parking.on_intervals = told.append
+    bench.parking.later = lambda: (1, 2)  # requests whose answer is for later
     _, peer = bench.park()
     bench.park()
     peer.send(b"x")
     eventually(lambda: bench.ready)
     bench.parking.tick()
     bench.parking.tick()
-    assert seen == [(3, 2, 7, 2), (0, 2, 0, 2)]
+    assert seen == [(3, 2, 3, 2), (2, 0), (0, 2, 0, 2), (0, 0)]
+    assert told == [0.25, 0.25]
+    monkeypatch.setattr(bench.parking._moderation, "look", lambda *_: 0.5)
+    bench.parking.tick()
+    assert told[2:] == [0.5], "not more often than events are fetched"
 
 
 class RecordingLoop:

@@ -54,6 +54,11 @@ class Worker:
         events = round(events_per_s * seconds)
         return float(self._moderation.look(events, connections, unasked, pending))
 
+    def new(self, connections: int, requests: int, **seen: float) -> float:
+        """The interval for new connections after a second like that."""
+        self.window(0.001, **seen)  # type: ignore[arg-type]
+        return float(self._moderation.look_at_new(connections, requests))
+
 
 @pytest.fixture
 def worker(tmp_path: Path) -> Worker:
@@ -119,6 +124,20 @@ def test_takes_none_that_those_would_feel_who_ask_beside_many_who_wait(worker: W
     assert worker.window(0.001, events_per_s=300, connections=13_700, unasked=133, pending=13_367) == 0.0
     # One of them alone is no reason.
     assert worker.window(0.001, events_per_s=360, unasked=355, pending=17_999) == WINDOWS_S[3]
+
+
+def test_new_connections_of_which_few_ask_are_taken_at_intervals_while_cores_are_busy(
+    worker: Worker,
+) -> None:
+    assert worker.new(200, 100, idle=0.3) == WINDOWS_S[1]
+    assert worker.new(200, 101, idle=0.3) == 0.0, "most of them may wait for their answer"
+    assert worker.new(60, 0, idle=0.3) == 0.0, "one in a window saves nothing"
+    assert worker.new(120, 0, idle=0.3, seconds=2.0) == 0.0
+    assert worker.new(200, 0, idle=0.5) == 0.0, "there are cores to spare"
+    assert worker.new(200, 0, idle=0.3) == WINDOWS_S[1]
+    assert worker.new(200, 0, idle=0.3, events_per_s=5) == 0.0, "nobody has looked at the cores"
+    assert worker.new(200, 0, idle=0.3) == 0.0, "of this second nothing is known by itself"
+    assert worker.new(200, 0, idle=0.3) == WINDOWS_S[1]
 
 
 def test_knows_how_long_the_events_took(worker: Worker) -> None:

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 #: Lateness of event loops and of the slowest percent of responses below which the pace rises, and above which
 #: it falls, seconds. Between them it rises slowly: without a core to spare nothing is on time any more, and a
-#: pace that never rose again would end at its least after a few late seconds. Where cores are short, both ends
+#: pace that never rose again would end at its least after a few late seconds. Where cores are short both ends
 #: look at things every 0.09 s (`parked.shared.moderation`): the slowest are 0.2 s behind, and all is well.
 ON_TIME_S = 0.3
 LATE_S = 0.5

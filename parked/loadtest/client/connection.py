@@ -131,7 +131,7 @@ class Connection:
                 connection = Connection(sock.fileno(), readiness, owner)
             else:
                 connection = TlsConnection(sock.fileno(), readiness, owner, tls_context, server_hostname)
-            readiness.register(connection)
+            readiness.register(connection, room=error_number == errno.EALREADY)
             if error_number == errno.EALREADY:
                 readiness.wait(connection, timeout_s)
                 if error_number := sock.getsockopt(SOL_SOCKET, SO_ERROR):
@@ -208,6 +208,7 @@ class Connection:
 
     def _send_rest(self, view: memoryview, timeout_s: float, deadline: float) -> None:
         answered = False
+        self._readiness.watch_room(self)
         while view:
             try:
                 self._readiness.wait(self, min(timeout_s, READS_ON_S) if answered else timeout_s)

@@ -28,7 +28,8 @@ if TYPE_CHECKING:
 #: block.
 _epoll = monkey.get_original("select", "epoll")
 
-BOTH_WAYS = select.EPOLLIN | select.EPOLLOUT | select.EPOLLRDHUP | select.EPOLLET
+IN = select.EPOLLIN | select.EPOLLRDHUP | select.EPOLLET
+BOTH_WAYS = IN | select.EPOLLOUT
 GONE = select.EPOLLRDHUP | select.EPOLLHUP | select.EPOLLERR
 
 #: Events taken a call. More only delays the ticks of the think timers.
@@ -102,13 +103,22 @@ class Readiness:
         self._sweeper.close()
         self._epoll.close()
 
-    def register(self, connection: Watched) -> None:
+    def register(self, connection: Watched, room: bool) -> None:
+        """Watch a connection.
+
+        :param room: also for room to send, which a new connection that is open has: each would be an event,
+            and a read at its first request to find that nothing has come.
+        """
         connections, fd = self._connections, connection.fd
         if fd >= len(connections):
             connections.extend([None] * (fd + 1 - len(connections)))
         connections[fd] = connection
         self._newborn.add(connection.fd)
-        self._epoll.register(connection.fd, BOTH_WAYS)
+        self._epoll.register(connection.fd, BOTH_WAYS if room else IN)
+
+    def watch_room(self, connection: Watched) -> None:
+        """From now on tell of room to send, too; at once if there is some."""
+        self._epoll.modify(connection.fd, BOTH_WAYS)
 
     def unregister(self, connection: Watched) -> None:
         """Forget a connection that is about to close; the kernel drops the descriptor from the set by

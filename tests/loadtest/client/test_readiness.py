@@ -23,14 +23,14 @@ from tests.loadtest.peers import eventually
 class Pair:
     """A registered connection and its other end, a plain socket."""
 
-    def __init__(self, readiness: Readiness, number: int | None = None) -> None:
+    def __init__(self, readiness: Readiness, number: int | None = None, room: bool = True) -> None:
         ours, self.peer = socket.socketpair()
         self.losses = 0
         with ours:  # dup2 gives it the number that is asked for
             descriptor = os.dup(ours.fileno()) if number is None else os.dup2(ours.fileno(), number)
         os.set_blocking(descriptor, False)
         self.connection = Connection(descriptor, readiness, self)
-        readiness.register(self.connection)
+        readiness.register(self.connection, room)
 
     def settle(self) -> Pair:
         """Let the event pass that comes with registering: there is room for sending."""
@@ -112,6 +112,27 @@ def test_room_for_sending_wakes_the_one_that_waits(readiness: Readiness, pair: P
     pair.peer.setblocking(False)
     until_it_would_block(lambda: pair.peer.recv(1 << 20))
     waiter.get(timeout=2)
+
+
+def test_room_is_told_of_only_where_somebody_asks(readiness: Readiness) -> None:
+    pair = Pair(readiness, room=False)
+    try:
+        gevent.sleep(0.05)
+        assert readiness.events == 0
+        assert not pair.connection.ready
+        readiness.watch_room(pair.connection)
+        eventually(lambda: pair.connection.ready)
+        pair.connection.ready = False
+        until_it_would_block(lambda: os.write(pair.connection.fd, b"x" * 65536))
+        readiness.watch_room(pair.connection)
+        waiter = gevent.spawn(readiness.wait, pair.connection, 5.0)
+        gevent.sleep(0.05)
+        assert not waiter.dead
+        pair.peer.setblocking(False)
+        until_it_would_block(lambda: pair.peer.recv(1 << 20))
+        waiter.get(timeout=2)
+    finally:
+        pair.close()
 
 
 def test_a_timeout_ends_the_wait_and_nothing_else(readiness: Readiness) -> None:

@@ -39,7 +39,7 @@ EVENTS_A_WINDOW: Final = 2.0
 #: tight loop is never slowed down, nor are those who share a process with very many that wait for an answer.
 SHARE_OF_CYCLE: Final = 0.01
 #: Idle share of all cores below which new connections are taken at intervals, if few of them ask at once.
-BUSY_IDLE: Final = 0.4
+BUSY_IDLE: Final = 0.5
 #: Most requests per new connection that are few: who opens one to ask at once makes one at least.
 FEW_ASK: Final = 0.5
 #: Share of the events from which on those who ask beside others that wait are looked at by themselves: for a
@@ -120,8 +120,10 @@ class Moderation:
         :param connections: that were opened since the look before.
         :param requests: that somebody waits for, since then.
         """
-        often = connections / self._seconds * WINDOWS_S[1] >= EVENTS_A_WINDOW if self._seconds else False
-        return WINDOWS_S[1] if self._is_busy and often and requests <= FEW_ASK * connections else 0.0
+        if not self._is_busy or requests > FEW_ASK * connections:
+            return 0.0
+        per_s = connections / self._seconds
+        return next((window for window in WINDOWS_S if per_s * window >= EVENTS_A_WINDOW), 0.0)
 
     def _idle_share(self) -> float:
         """Of all cores, since the look before (proc(5), /proc/stat: the fourth and fifth figure are idle)."""

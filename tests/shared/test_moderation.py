@@ -131,9 +131,10 @@ def test_new_connections_of_which_few_ask_are_taken_at_intervals_while_cores_are
 ) -> None:
     assert worker.new(200, 100, idle=0.3) == WINDOWS_S[1]
     assert worker.new(200, 101, idle=0.3) == 0.0, "most of them may wait for their answer"
-    assert worker.new(60, 0, idle=0.3) == 0.0, "one in a window saves nothing"
-    assert worker.new(120, 0, idle=0.3, seconds=2.0) == 0.0
-    assert worker.new(200, 0, idle=0.5) == 0.0, "there are cores to spare"
+    assert worker.new(60, 0, idle=0.3) == WINDOWS_S[2], "several in each"
+    assert worker.new(120, 0, idle=0.3, seconds=2.0) == WINDOWS_S[2]
+    assert worker.new(20, 0, idle=0.3) == 0.0, "one in a window saves nothing"
+    assert worker.new(200, 0, idle=0.6) == 0.0, "there are cores to spare"
     assert worker.new(200, 0, idle=0.3) == WINDOWS_S[1]
     assert worker.new(200, 0, idle=0.3, events_per_s=5) == 0.0, "nobody has looked at the cores"
     assert worker.new(200, 0, idle=0.3) == 0.0, "of this second nothing is known by itself"

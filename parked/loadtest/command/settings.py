@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 #: Addresses at which run_server can be started.
 LOCAL_HOSTS = ("127.0.0.1", "localhost", "::1")
 #: Connections opened a second and core at the beginning of a ramp that adapts.
-SPAWN_PER_S_A_CORE = 1500
+SPAWN_PER_S_A_CORE = 2500
 #: Seconds of a run beside its ramp and hold: workers that start, a ramp that stalls for a minute.
 SPARE_S = 300
 #: Of the rate to begin with, the least that an adaptive ramp falls to (`master.ramp.LEAST`).

@@ -371,7 +371,7 @@ class Parking:
             events = self._events + self._added
             window_s = self._moderation.look(events, self.count, unasked, pending)
             self._watch(window_s)
-            self.on_intervals(max(window_s, self._moderation.look_at_new(self._added, events - unasked)))
+            self.on_intervals(max(window_s, self._moderation.look_at_new(self._added, self.count)))
             self._deferred = deferred
         self._events = self._added = 0
 

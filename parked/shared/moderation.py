@@ -38,10 +38,10 @@ EVENTS_A_WINDOW: Final = 2.0
 #: for its answer before it asks again, so much fewer requests come. A benchmark of a hundred connections in a
 #: tight loop is never slowed down, nor are those who share a process with very many that wait for an answer.
 SHARE_OF_CYCLE: Final = 0.01
-#: Idle share of all cores below which new connections are taken at intervals, if few of them ask at once.
+#: Idle share of all cores below which new connections are taken at intervals, and how many an interval should
+#: bring if it can.
 BUSY_IDLE: Final = 0.5
-#: Most requests per new connection that are few: who opens one to ask at once makes one at least.
-FEW_ASK: Final = 0.5
+MANY_A_WINDOW: Final = 6.0
 #: Share of the events from which on those who ask beside others that wait are looked at by themselves: for a
 #: connection that asks how the process is, thousands of long polls need no more wake-ups.
 MANY_ASK: Final = 0.1
@@ -111,19 +111,22 @@ class Moderation:
         wider = [window for window in sound if window >= WINDOWS_S[self._level]]
         return wider[0] if wider else sound[-1] if sound else 0.0
 
-    def look_at_new(self, connections: int, requests: int) -> float:
+    def look_at_new(self, new: int, connections: int) -> float:
         """Seconds between two looks for new connections until the next one; 0 to take them as they come.
 
-        Whoever opens one that is asked for later does not wait for it to be taken, and each wake-up for one
-        costs both ends. Call it after `look`.
+        To call after `look`. A client whose connection is opened by the kernel does not wait for it to be
+        taken, unless it asks at once; and it does so once in the time that a connection lasts, of which a
+        window is a small share (J. D. C. Little, 1961: as many are open as come in that time).
 
-        :param connections: that were opened since the look before.
-        :param requests: that somebody waits for, since then.
+        :param new: connections that have come since the look before.
+        :param connections: that are open.
         """
-        if not self._is_busy or requests > FEW_ASK * connections:
+        if not self._is_busy or not new:
             return 0.0
-        per_s = connections / self._seconds
-        return next((window for window in WINDOWS_S if per_s * window >= EVENTS_A_WINDOW), 0.0)
+        per_s = new / self._seconds
+        most_s = SHARE_OF_CYCLE * connections / per_s
+        sound = [window for window in WINDOWS_S if per_s * window >= EVENTS_A_WINDOW and window <= most_s]
+        return next((window for window in sound if per_s * window >= MANY_A_WINDOW), max(sound, default=0.0))
 
     def _idle_share(self) -> float:
         """Of all cores, since the look before (proc(5), /proc/stat: the fourth and fifth figure are idle)."""

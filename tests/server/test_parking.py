@@ -284,7 +284,7 @@ def test_new_connections_are_events_for_which_nobody_waits(
     eventually(lambda: bench.ready)
     bench.parking.tick()
     bench.parking.tick()
-    assert seen == [(3, 2, 3, 2), (2, 0), (0, 2, 0, 2), (0, 0)]
+    assert seen == [(3, 2, 3, 2), (2, 2), (0, 2, 0, 2), (0, 2)]
     assert told == [0.25, 0.25]
     monkeypatch.setattr(bench.parking._moderation, "look", lambda *_: 0.5)
     bench.parking.tick()

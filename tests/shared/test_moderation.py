@@ -54,10 +54,10 @@ class Worker:
         events = round(events_per_s * seconds)
         return float(self._moderation.look(events, connections, unasked, pending))
 
-    def new(self, connections: int, requests: int, **seen: float) -> float:
+    def new(self, new: int, connections: int = 18_000, **seen: float) -> float:
         """The interval for new connections after a second like that."""
-        self.window(0.001, **seen)  # type: ignore[arg-type]
-        return float(self._moderation.look_at_new(connections, requests))
+        self.window(0.001, **{"idle": 0.3, **seen})  # type: ignore[arg-type]
+        return float(self._moderation.look_at_new(new, connections))
 
 
 @pytest.fixture
@@ -126,19 +126,26 @@ def test_takes_none_that_those_would_feel_who_ask_beside_many_who_wait(worker: W
     assert worker.window(0.001, events_per_s=360, unasked=355, pending=17_999) == WINDOWS_S[3]
 
 
-def test_new_connections_of_which_few_ask_are_taken_at_intervals_while_cores_are_busy(
+def test_new_connections_are_taken_at_intervals_while_cores_are_busy(worker: Worker) -> None:
+    assert worker.new(201) == WINDOWS_S[1]
+    assert worker.new(190) == WINDOWS_S[2], "many in each"
+    assert worker.new(190 * 2, seconds=2.0) == WINDOWS_S[2]
+    assert worker.new(30) == WINDOWS_S[3], "more than one at least"
+    assert worker.new(20) == 0.0, "one saves no wake-up"
+    assert worker.new(0) == 0.0
+    assert worker.new(201, idle=0.6) == 0.0, "there are cores to spare"
+    assert worker.new(201) == WINDOWS_S[1]
+    assert worker.new(201, events_per_s=5) == 0.0, "nobody has looked at the cores"
+    assert worker.new(201) == 0.0, "of this second nothing is known by itself"
+    assert worker.new(201) == WINDOWS_S[1]
+
+
+def test_new_connections_do_not_wait_for_a_part_of_their_life_that_clients_would_feel(
     worker: Worker,
 ) -> None:
-    assert worker.new(200, 100, idle=0.3) == WINDOWS_S[1]
-    assert worker.new(200, 101, idle=0.3) == 0.0, "most of them may wait for their answer"
-    assert worker.new(60, 0, idle=0.3) == WINDOWS_S[2], "several in each"
-    assert worker.new(120, 0, idle=0.3, seconds=2.0) == WINDOWS_S[2]
-    assert worker.new(20, 0, idle=0.3) == 0.0, "one in a window saves nothing"
-    assert worker.new(200, 0, idle=0.6) == 0.0, "there are cores to spare"
-    assert worker.new(200, 0, idle=0.3) == WINDOWS_S[1]
-    assert worker.new(200, 0, idle=0.3, events_per_s=5) == 0.0, "nobody has looked at the cores"
-    assert worker.new(200, 0, idle=0.3) == 0.0, "of this second nothing is known by itself"
-    assert worker.new(200, 0, idle=0.3) == WINDOWS_S[1]
+    assert worker.new(201, connections=604) == WINDOWS_S[1], "they last for 3 s"
+    assert worker.new(201, connections=602) == 0.0
+    assert worker.new(50, connections=400) == WINDOWS_S[2], "8 s: not as long as would be many"
 
 
 def test_knows_how_long_the_events_took(worker: Worker) -> None:

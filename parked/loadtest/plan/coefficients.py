@@ -43,8 +43,8 @@ CLIENT_WAITING_USER_BYTES: Final = 2_150
 
 #: CPU seconds of a request in a process that is warm but shares its caches.  One that has a core for itself
 #: needs 22 us (benchmarks/server: 46,000/s) and 42 us (benchmarks/client, 5,000/s, with what follows).
-SERVER_CPU_S_PER_REQUEST: Final = 24e-6
-CLIENT_CPU_S_PER_REQUEST: Final = 24e-6
+SERVER_CPU_S_PER_REQUEST: Final = 28e-6
+CLIENT_CPU_S_PER_REQUEST: Final = 42e-6
 
 #: CPU seconds of an event on its way to one client, with its part of the heartbeats between events.
 #: results/reference/events-400000; processes at rest are counted by themselves below.
@@ -57,8 +57,8 @@ SERVER_CPU_S_PER_POLL: Final = 47e-6
 CLIENT_CPU_S_PER_POLL: Final = 82e-6
 
 #: CPU seconds more if the request wakes the process on an idle core, instead of being served with others.
-SERVER_CPU_S_PER_WAKE: Final = 168e-6
-CLIENT_CPU_S_PER_WAKE: Final = 152e-6
+SERVER_CPU_S_PER_WAKE: Final = 150e-6
+CLIENT_CPU_S_PER_WAKE: Final = 74e-6
 
 #: Share of a wake-up that is left where no core is idle: nobody is woken then, but the caches are cold.
 COLD_SHARE_OF_WAKE: Final = 0.55
@@ -68,8 +68,8 @@ COLD_SHARE_OF_WAKE: Final = 0.55
 SHARED_WAKE_REQUESTS_PER_S: Final = 1_000
 
 #: Cores that a process takes beside its requests: a sample and a heartbeat each second, a look at deadlines.
-SERVER_WORKER_CORES: Final = 0.0043
-CLIENT_WORKER_CORES: Final = 0.0017
+SERVER_WORKER_CORES: Final = 0.0047
+CLIENT_WORKER_CORES: Final = 0.0048
 CLIENT_MASTER_CORES: Final = 0.03
 
 #: What the kernel spends outside of our processes where all cores are busy: CPU seconds of a request, and

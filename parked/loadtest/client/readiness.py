@@ -1,8 +1,8 @@
 """One epoll set for all of a process's connections.
 
-A connection is registered once, for both directions and edge-triggered, and never touched again: a request
-costs no `epoll_ctl` and no gevent watcher. gevent's own loop sees a single descriptor, that of the epoll set;
-when it becomes readable, each event switches directly to the greenlet that waits for it.
+A connection is registered once, edge-triggered, and touched again only when something cannot be sent at
+once: a request costs no `epoll_ctl` and no gevent watcher. gevent's own loop sees a single descriptor, that
+of the epoll set; when it becomes readable, each event switches directly to the greenlet that waits for it.
 
 Edge-triggered means that an event comes once. One that arrives while nobody waits is kept in `ready`, and
 whoever waits next returns at once and tries again; a wake-up is a hint, never a promise.
@@ -117,7 +117,10 @@ class Readiness:
         self._epoll.register(connection.fd, BOTH_WAYS if room else IN)
 
     def watch_room(self, connection: Watched) -> None:
-        """From now on tell of room to send, too; at once if there is some."""
+        """From now on tell of room to send, too; at once if there is some.
+
+        That is not taken back: while nothing waits to be sent it makes no event.
+        """
         self._epoll.modify(connection.fd, BOTH_WAYS)
 
     def unregister(self, connection: Watched) -> None:

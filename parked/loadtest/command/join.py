@@ -290,9 +290,9 @@ class _Agent:
             *("--master-host", joining.master, "--master-port", str(joining.port)),
             *("--processes", str(self._answer["workers"]), "--loglevel", "WARNING"),
         ]
-        with tempfile.TemporaryDirectory(prefix="run_test-") as folder:
+        with tempfile.TemporaryDirectory(prefix="run_test-", ignore_cleanup_errors=True) as folder:
             # Locust writes the master's locustfile into the temporary folder, under the name that it has
-            # there, and removes it at its end: in a folder that all share, another finds half of it, or none.
+            # there: in a folder that all share, another host finds half of it.
             said = {variables.HOST: self._id, "TMPDIR": folder}
             self._log = Path(folder) / "locust.log"
             with self._log.open("wb") as log, start_process(command, log, log, said) as locust:

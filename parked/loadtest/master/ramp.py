@@ -56,7 +56,7 @@ MUCH_SLOWER = 0.5
 #: The least pace, and up to which the cores are not asked, in multiples of the rate to begin with. A machine
 #: that is short of cores at the end of its ramp is short of them in the hold, too: to creep there only makes
 #: the ramp longer (400,000 on a slow day: 231,000 were open after 79 s, and with creeping 179,000 after 81).
-LEAST, UNASKED = 0.2, 2.0
+LEAST, UNASKED = 0.12, 2.0
 
 
 class Pace:

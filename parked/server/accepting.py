@@ -38,8 +38,8 @@ from parked.shared.log import GuardedLog
 
 #: Connections taken in one go before the requests get their turn.
 ACCEPTS_A_WAKEUP: Final = 64
-#: ... and at intervals, when all that came meanwhile is taken.
-ACCEPTS_AN_INTERVAL: Final = 1024
+#: ... and at intervals; if more have come they are taken as they come, until the next tick of `Parking`.
+ACCEPTS_AN_INTERVAL: Final = 256
 #: Of the queue's places, the share that the connections of an interval may take, by those of the second
 #: before. Where it is full SYNs are dropped, and each costs its client a second.
 QUEUE_SHARE: Final = 0.25
@@ -122,13 +122,17 @@ class AcceptingServer(pywsgi.WSGIServer):  # type: ignore[misc] # gevent has no 
         for one (`parked.shared.moderation` says when it pays).
         """
         came, self._accepted_before = self.accepted - self._accepted_before, self.accepted
-        if self._watcher is None:  # nothing is accepted now; it begins again as connections come
-            self._interval_s = 0.0
+        may_wait = self._watcher is not None and self._may_wait()
+        if may_wait and came * seconds <= QUEUE_SHARE * _queue_size(self.socket):
+            self._set_interval(seconds)
+        else:
+            self._set_interval(0.0)
+
+    def _set_interval(self, seconds: float) -> None:
+        if seconds == self._interval_s:
             return
-        if seconds and not (self._may_wait() and came * seconds <= QUEUE_SHARE * _queue_size(self.socket)):
-            seconds = 0.0
-        if seconds != self._interval_s:
-            self._interval_s = seconds
+        self._interval_s = seconds
+        if self._watcher is not None:  # it accepts
             self.stop_accepting()
             self.start_accepting()
 
@@ -138,7 +142,8 @@ class AcceptingServer(pywsgi.WSGIServer):  # type: ignore[misc] # gevent has no 
         listener = self.socket
         is_tcp = listener.family in (_socket.AF_INET, _socket.AF_INET6)
         is_own = is_tcp and listener.getsockopt(_socket.SOL_SOCKET, _socket.SO_REUSEPORT)
-        return bool(is_own) and not self._shakes_hands
+        # pywsgi takes one at a time where there are several processes.
+        return bool(is_own) and self.max_accept > 1 and not self._shakes_hands
 
     def _do_read(self) -> None:
         try:
@@ -175,6 +180,7 @@ class AcceptingServer(pywsgi.WSGIServer):  # type: ignore[misc] # gevent has no 
                 self._pause()
                 return
             self._accept_succeeded()
+        self._set_interval(0.0)  # there are more, and by the next interval too many
 
     def _accept_failed(self, error: OSError) -> None:
         if self.is_fatal_error(error):

@@ -110,6 +110,7 @@ class Parking:
         self._deferred = 0
         self._events = 0  # fetched since the last tick
         self._added = 0  # connections since then
+        self._held = 0  # connections at the last tick
         #: Told at each tick at what intervals new connections may be taken, in seconds; 0 as they come.
         self.on_intervals: Callable[[float], None] = _tell_nobody
         self._window_s: float | None = None
@@ -221,11 +222,28 @@ class Parking:
         """Close what is parked, be it with half a request, and tell when nothing is left."""
         self._draining = True
         self._lingering.hasten()
+        asking = self._fetch_last()
         for connection in self.connections():
-            if not connection.busy and not connection.lingering:
+            if not connection.busy and not connection.lingering and connection not in asking:
                 self.close(connection)
         if not self.count and self._draining:
             self._end_drain()
+
+    def _fetch_last(self) -> set[Connection]:
+        """Those of whom something has come that nobody has fetched yet; it is handled soon."""
+        events: list[tuple[int, int]] = []
+        while self._epoll is not None and (more := self._epoll.poll(0, EVENTS_A_POLL)):
+            events += more
+        if not events:
+            return set()
+
+        def handle() -> None:
+            if self._epoll is not None:  # who was kept may have been closed by somebody else
+                self._handle(events)
+
+        get_hub().loop.run_callback(self.guarded("fetching the last events", handle))
+        by_fd = self._by_fd
+        return {connection for fd, _ in events if fd < len(by_fd) and (connection := by_fd[fd]) is not None}
 
     def forget(self) -> None:
         """In a forked child: the connections are the parent's; here they, and its epoll set, are let go of.
@@ -309,9 +327,11 @@ class Parking:
         self._watcher.start(self.guarded("fetching events", self._on_events))
 
     def _on_events(self) -> None:
+        self._handle(self._epoll.poll(0, EVENTS_A_POLL))
+
+    def _handle(self, events: list[tuple[int, int]]) -> None:
         ready = []
         by_fd = self._by_fd
-        events = self._epoll.poll(0, EVENTS_A_POLL)
         self._events += len(events)
         for fd, event in events:
             try:
@@ -366,13 +386,14 @@ class Parking:
             self._move_hand(now)
         if self._epoll is not None:  # the last connection of a draining server may just have been closed
             deferred, pending = self.later()
-            # Nobody waits for a new connection to be taken either: the kernel has opened it.
+            # For a new connection to be taken hardly anybody waits either: the kernel has opened it.
             unasked = deferred - self._deferred + self._added
             events = self._events + self._added
-            window_s = self._moderation.look(events, self.count, unasked, pending)
-            self._watch(window_s)
-            self.on_intervals(max(window_s, self._moderation.look_at_new(self._added, self.count)))
+            self._watch(self._moderation.look(events, self.count, unasked, pending))
+            ended = self._held + self._added - self.count
+            self.on_intervals(self._moderation.look_at_new(self._added, ended))
             self._deferred = deferred
+        self._held = self.count
         self._events = self._added = 0
 
     def _expire(self) -> None:

@@ -277,19 +277,25 @@ class KeepAliveWSGIServer(AcceptingServer):
 
         `drained` is set when all are gone; with clients that think for long, that may take as long.
         """
-        for _ in range(MAX_RETIRING_WAKEUPS):  # who is in the queue already is ours, if nobody shares it
-            before = self.accepted
-            self._do_read()
-            if self.accepted == before:
-                break
+        self._empty_queue()
         self.draining = True
         self.close()
         self.parking.tell_when_empty()
         self.pending.stop()
 
+    def _empty_queue(self) -> None:
+        """Take who is in the queue already: they are ours, if nobody shares it."""
+        for _ in range(MAX_RETIRING_WAKEUPS):
+            before = self.accepted
+            self._do_read()
+            if self.accepted == before:
+                break
+
     def _begin_drain(self) -> None:
         if self._evicting:
             return
+        if self._interval_s and self._watcher is not None:
+            self._empty_queue()
         self.draining = self._evicting = True
         self.stop_accepting()
         if self._dispatch is not None:

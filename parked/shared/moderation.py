@@ -7,7 +7,8 @@ responses together with the end of think times. 55 processes on two cores, 300 t
 CPU per request: 94-127 us at intervals of 10 ms, 73-90 at 20, 53-62 at 40, 45-55 at 80. That cores are short
 shows in how long the process waits for one each time it has something to do
 (Documentation/scheduler/sched-stats.rst, /proc/PID/schedstat). Where a process gets a core as soon as it
-wants one, this never begins, and all is answered at once.
+wants one, this never begins, and all is answered at once. New connections are taken at intervals sooner,
+while they stay: whoever does not ask at once waits for nothing.
 """
 
 from __future__ import annotations
@@ -38,10 +39,11 @@ EVENTS_A_WINDOW: Final = 2.0
 #: for its answer before it asks again, so much fewer requests come. A benchmark of a hundred connections in a
 #: tight loop is never slowed down, nor are those who share a process with very many that wait for an answer.
 SHARE_OF_CYCLE: Final = 0.01
-#: Idle share of all cores below which new connections are taken at intervals, and how many an interval should
-#: bring if it can.
+#: Idle share of all cores below which new connections are taken at intervals, how many of them an interval
+#: should bring if it can, and the share that may end meanwhile: others come for one answer, and wait for it.
 BUSY_IDLE: Final = 0.5
 MANY_A_WINDOW: Final = 6.0
+FEW_END: Final = 0.1
 #: Share of the events from which on those who ask beside others that wait are looked at by themselves: for a
 #: connection that asks how the process is, thousands of long polls need no more wake-ups.
 MANY_ASK: Final = 0.1
@@ -111,21 +113,19 @@ class Moderation:
         wider = [window for window in sound if window >= WINDOWS_S[self._level]]
         return wider[0] if wider else sound[-1] if sound else 0.0
 
-    def look_at_new(self, new: int, connections: int) -> float:
+    def look_at_new(self, new: int, ended: int) -> float:
         """Seconds between two looks for new connections until the next one; 0 to take them as they come.
 
-        To call after `look`. A client whose connection is opened by the kernel does not wait for it to be
-        taken, unless it asks at once; and it does so once in the time that a connection lasts, of which a
-        window is a small share (J. D. C. Little, 1961: as many are open as come in that time).
+        To call after `look`. A client whose connection the kernel has opened does not wait for it to be
+        taken, unless it asks at once; and of those who stay each does so once.
 
         :param new: connections that have come since the look before.
-        :param connections: that are open.
+        :param ended: connections that have ended since.
         """
-        if not self._is_busy or not new:
+        if not self._is_busy or not new or ended > FEW_END * new:
             return 0.0
         per_s = new / self._seconds
-        most_s = SHARE_OF_CYCLE * connections / per_s
-        sound = [window for window in WINDOWS_S if per_s * window >= EVENTS_A_WINDOW and window <= most_s]
+        sound = [window for window in WINDOWS_S if per_s * window >= EVENTS_A_WINDOW]
         return next((window for window in sound if per_s * window >= MANY_A_WINDOW), max(sound, default=0.0))
 
     def _idle_share(self) -> float:

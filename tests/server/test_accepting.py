@@ -225,7 +225,10 @@ class Intervals:
     def __init__(self, server: KeepAliveWSGIServer) -> None:
         self._parking = server.parking
         self._window_s = 0.0
-        server.parking._moderation.look = lambda *_: self._window_s  # type: ignore[method-assign]
+        server.parking._timer.stop()  # the only ticks are ours
+        moderation = server.parking._moderation
+        moderation.look = lambda *_: self._window_s  # type: ignore[method-assign]
+        moderation.look_at_new = moderation.look  # type: ignore[method-assign]
 
     def set(self, window_s: float, looks: int = 2) -> None:
         self._window_s = window_s
@@ -236,7 +239,7 @@ class Intervals:
 def test_where_events_are_fetched_at_intervals_new_connections_are_taken_at_these_too() -> None:
     with own_queue(64) as listener, serving(listener=listener) as server, Client(server) as client:
         assert client.ask().status == 200
-        server.max_accept = 1  # when they are taken as they come
+        server.max_accept = 2  # when they are taken as they come
         intervals = Intervals(server)
         intervals.set(FAR_S)
         with opened(server, 3):
@@ -283,10 +286,49 @@ def test_nobody_waits_for_a_handshake() -> None:
             eventually(lambda: server.accepted == 2)
 
 
-def test_a_queue_that_others_accept_from_too_is_looked_at_as_connections_come() -> None:
-    """Whoever looks first would take all that came to all of them."""
-    with serving() as server, Client(server) as client:
+def test_who_is_in_the_queue_or_has_asked_is_answered_before_a_server_stops() -> None:
+    with own_queue(64) as listener, serving(listener=listener) as server, Client(server) as known:
+        assert known.ask().status == 200
+        intervals = Intervals(server)
+        intervals.set(FAR_S)
+        known.send(GET)
+        with Client(server) as queued:
+            queued.send(GET)
+            gevent.sleep(0.02)
+            assert server.accepted == 1
+            stop = gevent.spawn(server.drain, PATIENCE_S)
+            assert known.answer().status == queued.answer().status == 200
+            intervals.set(0.0)
+        known.file.close()
+        known.sock.close()
+        assert stop.get()
+        assert server.faults == 0
+
+
+def test_who_are_more_than_an_interval_should_bring_are_taken_as_they_come(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(accepting, "ACCEPTS_AN_INTERVAL", 2)
+    with own_queue(64) as listener, serving(listener=listener) as server, Client(server) as client:
         assert client.ask().status == 200
+        intervals = Intervals(server)
+        intervals.set(0.05)
+        with opened(server, 5):
+            eventually(lambda: server.accepted == 6)
+            assert server._interval_s == 0.0
+            intervals.set(0.05)
+            assert server._interval_s == 0.05
+
+
+@pytest.mark.parametrize("own", [False, True])
+def test_a_queue_that_others_accept_from_too_is_looked_at_as_connections_come(own: bool) -> None:
+    """Whoever looks first would take all that came to all of them."""
+    with contextlib.ExitStack() as stack:
+        options = {"listener": stack.enter_context(own_queue(64))} if own else {}
+        server = stack.enter_context(serving(**options))
+        client = stack.enter_context(Client(server))
+        assert client.ask().status == 200
+        server.max_accept = 1  # as pywsgi does with several processes
         Intervals(server).set(FAR_S)
         with opened(server, 3):
             eventually(lambda: server.accepted == 4)

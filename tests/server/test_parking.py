@@ -278,17 +278,34 @@ def test_new_connections_are_events_for_which_nobody_waits(
     told: list[float] = []
     bench.parking.on_intervals = told.append
     bench.parking.later = lambda: (1, 2)  # requests whose answer is for later
-    _, peer = bench.park()
+    one, peer = bench.park()
     bench.park()
     peer.send(b"x")
     eventually(lambda: bench.ready)
     bench.parking.tick()
+    bench.parking.close(one)
+    bench.park()
     bench.parking.tick()
-    assert seen == [(3, 2, 3, 2), (2, 2), (0, 2, 0, 2), (0, 2)]
-    assert told == [0.25, 0.25]
-    monkeypatch.setattr(bench.parking._moderation, "look", lambda *_: 0.5)
     bench.parking.tick()
-    assert told[2:] == [0.5], "not more often than events are fetched"
+    assert seen == [(3, 2, 3, 2), (2, 0), (1, 2, 1, 2), (1, 1), (0, 2, 0, 2), (0, 0)]
+    assert told == [0.25] * 3
+
+
+def test_what_has_come_since_the_last_fetch_is_served_in_a_drain(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(bench.parking._moderation, "look", lambda *_: 3600.0)
+    asking, peer = bench.park()
+    idle, _ = bench.park()
+    bench.parking.tick()
+    peer.send(b"x")
+    bench.parking.drain()
+    assert idle.sock.fileno() == -1
+    assert asking.sock.fileno() != -1
+    assert bench.emptied == 0
+    eventually(lambda: bench.ready == [asking])
+    bench.parking.close(asking)
+    assert bench.emptied == 1
 
 
 class RecordingLoop:

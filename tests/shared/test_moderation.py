@@ -54,10 +54,10 @@ class Worker:
         events = round(events_per_s * seconds)
         return float(self._moderation.look(events, connections, unasked, pending))
 
-    def new(self, new: int, connections: int = 18_000, **seen: float) -> float:
+    def new(self, new: int, ended: int = 0, **seen: float) -> float:
         """The interval for new connections after a second like that."""
         self.window(0.001, **{"idle": 0.3, **seen})  # type: ignore[arg-type]
-        return float(self._moderation.look_at_new(new, connections))
+        return float(self._moderation.look_at_new(new, ended))
 
 
 @pytest.fixture
@@ -140,12 +140,9 @@ def test_new_connections_are_taken_at_intervals_while_cores_are_busy(worker: Wor
     assert worker.new(201) == WINDOWS_S[1]
 
 
-def test_new_connections_do_not_wait_for_a_part_of_their_life_that_clients_would_feel(
-    worker: Worker,
-) -> None:
-    assert worker.new(201, connections=604) == WINDOWS_S[1], "they last for 3 s"
-    assert worker.new(201, connections=602) == 0.0
-    assert worker.new(50, connections=400) == WINDOWS_S[2], "8 s: not as long as would be many"
+def test_new_connections_do_not_wait_where_others_end(worker: Worker) -> None:
+    assert worker.new(201, ended=20) == WINDOWS_S[1]
+    assert worker.new(201, ended=21) == 0.0, "they may have come for one answer"
 
 
 def test_knows_how_long_the_events_took(worker: Worker) -> None:

@@ -122,9 +122,9 @@ class AcceptingServer(pywsgi.WSGIServer):  # type: ignore[misc] # gevent has no 
         for one (`parked.shared.moderation` says when it pays).
         """
         came, self._accepted_before = self.accepted - self._accepted_before, self.accepted
-        may_wait = self._watcher is not None and self._may_wait()
-        if may_wait and came * seconds <= QUEUE_SHARE * _queue_size(self.socket):
-            self._set_interval(seconds)
+        if seconds and self._watcher is not None and self._may_wait():
+            fits = came * seconds <= QUEUE_SHARE * _queue_size(self.socket)
+            self._set_interval(seconds if fits else 0.0)
         else:
             self._set_interval(0.0)
 

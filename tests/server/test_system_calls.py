@@ -161,7 +161,8 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[KeepAliveWSGISe
         return [b"hello" + content]
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(accepting, "_socket", types.SimpleNamespace(socket=FailingSocket))
+        failing_socket = types.SimpleNamespace(**vars(_socket) | {"socket": FailingSocket})
+        patch.setattr(accepting, "_socket", failing_socket)
         patch.setattr(accepting, "ACCEPT_RETRY_S", 0.01)
         patch.setattr(parking, "TICK_S", 0.02)
         sendfile = os.sendfile

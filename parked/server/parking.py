@@ -231,9 +231,9 @@ class Parking:
 
     def _fetch_last(self) -> set[Connection]:
         """Those of whom something has come that nobody has fetched yet; it is handled soon."""
-        events: list[tuple[int, int]] = []
-        while self._epoll is not None and (more := self._epoll.poll(0, EVENTS_A_POLL)):
-            events += more
+        if self._epoll is None:
+            return set()
+        events: list[tuple[int, int]] = self._epoll.poll(0, len(self._by_fd) or 1)
         if not events:
             return set()
 

@@ -22,8 +22,6 @@ LOCAL_HOSTS = ("127.0.0.1", "localhost", "::1")
 SPAWN_PER_S_A_CORE = 2500
 #: Seconds of a run beside its ramp and hold: workers that start, a ramp that stalls for a minute.
 SPARE_S = 300
-#: Of the rate to begin with, the least that an adaptive ramp falls to (`master.ramp.LEAST`).
-LEAST = 0.2
 
 
 @dataclasses.dataclass(frozen=True)
@@ -154,7 +152,7 @@ class Settings:
     def longest_s(self) -> int:
         """Seconds after which the test ends whatever it has come to: a ramp at the least pace, the hold, and
         what a stalled ramp waits."""
-        least_per_s = max(1.0, self.spawn_per_s * (LEAST if self.adaptive else 1.0))
+        least_per_s = max(1.0, self.spawn_per_s * (options.LEAST_PACE if self.adaptive else 1.0))
         ramp_s = self.connections / least_per_s
         return math.ceil(2 * ramp_s + values.duration(self.hold) + SPARE_S)
 

@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from locust.dispatch import UsersDispatcher
 
+from parked.loadtest.terms.options import LEAST_PACE
+
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
@@ -53,10 +55,11 @@ FULL = 0.9
 PATIENCE_S = 3
 #: After dropped SYNs.
 MUCH_SLOWER = 0.5
-#: The least pace, and up to which the cores are not asked, in multiples of the rate to begin with. A machine
-#: that is short of cores at the end of its ramp is short of them in the hold, too: to creep there only makes
-#: the ramp longer (400,000 on a slow day: 231,000 were open after 79 s, and with creeping 179,000 after 81).
-LEAST, UNASKED = 0.12, 2.0
+#: Up to which pace the cores are not asked, in multiples of the rate to begin with. It has a least, too
+#: (`LEAST_PACE`): a machine that is short of cores at the end of its ramp is short of them in the hold, and
+#: to creep there only makes the ramp longer (400,000 on a slow day: 231,000 were open after 79 s, and with
+#: creeping 179,000 after 81).
+UNASKED = 2.0
 
 
 class Pace:
@@ -78,7 +81,7 @@ class Pace:
         """Go on from another rate: the web UI's form was sent again. The same one changes nothing."""
         if per_s != self._begin_per_s:
             self._begin_per_s = self.per_s = self._before_per_s = per_s
-            self._least = max(1.0, LEAST * per_s)
+            self._least = max(1.0, LEAST_PACE * per_s)
 
     def observe(self, second: Second, machine: MachineSample | None) -> None:
         """Take in what the last second was like."""

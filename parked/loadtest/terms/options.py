@@ -13,6 +13,9 @@ if TYPE_CHECKING:
     import argparse
     from collections.abc import Callable
 
+#: Of the rate that --adaptive begins with, the least that it falls to.
+LEAST_PACE = 0.12
+
 
 def name_of(flag: str) -> str:
     return flag.removeprefix("--").replace("-", "_")

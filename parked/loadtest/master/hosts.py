@@ -16,19 +16,17 @@ what the host's kernel counts. A host of which neither is heard any more is lost
 from __future__ import annotations
 
 import atexit
-import csv
 import dataclasses
 import os
 import time
-from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any
 
 import gevent
 
 from parked.loadtest.machine.monitor import MachineSample
 from parked.loadtest.master.host_report import PROTOCOL, made_harmless, objection
 from parked.loadtest.plan import sizing
-from parked.loadtest.terms import checkout, console, files, options, variables
+from parked.loadtest.terms import checkout, console, options, variables
 from parked.loadtest.terms.clock import unix_time_s
 
 if TYPE_CHECKING:
@@ -147,8 +145,6 @@ class Hosts:
         self._over = ""
         #: Messages of hosts that made no sense.
         self.refused = 0
-        self._rows: Any = None
-        self._file: IO[str] | None = None
         self._runner.register_message(REPORT, self._take)
         atexit.register(self._say_over)
         gevent.spawn(self._gather)
@@ -293,15 +289,11 @@ class Hosts:
 
     # In the run
 
-    def begin(self, folder: Path | None) -> None:
+    def begin(self) -> None:
         """A run begins."""
         self._begun = True
         for host in self._hosts.values():
             host.begin()
-        if folder is not None:
-            self._file = files.new(folder / "hosts.csv", newline="", buffering=1)
-            self._rows = csv.DictWriter(self._file, COLUMNS, extrasaction="ignore")
-            self._rows.writeheader()
 
     def offset_s(self, id_: str) -> float:
         """What to add to a host's clock to get the master's."""
@@ -341,8 +333,9 @@ class Hosts:
         host = self._hosts.get(worker.sample.get("host", ""))
         return host.name if host is not None else ""
 
-    def second(self, elapsed_s: float, phase: str, second: Second) -> None:
-        """Keep what each host did in this second, and write it down."""
+    def second(self, elapsed_s: float, phase: str, second: Second) -> list[dict[str, Any]]:
+        """Keep what each host did in this second; a row for each, of `COLUMNS` and more."""
+        told = []
         for host in self._hosts.values():
             host.now = now = dict(second.hosts.get(host.id, {}))
             now["client_cpu_seconds"] = float(host.sample.get("client_cpu_seconds") or 0.0)
@@ -359,15 +352,15 @@ class Hosts:
             if host.report.get("clock"):
                 known = [*host.offsets_s, offset_s]
                 host.offsets_s = [min(known), max(known)]
-            if self._rows is not None:
-                totals = {f"{name}_total": now.get(name, 0) for name in ("requests", "failures", "reconnects",
-                                                                        "received_bytes")}  # fmt: skip
-                self._rows.writerow(
-                    {**host.sample, **now, **totals}
-                    | {"time_s": round(elapsed_s, 1), "phase": phase, "host": host.name}
-                    | {"heard_s_ago": round(time.monotonic() - host.heard, 1)}
-                    | {"clock_offset_ms": round(offset_s * 1000, 3)}
-                )
+            totals = {f"{name}_total": now.get(name, 0) for name in ("requests", "failures", "reconnects",
+                                                                    "received_bytes")}  # fmt: skip
+            told.append(
+                {**host.sample, **now, **totals}
+                | {"time_s": round(elapsed_s, 1), "phase": phase, "host": host.name}
+                | {"heard_s_ago": round(time.monotonic() - host.heard, 1)}
+                | {"clock_offset_ms": round(offset_s * 1000, 3)}
+            )
+        return told
 
     def machine(self, own: MachineSample) -> MachineSample:
         """The hosts' machines added up.
@@ -432,9 +425,6 @@ class Hosts:
 
     def end(self) -> None:
         """The run has ended."""
-        if self._file is not None:
-            self._file.close()
-            self._file = self._rows = None
         if self._is_headless:
             self._over = "the run has ended"
 

@@ -36,6 +36,7 @@ from parked.loadtest.master import rows
 from parked.loadtest.master.folder import Folder
 from parked.loadtest.master.hold import Hold
 from parked.loadtest.master.hope import Hope
+from parked.loadtest.master.hosts import COLUMNS as HOST_COLUMNS
 from parked.loadtest.master.ramp import Pace
 from parked.loadtest.master.server_metrics import NoMetrics, ServerMetrics
 from parked.loadtest.terms import clock, console, options, values, variables
@@ -43,6 +44,8 @@ from parked.loadtest.terms.harmless import for_line
 from parked.shared.private import masked
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from locust.env import Environment
 
     from parked.loadtest.master.fleet import Fleet, Second
@@ -128,12 +131,12 @@ class Run:
         if folder is not None or chosen.metrics:
             self._monitor = self._watch()
         if folder is not None:
-            self._folder = Folder(folder)
+            self._folder = Folder(folder, None if hosts is None else HOST_COLUMNS)
             self._machine = Machine.read().as_dict()
             if chosen.server_metrics:
                 self._follow_server(ServerMetrics(chosen.server_metrics))
         if hosts is not None:
-            hosts.begin(folder)
+            hosts.begin()
 
     def _watch(self) -> Monitor:
         # The servers of a run of several hosts are on none of them, as far as is known.
@@ -210,10 +213,9 @@ class Run:
         self._look_who_is_there()
         phase = self._phase
         self._decide(second, machine)
-        if hosts is not None:
-            hosts.second(at_s, phase, second)
+        of_hosts = hosts.second(at_s, phase, second) if hosts is not None else []
         self._take_row(phase, second, machine)
-        self._write()
+        self._write(of_hosts)
 
     def _lose_workers(self, at_s: float) -> None:
         hosts = self._hosts
@@ -320,11 +322,11 @@ class Run:
         due = self._wanted if phase == "hold" else second.connections
         self.offered_per_s = 2 * due / sum(self._think_s) if self._think_s and any(self._think_s) else None
 
-    def _write(self) -> None:
+    def _write(self, of_hosts: list[dict[str, Any]]) -> None:
         if self._folder is None:
             return
         console.say(console.line(self.row))
-        self._folder.write_row(self.row)
+        self._folder.write_row(self.row, of_hosts)
         if not self._facts_at or time.monotonic() - self._facts_at >= FACTS_S:
             self._facts_at = time.monotonic()
             self._folder.write_facts(self._facts())
@@ -367,17 +369,20 @@ class Run:
             if self._server is not None:
                 self._server.stop()
                 self._server.settle(self.fleet.answered)
-            try:
-                if self.fleet.news or self._server is not None:
-                    self.second()
-                if self._folder is not None:
-                    self._folder.write_facts(self._facts())
-            except OSError as error:
-                self.cannot_write(error)
+            if self.fleet.news or self._server is not None:
+                self._try_to(self.second)
             if self._folder is not None:
-                self._folder.close()
+                folder = self._folder
+                self._try_to(lambda: folder.write_facts(self._facts()))
+                folder.close()
             if self._hosts is not None:
                 self._hosts.end()
+
+    def _try_to(self, write: Callable[[], None]) -> None:
+        try:
+            write()
+        except OSError as error:
+            self.cannot_write(error)
 
     def _facts(self) -> dict[str, Any]:
         """For run.json."""

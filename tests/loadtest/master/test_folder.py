@@ -6,7 +6,7 @@ import csv
 import json
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 import pytest
 
@@ -58,3 +58,35 @@ def test_a_folder_in_which_a_file_is_a_link_is_not_written_to(tmp_path: Path) ->
     with pytest.raises(OSError, match=r"samples\.csv is a link"):
         Folder(tmp_path / "run")
     assert theirs.read_text() == "kept"
+
+
+def test_rows_of_hosts_that_find_the_disk_full_are_written_all_the_same(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = Folder(tmp_path / "run", ("host", "connections"))
+    path = folder.path / "hosts.csv"
+    with open("/dev/full", "w", buffering=1) as full, path.open("a", buffering=1) as file:
+        monkeypatch.setattr(folder._hosts, "_file", TwoFiles(full, file, folder))
+        folder.write_row(ROW, [{"host": "a", "connections": 3, "more": 1}, {"host": "b", "connections": 4}])
+        folder.write_row(ROW)
+    assert list(csv.reader(path.open())) == [["host", "connections"], ["a", "3"], ["b", "4"]]
+    assert (folder.rows, folder.filled_up()) == (2, True)
+    folder.close()
+
+
+class TwoFiles:
+    """The first, while the disk is full; then the second."""
+
+    def __init__(self, full: TextIO, file: TextIO, folder: Folder) -> None:
+        self.full, self.file, self.folder = full, file, folder
+        self.kept = ""
+
+    def write(self, text: str) -> None:
+        self.kept += text
+        self.flush()
+
+    def flush(self) -> None:
+        if not self.folder._reserve.spent:
+            self.full.write(self.kept)
+        self.file.write(self.kept)
+        self.kept = ""

@@ -16,6 +16,7 @@ from locust import User
 from locust.runners import STATE_RUNNING
 
 from parked.loadtest.master import run
+from parked.loadtest.master.folder import Folder
 from parked.loadtest.report import summary, witnesses
 from parked.loadtest.report.record import Record
 from parked.loadtest.terms.distribution import Distribution
@@ -261,6 +262,22 @@ def test_a_full_disk_is_noted_once_and_the_run_goes_on(scene: Scene, monkeypatch
     facts = scene.facts()
     assert len([note for note in facts["notes"] if "No space left" in note]) == 1
     assert facts["totals"]["requests"] == 99
+
+
+def test_a_last_row_that_cannot_be_written_keeps_no_facts_from_being_written(
+    scene: Scene, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scene.second()
+    scene.fleet.take("local", sample(requests=99))
+
+    def refuse(*_: Any) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(Folder, "write_row", refuse)
+    scene.run.end()
+    facts = scene.facts()
+    assert (facts["ended"], facts["totals"]["requests"]) == (True, 99)
+    assert len([note for note in facts["notes"] if "No space left" in note]) == 1
 
 
 def test_a_rate_is_over_the_time_in_which_its_counts_were_made(scene: Scene) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import errno
 import json
 from collections.abc import Iterator
 from pathlib import Path
@@ -60,25 +61,11 @@ def test_a_folder_in_which_a_file_is_a_link_is_not_written_to(tmp_path: Path) ->
     assert theirs.read_text() == "kept"
 
 
-def test_rows_of_hosts_that_find_the_disk_full_are_written_all_the_same(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    folder = Folder(tmp_path / "run", ("host", "connections"))
-    path = folder.path / "hosts.csv"
-    with open("/dev/full", "w", buffering=1) as full, path.open("a", buffering=1) as file:
-        monkeypatch.setattr(folder._hosts, "_file", TwoFiles(full, file, folder))
-        folder.write_row(ROW, [{"host": "a", "connections": 3, "more": 1}, {"host": "b", "connections": 4}])
-        folder.write_row(ROW)
-    assert list(csv.reader(path.open())) == [["host", "connections"], ["a", "3"], ["b", "4"]]
-    assert (folder.rows, folder.filled_up()) == (2, True)
-    folder.close()
+class FullDisk:
+    """A file that takes nothing until the reserve is spent."""
 
-
-class TwoFiles:
-    """The first, while the disk is full; then the second."""
-
-    def __init__(self, full: TextIO, file: TextIO, folder: Folder) -> None:
-        self.full, self.file, self.folder = full, file, folder
+    def __init__(self, folder: Folder, file: TextIO) -> None:
+        self.folder, self.file = folder, file
         self.kept = ""
 
     def write(self, text: str) -> None:
@@ -87,6 +74,23 @@ class TwoFiles:
 
     def flush(self) -> None:
         if not self.folder._reserve.spent:
-            self.full.write(self.kept)
+            raise OSError(errno.ENOSPC, "No space left on device")
         self.file.write(self.kept)
         self.kept = ""
+
+    def close(self) -> None:
+        self.file.close()
+
+
+def test_rows_of_hosts_that_find_the_disk_full_are_written_all_the_same(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = Folder(tmp_path / "run", ("host", "connections"))
+    assert folder._hosts is not None
+    monkeypatch.setattr(folder._hosts, "_file", FullDisk(folder, folder._hosts._file))
+    folder.write_row(ROW, [{"host": "a", "connections": 3, "more": 1}, {"host": "b", "connections": 4}])
+    folder.write_row(ROW)
+    with (folder.path / "hosts.csv").open(newline="") as file:
+        assert list(csv.reader(file)) == [["host", "connections"], ["a", "3"], ["b", "4"]]
+    assert (folder.rows, folder.filled_up()) == (2, True)
+    folder.close()

@@ -24,6 +24,8 @@ _get_handler: Any = monkey.get_original("signal", "getsignal")
 _Poll: Any = monkey.get_original("select", "poll")
 
 STOPPING: Final = (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT)
+#: Seconds of one wait: poll(2) takes milliseconds in an int, 24 days. A graceful timeout may be longer.
+_LONGEST_S: Final = 3600.0
 _COMMANDS: Final = (*STOPPING, signal.SIGHUP, signal.SIGUSR1, signal.SIGTTIN, signal.SIGTTOU)
 #: Would end the supervisor by their default, and mean nothing to it. If the application has a handler of
 #: its own for one of them, that stays.
@@ -73,10 +75,10 @@ class Signals:
             raise StopRequested
 
     def wait(self, timeout: float) -> bytes:
-        """The numbers of signals in their order; empty after *timeout* seconds without one."""
+        """The numbers of signals in their order; empty after *timeout* seconds without one, or an hour."""
         poll = _Poll()
         poll.register(self._reader, 1)  # POLLIN
-        poll.poll(timeout * 1000)
+        poll.poll(min(timeout, _LONGEST_S) * 1000)
         try:
             return os.read(self._reader, 4096)
         except BlockingIOError:

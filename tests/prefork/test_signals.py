@@ -235,3 +235,13 @@ def test_the_table_in_the_docs_has_every_signal_that_is_taken() -> None:
     taken = {"TERM", "INT", "QUIT", "HUP", "USR1", "TTIN", "TTOU", "CHLD", "RTMIN", "RTMAX"}
     taken |= {signal.Signals(number).name[3:] for number in HARMLESS if number < signal.SIGRTMIN}
     assert taken - named == set()
+
+
+def test_a_graceful_timeout_longer_than_poll_can_wait_is_as_good_as_any() -> None:
+    with (
+        ServerProcess("--workers", "1", "--graceful-timeout", "1000h") as server,
+        Client(server.address) as client,
+    ):
+        assert client.ask().status == 200
+        server.signal(signal.SIGTERM)
+        assert server.wait() == (0, "")

@@ -12,7 +12,7 @@ import fcntl
 import os
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from http import HTTPStatus
 from typing import Any, Final
 
@@ -50,7 +50,7 @@ ACCEPT_RETRY_S: Final = 0.1
 #: Seconds from one line about a pause to the next. At the edge, each client that leaves ends one and the next
 #: that comes begins another.
 PAUSE_LINES_S: Final = 10.0
-#: Refused connections that may linger for their 503 to be read; the rest is closed at once.
+#: Refused connections of a process that may linger for their 503 to be read; the rest is closed at once.
 MAX_REFUSED_LINGERING: Final = 16
 #: What is said of refused clients, where the error log is a `logging.Logger`: `logging.WARNING`.
 REFUSAL_LEVEL: Final = 30
@@ -85,9 +85,11 @@ class AcceptingServer(pywsgi.WSGIServer):  # type: ignore[misc] # gevent has no 
     proxy_protocol: ProxyProtocol | None
     faults: int
     _dispatch: RequestGreenlets | None
+    _greenlets: Callable[[], RequestGreenlets]
     _evicting: bool  # no connection is parked any more
     beside: Sequence[AcceptingServer]
     _outside: int  # connections in their handshake, or with a handler that reads for itself
+    _turned_away: list[Connection]  # refused, and some of them closed by now
     _parks: bool
     _handshakes: Handshakes
     _refusals: Reports
@@ -102,6 +104,9 @@ class AcceptingServer(pywsgi.WSGIServer):  # type: ignore[misc] # gevent has no 
         super().set_spawn(spawn)
         if self._parks:
             self._accept_when_full()
+        if self._dispatch is not None:  # it has been started: from now on in this way
+            self._dispatch.stop()
+            self._dispatch = self._greenlets()
 
     def _accept_when_full(self) -> None:
         """The pool bounds the requests in flight; being full is no reason not to accept."""
@@ -249,15 +254,20 @@ class AcceptingServer(pywsgi.WSGIServer):  # type: ignore[misc] # gevent has no 
             raise
 
     def _held(self) -> int:
-        """Connections that count against `max_connections`."""
-        return sum(server.parking.count + server._outside for server in (self, *self.beside))
+        """Connections that count against `max_connections`: all but the few that linger after a refusal."""
+        return sum(server._held_here() for server in (self, *self.beside))
+
+    def _held_here(self) -> int:
+        if self._turned_away:
+            self._turned_away = [refused for refused in self._turned_away if refused.sock.fileno() >= 0]
+        return self.parking.count + self._outside - len(self._turned_away)
 
     def _refuse(self, sock: Any, address: Any) -> None:
         """Full: say so in clear, over TLS by closing."""
-        self.rejected += 1
         sock.setblocking(False)
         connection = Connection(sock, shared_address(address))
         self.parking.add(connection)
+        self.rejected += 1
         connection.busy = True
         if not self.ssl_enabled:
             status = HTTPStatus.SERVICE_UNAVAILABLE
@@ -267,7 +277,8 @@ class AcceptingServer(pywsgi.WSGIServer):  # type: ignore[misc] # gevent has no 
                 sock.send(response)
             except OSError:
                 pass  # it has left
-        if self.parking.count < self.max_connections + MAX_REFUSED_LINGERING:
+        if sum(len(server._turned_away) for server in (self, *self.beside)) < MAX_REFUSED_LINGERING:
+            self._turned_away.append(connection)
             self.parking.linger(connection)
         else:
             self.parking.close(connection)
@@ -279,6 +290,22 @@ class AcceptingServer(pywsgi.WSGIServer):  # type: ignore[misc] # gevent has no 
 
     def _shake_hands(self, client: Any, address: Any) -> None:
         process = os.getpid()
+        try:
+            self._admit(client, address, process)
+        finally:
+            self._is_outside_no_more(process)
+
+    def _is_outside_no_more(self, process: int) -> None:
+        """Only now that it is counted by `parking`, or gone: for a moment between the two all would be gone.
+
+        :param process: the one that has counted it; not the child of a fork.
+        """
+        if process == os.getpid():
+            self._outside -= 1
+            self._check_drained()
+
+    def _admit(self, client: Any, address: Any, process: int) -> None:
+        """What comes before the first request, and then to the others."""
         kind = "no PROXY header"
         try:
             with gevent.Timeout(self.parking.header_timeout or None):
@@ -292,9 +319,6 @@ class AcceptingServer(pywsgi.WSGIServer):  # type: ignore[misc] # gevent has no 
             self._refusals.say(kind, f"{shown(address)}: {GAVE_WAY if gave_way else described(error)}")
             client.close()
             return
-        finally:
-            self._outside -= 1
-            self._check_drained()
         if self._evicting or process != os.getpid():  # in a child of a fork it is not ours
             sock.close()
             return
@@ -326,6 +350,13 @@ class AcceptingServer(pywsgi.WSGIServer):  # type: ignore[misc] # gevent has no 
         bare.setblocking(False)
         return bare
 
+    def _logs_itself(self) -> bool:
+        """Whether the handler has a way of its own to log a request, which needs no log."""
+        handler = self.handler_class
+        if not (isinstance(handler, type) and issubclass(handler, KeepAliveWSGIHandler)):
+            return False
+        return handler.log_request is not KeepAliveWSGIHandler.log_request
+
     def _reader(self) -> str | None:
         """Whose class reads connections itself, by overriding what we rely on; None if neither does."""
         server, handler = type(self), self.handler_class
@@ -339,12 +370,12 @@ class AcceptingServer(pywsgi.WSGIServer):  # type: ignore[misc] # gevent has no 
 
     def handle(self, sock: Any, address: Any) -> None:
         """A connection whose handler reads for itself, from its first request to its last."""
+        process = os.getpid()
         self._outside += 1
         try:
             super().handle(sock, address)
         finally:
-            self._outside -= 1
-            self._check_drained()
+            self._is_outside_no_more(process)
 
     def _on_ready(self, connections: list[Connection]) -> None:
         assert self._dispatch is not None

@@ -53,7 +53,7 @@ EVENTS_A_POLL: Final = 512
 #: Seconds between two looks at the timeouts: the grain of all of them.
 TICK_S: Final = 1.0
 #: Ticks in which the idle timeout's clock hand goes once round all descriptors. The hand makes the idle
-#: timeout free for a request (one attribute store) and late by this at most.
+#: timeout free for a request (one attribute store) and late by this at most, and two ticks more.
 TICKS_A_ROUND: Final = 8
 #: Overdue connections that are answered and closed in one go, some 30 us each, and seconds until the next go.
 #: Thousands may be overdue at once, for that is what an attack is; the others shall not wait for it.
@@ -68,7 +68,8 @@ class Parking:
     :param on_header_timeout: called in the hub with a connection whose request head took too long.
     :param idle_timeout: seconds that a connection may be parked; 0 for ever.
     :param header_timeout: seconds from the first byte of a request head to its last; 0 for ever.
-    :param on_empty: called once after `drain`, when the last connection is closed.
+    :param on_empty: called after `drain` or `tell_when_empty` when none is left, and each time that the last
+        of those is closed that came in afterwards; `open` ends that.
     :param on_fault: told of exceptions that have nowhere else to go, for gevent stops a watcher whose
         callback raised; raises none itself.
     """
@@ -118,6 +119,10 @@ class Parking:
         self._expiry: Any = None
 
     # -- in the accept loop and in request greenlets
+
+    def open(self) -> None:
+        """Connections may come and go: that none is left means nothing."""
+        self._draining = False
 
     def add(self, connection: Connection) -> None:
         """Take over a new connection. What it has sent already is reported like all else."""
@@ -222,12 +227,13 @@ class Parking:
         """Close what is parked, be it with half a request, and tell when nothing is left."""
         self._draining = True
         self._lingering.hasten()
+        if not self.count:
+            self._end_drain()
+            return
         asking = self._fetch_last()
         for connection in self.connections():
             if not connection.busy and not connection.lingering and connection not in asking:
                 self.close(connection)
-        if not self.count and self._draining:
-            self._end_drain()
 
     def _fetch_last(self) -> set[Connection]:
         """Those of whom something has come that nobody has fetched yet; it is handled soon."""
@@ -293,7 +299,6 @@ class Parking:
             self.on_intervals(0.0)
 
     def _end_drain(self) -> None:
-        self._draining = False
         self._shut()
         self._on_empty()
 
@@ -418,7 +423,9 @@ class Parking:
         by_fd = self._by_fd
         start = self._hand if self._hand < len(by_fd) else 0
         self._hand = start + len(by_fd) // TICKS_A_ROUND + 1
-        oldest = now - self.idle_timeout
+        # `since` is of the tick before, in whole seconds. Never early: a proxy whose own timeout is a little
+        # shorter would see an error.
+        oldest = now - self.idle_timeout - TICK_S - 1
         for connection in by_fd[start : self._hand]:
             if connection is None or connection.since >= oldest:
                 continue

@@ -228,7 +228,13 @@ class ResponseWriter(pywsgi.WSGIHandler):  # type: ignore[misc] # gevent has no 
     def _sendall(self, data: bytes | bytearray | memoryview) -> None:
         connection = self.connection
         if connection is None:
-            super()._sendall(data)
+            try:
+                super()._sendall(data)
+            except OSError:
+                raise
+            except BaseException:
+                self._cut()
+                raise
             return
         size = len(data)
         try:
@@ -240,6 +246,9 @@ class ResponseWriter(pywsgi.WSGIHandler):  # type: ignore[misc] # gevent has no 
                 send_all(connection, memoryview(data)[sent:], self.server.write_timeout)
         except OSError as error:
             self._note_lost(connection, error)
+            raise
+        except BaseException:  # a timeout of the application's own, say: nobody knows how much of it is out
+            self._cut()
             raise
         self.response_length += size
 
@@ -330,6 +339,8 @@ class ResponseWriter(pywsgi.WSGIHandler):  # type: ignore[misc] # gevent has no 
                     self._send_error_response_if_possible(500)
                     return
                 self.write(b"")
+        if self._is_over:
+            return  # cut off
         if self.response_use_chunked:
             if not self._has_no_content:
                 self._sendall(b"0\r\n\r\n")
@@ -368,6 +379,9 @@ class ResponseWriter(pywsgi.WSGIHandler):  # type: ignore[misc] # gevent has no 
                 sent = send_file(connection, self.server.turns, fd, offset, count, self.server.write_timeout)
             except OSError as error:
                 self._note_lost(connection, error)
+                raise
+            except BaseException:
+                self._cut()
                 raise
             self.response_length += sent
             assert self._promised is not None

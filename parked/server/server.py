@@ -33,7 +33,7 @@ from parked.server.accepting import ACCEPTS_A_WAKEUP, AcceptingServer
 from parked.server.access_format import JSON, line_format
 from parked.server.certificate_files import OF_CONTEXT, CertificateFiles
 from parked.server.connection import Connection
-from parked.server.dispatch import RequestGreenlets
+from parked.server.dispatch import RequestGreenlets, ties
 from parked.server.environ import BaseEnviron, begin, fill
 from parked.server.fields import error_response
 from parked.server.files import FileWrapper
@@ -48,7 +48,7 @@ from parked.server.request import BadRequestError, Fields, HeadScan, parse_head
 from parked.server.request_id import RequestIds
 from parked.server.response import Counts
 from parked.server.stream import send_all
-from parked.server.tls import TLSSocket
+from parked.server.tls import TLSSocket, wrapping
 from parked.server.turns import of_hub
 from parked.server.waiting import PendingResponses
 
@@ -180,6 +180,7 @@ class KeepAliveWSGIServer(AcceptingServer):
         self._evicting = False  # no connection is parked any more
         # Connections that `parking` does not know: in their handshake, or with a handler that reads itself.
         self._outside = 0
+        self._turned_away: list[Connection] = []
         #: Servers of the same process, with whom the connections are counted.
         self.beside: Sequence[AcceptingServer] = ()
         self._paused_since: float | None = None
@@ -197,11 +198,13 @@ class KeepAliveWSGIServer(AcceptingServer):
             listener, application, backlog, spawn, log, error_log, handler_class, environ, **ssl_args
         )
         context = ssl_args.get("ssl_context")
+        if context is not None:
+            self.wrap_socket = wrapping(context)
         asks = context.verify_mode if context is not None else CERT_NONE
         #: Whether clients show certificates, whose names the application finds in environ.
         self.names_clients = asks != CERT_NONE
         #: Whether anybody reads the access log; if not, its lines are not made.
-        self.logs_requests = not isinstance(self.log, pywsgi._NoopLog)
+        self.logs_requests = not isinstance(self.log, pywsgi._NoopLog) or self._logs_itself()
         self._guard_logs(error_log)
         reader = self._reader()
         self._parks = reader is None
@@ -228,8 +231,12 @@ class KeepAliveWSGIServer(AcceptingServer):
             self.environ = self._own_environ = BaseEnviron(self.environ)
         self.draining = self._evicting = False
         self.drained.clear()
+        self.parking.open()
         self.pending.open()
-        self._dispatch = RequestGreenlets(self._serve, self._spawn, self.pool, self._on_fault)
+        self._dispatch = self._greenlets()
+
+    def _greenlets(self) -> RequestGreenlets:
+        return RequestGreenlets(self._serve, self._spawn, self.pool, self._on_fault)
 
     def update_environ(self) -> None:
         super().update_environ()
@@ -246,14 +253,17 @@ class KeepAliveWSGIServer(AcceptingServer):
 
     def _forget(self) -> None:
         """In a forked child: listen to nothing and let go of the connections; they are the parent's."""
+        # First: its epoll set is shared as well, until it makes one of its own, and libuv takes out of it at
+        # once what is not watched any more.
+        self.loop.reinit()
         self.stop_accepting()
         self.pending.forget()
         self.parking.forget()
-        self.loop.reinit()  # its epoll set is shared as well, until it makes one of its own
         self._outside = 0
+        self._turned_away = []
         if self._dispatch is not None:
             self._dispatch.forget()
-            self._dispatch = RequestGreenlets(self._serve, self._spawn, self.pool, self._on_fault)
+            self._dispatch = self._greenlets()
 
     def stop(self, timeout: float | None = None) -> None:
         """Stop accepting, close the idle connections, and let the requests in flight finish.
@@ -351,6 +361,7 @@ class KeepAliveWSGIServer(AcceptingServer):
         connection.pending = True  # the edge that has brought us here
         turns = REQUESTS_A_TURN
         me = getcurrent()
+        known = ties(me)
         while True:
             if connection.buffer:
                 try:
@@ -359,6 +370,9 @@ class KeepAliveWSGIServer(AcceptingServer):
                     self._answer_bad_request(connection, error)
                     return
                 if head is not None:
+                    if turns != REQUESTS_A_TURN and ties(me) != known:
+                        self._go_on_later(connection)  # something is left: not in this greenlet
+                        return
                     if awaited or scan is not None:
                         parking.head_complete(connection)
                         awaited, scan = False, None

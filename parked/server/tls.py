@@ -8,8 +8,11 @@ import socket
 import ssl
 from collections.abc import Callable
 from fcntl import ioctl
+from functools import partial
 from termios import FIONREAD
 from typing import Any, Final
+
+from gevent.ssl import SSLContext, SSLSocket
 
 from parked.server.turns import of_hub
 
@@ -138,6 +141,17 @@ class TLSSocket:
             self._ssl.unwrap()
         except (OSError, ValueError):
             pass  # sent, with the client's still to come; or there is nobody to tell
+
+
+def wrapping(context: Any) -> Callable[..., Any]:
+    """What makes a socket a `gevent.ssl.SSLSocket` with that *context*, also with one of Python's own class.
+
+    `ssl` has that class in a program that is not patched, or before it is, and its sockets block the hub.
+    """
+    if isinstance(context, _ssl._SSLContext) and not isinstance(context, SSLContext):
+        return partial(SSLSocket, _context=context)
+    wrap: Callable[..., Any] = context.wrap_socket
+    return wrap
 
 
 def _read_records_one_by_one(connection: Any) -> None:

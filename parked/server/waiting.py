@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import random
 from collections import deque
 from collections.abc import Callable, Iterator
@@ -38,7 +39,8 @@ _get_ident: Callable[[], int] = monkey.get_original("_thread", "get_ident")
 class PendingResponses:
     """Keeps the pending responses of a server.
 
-    :param take_back: takes a connection whose next request may be there already, or that is to be closed.
+    :param serve: serves a connection whose next request may be there already.
+    :param finish: ends a connection behind its last response.
     :param on_end: told of each response that has ended, with its connection, for log and statistics.
     :param on_called: told when the last callback has returned.
     :param log: writes a line for the operator.
@@ -179,6 +181,7 @@ class PendingResponses:
         """One after another, as long as none leaves anything behind for the next, as with requests."""
         me = getcurrent()
         before = ties(me)
+        process = os.getpid()
         try:
             while self._calls and ties(me) == before:
                 function, pending = self._calls.popleft()
@@ -191,7 +194,8 @@ class PendingResponses:
                 function = pending = None  # type: ignore[assignment]
                 me.gr_context = None
         finally:
-            self._callers -= 1
+            if process == os.getpid():  # not in the child of a fork, which has not counted it
+                self._callers -= 1
             if self._calls:
                 self._schedule()
             elif not self._callers:

@@ -477,3 +477,116 @@ def test_a_handler_whose_log_line_fails_loses_the_line_only() -> None:
     with serving(handler_class=Own, log=io.StringIO(), error_log=None) as server, Client(server) as client:
         assert client.ask().status == client.ask().status == 200
         assert client.ask(b"nonsense\r\n\r\n").status == 400
+
+
+HEADER = b"PROXY TCP4 192.0.2.1 192.0.2.2 1 2\r\n"
+
+
+def test_who_is_in_its_handshake_is_waited_for_by_a_server_that_retires() -> None:
+    release = gevent.event.Event()
+
+    def wait(environ: dict[str, Any], start_response: Callable[..., Any]) -> list[bytes]:
+        release.wait(PATIENCE_S)
+        return hello(environ, start_response)
+
+    with serving(wait, proxy_protocol="v1", proxy_allow_from="127.0.0.1") as server, Client(server) as client:
+        eventually(lambda: server._outside)
+        server.retire()
+        assert not server.drained.is_set()
+        client.send(HEADER)
+        eventually(lambda: server.parking.count)
+        assert not server.drained.is_set()
+        client.send(GET)
+        eventually(lambda: server.active)
+        gevent.sleep(0.02)
+        assert not server.drained.is_set()
+        release.set()
+        assert client.answer().status == 200
+        assert server.drained.wait(PATIENCE_S)
+
+
+def test_a_server_that_is_started_again_stays_open_without_a_connection() -> None:
+    with serving() as server:
+        server.stop()
+        server.start()
+        for _ in range(2):
+            with Client(server) as client:
+                assert client.ask().status == 200
+            eventually(lambda: server.parking.count == 0)
+            assert server.parking._epoll is not None
+
+
+def test_the_childs_handshakes_are_none_of_the_parents(monkeypatch: pytest.MonkeyPatch) -> None:
+    with serving(proxy_protocol="v1", proxy_allow_from="127.0.0.1") as server, Client(server) as client:
+        eventually(lambda: server._outside == 1)
+        monkeypatch.setattr(accepting.os, "getpid", lambda: 1)
+        server._outside = 0  # as in a child
+        client.__exit__()
+        eventually(lambda: server.failed_handshakes)
+        assert server._outside == 0
+
+
+def test_refused_clients_that_linger_take_nobodys_place() -> None:
+    with (
+        serving(max_connections=3, error_log=None) as server,
+        serving(max_connections=3, error_log=None) as other,
+    ):
+        server.beside, other.beside = [other], [server]
+        for busy in (server, other):  # one after the other full
+            with contextlib.ExitStack() as stack:
+                clients = [stack.enter_context(Client(busy)) for _ in range(3)]
+                assert [client.ask().status for client in clients] == [200] * 3
+                refused = [stack.enter_context(Client(one)) for one in (server, other) for _ in range(30)]
+                eventually(lambda: server.rejected + other.rejected >= len(refused))  # noqa: B023
+                lingering = server.parking.count + other.parking.count - 3
+                assert lingering <= accepting.MAX_REFUSED_LINGERING
+                for client in clients:
+                    client.__exit__()
+                eventually(lambda: server._held() == 0)
+                with Client(other) as newcomer:
+                    assert newcomer.ask().status == 200
+            eventually(lambda: server.parking.count + other.parking.count == 0)
+            server.rejected = other.rejected = 0
+
+
+def test_a_pool_that_is_set_later_bounds_the_requests_from_then_on() -> None:
+    at_once: list[int] = []
+    running = 0
+
+    def slow(environ: dict[str, Any], start_response: Callable[..., Any]) -> list[bytes]:
+        nonlocal running
+        running += 1
+        at_once.append(running)
+        gevent.sleep(0.02)
+        running -= 1
+        return hello(environ, start_response)
+
+    with serving(slow) as server, contextlib.ExitStack() as stack:
+        clients = [stack.enter_context(Client(server)) for _ in range(4)]
+        for most in (4, 1):
+            for client in clients:
+                client.send(GET)
+            assert [client.answer().status for client in clients] == [200] * 4
+            assert max(at_once) == most
+            at_once.clear()
+            server.set_spawn(Pool(1))
+
+
+def test_a_handler_that_logs_in_its_own_way_needs_no_log() -> None:
+    logged: list[tuple[Any, bool, float]] = []
+
+    class Own(KeepAliveWSGIHandler):
+        def log_request(self) -> None:
+            logged.append((self.code, self.time_start > 1e9, self.time_finish - self.time_start))
+
+    def slow(environ: dict[str, Any], start_response: Callable[..., Any]) -> list[bytes]:
+        gevent.sleep(0.03)
+        return hello(environ, start_response)
+
+    with serving(slow, handler_class=Own, log=None, error_log=None) as server, Client(server) as client:
+        assert client.ask().status == 200
+        assert client.ask(b"nonsense\r\n\r\n").status == 400
+    (answered, refused) = logged
+    assert answered[:2] == (200, True)
+    assert answered[2] >= 0.03
+    assert refused[:2] == (400, True)

@@ -60,11 +60,16 @@ PROCESS = "process = Process(target=child); process.start(); children.append(pro
 
 
 @contextlib.contextmanager
-def running(script: str, **values: Any) -> Iterator[tuple[subprocess.Popen[str], int]]:
+def running(script: str, loop: str = "", **values: Any) -> Iterator[tuple[subprocess.Popen[str], int]]:
     """The process, and the number that it prints first."""
     process = subprocess.Popen(
         [sys.executable, "-c", textwrap.dedent(script).format(**values)],
-        env={**os.environ, "PYTHONPATH": str(CHECKOUT), "GEVENT_TRACK_GREENLET_TREE": "0"},
+        env={
+            **os.environ,
+            **({"GEVENT_LOOP": loop} if loop else {}),
+            "PYTHONPATH": str(CHECKOUT),
+            "GEVENT_TRACK_GREENLET_TREE": "0",
+        },
         stdout=subprocess.PIPE,
         text=True,
         start_new_session=True,
@@ -110,6 +115,19 @@ def test_the_parent_goes_on_as_if_there_had_been_no_fork(patched: bool, fork: st
         assert {client.ask().body for client in clients[2:]} == {pid}
         for client in clients:
             client.__exit__()
+
+
+def test_another_event_loop_is_as_little_disturbed_by_a_fork() -> None:
+    """libuv takes out of the epoll set at once what it is not to watch any more, and a child has the same."""
+    with running(PARENT, loop="libuv", patched=True, fork=FORK, child="pass") as (parent, port):
+        address = ("127.0.0.1", port)
+        pid = str(parent.pid).encode()
+        with Client(address) as client:
+            assert client.ask().body == pid
+            assert client.ask(GET.replace(b"/ ", b"/fork ")).body == pid
+            assert client.ask().body == pid
+            with Client(address) as newcomer:
+                assert newcomer.ask().body == pid
 
 
 def test_what_is_pending_is_none_of_the_childs_business() -> None:

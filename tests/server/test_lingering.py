@@ -72,17 +72,23 @@ def test_a_large_upload_is_thrown_away_to_its_end(bench: Bench) -> None:
     eventually(lambda: bench.parking.count == 0)
 
 
-def test_a_client_that_is_silent_or_drips_is_closed_in_time(bench: Bench) -> None:
-    for _ in range(2):
-        connection, peer = bench.park()
-        bench.parking.linger(connection)
-        for second in range(int(lingering.LINGER_S) + 1):
-            bench.pass_time(1)
-            if second < lingering.LINGER_S - 1:
-                assert bench.parking.count == 1
-                peer.send(b"drip")
-                gevent.sleep(0.01)
-        assert bench.parking.count == 0
+@pytest.mark.parametrize("sends", [b"", b"drip"])
+@pytest.mark.parametrize("before", [0, lingering.LINGER_BYTES + 4000])
+def test_a_client_that_is_silent_or_drips_is_closed_in_time(bench: Bench, sends: bytes, before: int) -> None:
+    """Whatever it has sent before."""
+    connection, peer = bench.park()
+    bench.parking.linger(connection)
+    if before:
+        assert flood(peer, before) == before
+        eventually(lambda: not unread(connection))
+    for second in range(int(lingering.LINGER_S) + 1):
+        bench.pass_time(1)
+        if second < lingering.LINGER_S - 1:
+            assert bench.parking.count == 1
+            if sends:
+                peer.send(sends)
+            gevent.sleep(0.01)
+    assert bench.parking.count == 0
 
 
 def test_a_client_that_goes_on_sending_is_closed_all_the_same(bench: Bench) -> None:

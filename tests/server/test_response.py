@@ -253,3 +253,22 @@ def test_context_variables_and_a_lost_peer_of_the_applications_are_its_own() -> 
             assert other.ask().body == b"unset"
             assert other.ask(GET.replace(b"/ ", b"/database ")).status == 500
     assert "the database's" in stream.getvalue()
+
+
+@pytest.mark.parametrize("framing", [[("Content-Length", "20000006")], []])
+def test_a_response_that_the_applications_own_timeout_cuts_off_is_the_last(
+    framing: list[tuple[str, str]],
+) -> None:
+    def gives_up(environ: dict[str, Any], start_response: Start) -> list[bytes]:
+        write = start_response("200 OK", framing)
+        write(b"begin;")
+        with gevent.Timeout(0.1, False):
+            write(b"x" * 20_000_000)
+        return []
+
+    with serving(gives_up, error_log=None) as server, Client(server) as client:
+        client.send(GET * 2)
+        gevent.sleep(0.3)  # and reads only now
+        rest = client.rest()
+        assert rest.count(b"HTTP/1.1 200") == 1
+        assert not rest.endswith(b"0\r\n\r\n")

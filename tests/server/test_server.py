@@ -17,6 +17,7 @@ import gevent.socket
 import pytest
 from gevent import pywsgi
 from gevent.event import Event
+from gevent.local import local
 from gevent.pool import Pool
 
 from parked.server import lingering
@@ -89,6 +90,34 @@ def test_pipelined_requests_are_answered_in_order() -> None:
         client.send(b"".join(b"GET /%d HTTP/1.1\r\nHost: x\r\n\r\n" % number for number in range(500)))
         for number in range(500):
             assert client.answer().body == b"/%d" % number
+
+
+def test_nothing_of_a_request_meets_the_next_one_of_its_connection() -> None:
+    """Whether it was sent along, or while the application was still busy with its own."""
+    mine = local()
+    seen: list[Any] = []
+
+    class Body(list[bytes]):
+        def close(self) -> None:
+            gevent.sleep(0.02)
+
+    def leaves(environ: dict[str, Any], start_response: Callable[..., Any]) -> list[bytes]:
+        seen.append(getattr(mine, "value", None))
+        if environ["PATH_INFO"] == "/local":
+            mine.value = "left"
+        else:
+            gevent.Timeout(0.05).start()
+        start_response("200 OK", [("Content-Length", "2")])
+        return Body([b"ok"])
+
+    with serving(leaves) as server, Client(server) as client:
+        for path in (b"/local ", b"/timeout "):
+            request = GET.replace(b"/ ", path)
+            for _ in range(3):  # each as soon as the answer before is there
+                assert client.ask(request).status == 200
+            client.send(request * 3)
+            assert [client.answer().status for _ in range(3)] == [200] * 3
+    assert seen == [None] * 12
 
 
 def test_a_pipelining_client_lets_others_have_their_turn() -> None:

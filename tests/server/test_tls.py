@@ -237,3 +237,17 @@ def test_the_server_says_in_tls_that_it_closes(certificate: tuple[str, str]) -> 
                 client.send(request)
                 assert client.answer().status in (200, 400)
                 assert client.sock.recv(1) == b""
+
+
+def test_a_context_of_pythons_own_class_is_as_good_and_never_blocks(certificate: tuple[str, str]) -> None:
+    """As a program has it that is not patched, or that made it before."""
+    context: ssl.SSLContext = gevent.ssl.orig_SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    assert not isinstance(context, gevent.ssl.SSLContext)
+    context.load_cert_chain(*certificate)
+
+    with serving(url_scheme, ssl_context=context) as server, TLSClient(server) as client:
+        assert client.ask().body == client.ask().body == b"https"
+        (connection,) = server.parking.connections()
+        assert isinstance(connection.sock, tls.TLSSocket)
+        assert isinstance(connection.sock.cooperative(), gevent.ssl.SSLSocket)
+        connection.sock.uncooperative()

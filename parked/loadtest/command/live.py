@@ -184,16 +184,15 @@ class Run:
         target, hold = facts["target_connections"], facts["hold"]
         counted_s, requests = facts.get("hold_counted_s") or 0.0, hold.get("requests", 0)
         mean_s = sum(facts["think_s"] or ()) / 2
-        # Early in a hold, chance moves the rate by more than the report allows.
-        enough = requests > (2 / (1 - summary.RATE_SHARE)) ** 2
         least = facts["min_connections_in_hold"]
         return summary.reasons(
             {
                 "target_connections": target,
-                "hold_seconds": 1.0,  # there is or will be a hold; only at its end can it be too short
+                "hold_seconds": counted_s
+                or 1.0,  # there is or will be one; it can be too short at its end only
                 "hold_asked_seconds": None,
                 "min_connections_in_hold": target if least is None else least,
-                "offered_rps": target / mean_s if enough and mean_s else None,
+                "offered_rps": target / mean_s if counted_s and mean_s else None,
                 "hold_rps": requests / counted_s if counted_s else 0.0,
                 "failures": facts["totals"].get("failures", 0),
                 "failures_by_kind": facts["failures_by_kind"],

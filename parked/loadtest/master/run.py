@@ -111,6 +111,10 @@ class Run:
         self._ended_themselves = 0
         self._users = 0
         self._users_since = 0.0
+        #: The last change was one to fewer users.
+        self._goes_down = False
+        #: When nobody sleeps any more who has drawn a think time of before it was changed.
+        self._awake_at = 0.0
         #: What was asked for anew while the run went on.
         self._changes: list[dict[str, Any]] = []
         self._notes: list[str] = []
@@ -258,6 +262,9 @@ class Run:
         asked = self._target, _think_time_of(self._environment)
         if asked == self._asked or self._phase == "stop":
             return
+        if asked[1] != self._think_s and self._most:
+            self._awake_at = time.monotonic() + max(self._think_s or (0.0,))
+        self._goes_down = asked[0] < self._asked[0]
         self._asked = asked
         self._think_s = asked[1]
         self._changes.append(
@@ -275,10 +282,15 @@ class Run:
         if self._phase == "ramp":
             if self.pace is not None:
                 self.pace.observe(second, machine)
-            if self._wanted and established >= self._wanted and self._runner.state == STATE_RUNNING:
-                self._phase = "hold"
-                self.hold.begin(now, self.fleet.counted_unix_s, second, machine)
-                self.fleet.hold_begins()
+            if (
+                established >= self._wanted > 0
+                and self._are_gone(now)
+                and self._runner.state == STATE_RUNNING
+            ):
+                if now >= self._awake_at:
+                    self._phase = "hold"
+                    self.hold.begin(now, self.fleet.counted_unix_s, second, machine)
+                    self.fleet.hold_begins()
             elif self._stalled(now):
                 self.note(f"the ramp stalled at {established:,} of {self._wanted:,} connections")
                 self.over = "ramp stalled: no new connection for a minute, ending the test"
@@ -290,6 +302,12 @@ class Run:
         if may_end and self._hope.is_lost(now, second.totals):
             self.note(f"ended early: all {second.totals['failures']:,} requests until then have failed")
             self.over = "every request fails, ending the test"
+
+    def _are_gone(self, now: float) -> bool:
+        """Whether those that are not wanted any more have ended. Samples are a second behind Locust; and of a
+        worker that has ended the last one stays."""
+        fewer = self._users <= self._target or now - self._users_since >= SETTLED_S
+        return fewer or not self._goes_down
 
     def _established(self, second: Second) -> int:
         """Connections that do what they are to do: those of event streams count once these have begun."""

@@ -75,8 +75,8 @@ def lines(summary: dict[str, Any], folder: Path) -> list[str]:
         "time": f"ramp {summary['ramp_seconds']:.0f} s, hold {summary['hold_seconds']:.0f} s",
         "requests": f"{summary['requests']:,}, {summary['failures']:,} failed; "
         f"{some(summary['reconnects'], 'reconnects')}",
-        "hold": f"{summary['hold_rps']:,.0f} requests/s"
-        + (f" of {summary['offered_rps']:,.0f} offered" if summary["offered_rps"] else "")
+        "hold": f"{digits(summary['hold_rps'])} requests/s"
+        + (f" of {digits(summary['offered_rps'])} offered" if summary["offered_rps"] else "")
         + f", {summary['hold_mib_per_second']:,.1f} MiB/s",
         "latency ms": (latency or "-") + _still_open(summary["open_at_end"]),
         **({"deliveries": told.line(summary["heard"])} if "heard" in summary else {}),

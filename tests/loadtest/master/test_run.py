@@ -131,14 +131,39 @@ def test_a_run_that_is_asked_for_fewer_holds_those(scene: Scene) -> None:
     scene.runner.state = STATE_RUNNING
     scene.second()
     scene.runner.target_user_count = 4
-    scene.second(connections=4, connections_min=4)
-    scene.second(connections=4, connections_min=4)
+    scene.second(users=4, connections=4, connections_min=4)
+    scene.second(users=4, connections=4, connections_min=4)
     assert [row["phase"] for row in scene.rows()] == ["ramp", "ramp", "hold"]
     assert scene.run.offered_per_s == 4 / 50
     scene.runner.target_user_count = 0
     for _ in range(run.STALLED_S + 2):
         scene.second(connections=0)
     assert scene.run.over == ""  # none is what was asked for
+
+
+def test_a_hold_of_fewer_begins_when_the_others_are_gone(scene: Scene) -> None:
+    """Locust may be done with them before a sample says so."""
+    scene.runner.state = STATE_RUNNING
+    scene.second(users=10)
+    scene.runner.target_user_count = 4
+    scene.second(users=10)
+    scene.second(users=4, connections=4, connections_min=4)
+    scene.second(users=4, connections=4, connections_min=4)
+    assert [row["phase"] for row in scene.rows()] == ["ramp", "ramp", "ramp", "hold"]
+
+
+def test_a_hold_begins_when_all_have_the_think_time_that_is_asked_for(scene: Scene) -> None:
+    """Who sleeps wakes after what was drawn of the one before, 90 s at most."""
+    scene.runner.state = STATE_RUNNING
+    scene.second()
+    scene.second()
+    thinks = {"think_time": (1.0, 2.0)}
+    scene.environment.user_classes = [type("Other", (KeepAliveUser,), thinks)]
+    for _ in range(92):
+        scene.second()
+    phases = [row["phase"] for row in scene.rows()]
+    assert phases == ["ramp", "hold", *["ramp"] * 91, "hold"]
+    assert scene.run.over == "", "that is no ramp that has stalled"
 
 
 def test_a_ramp_that_makes_no_progress_is_given_up(scene: Scene) -> None:

@@ -58,6 +58,26 @@ def test_each_fault_is_a_reason_of_its_own(tmp_path: Path, changes: dict[str, An
     assert reason in summary["reasons"][0]
 
 
+@pytest.mark.parametrize(("reached", "verdict"), [(4, "pass"), (3, "pass"), (2, "fail")])
+def test_a_rate_fails_a_run_only_if_chance_does_not_explain_it(
+    tmp_path: Path, reached: int, verdict: str
+) -> None:
+    """40 requests were due: 21 are three standard deviations fewer."""
+    run = write_run(tmp_path, target=8, open_=8, sockets=19, requests_per_s=reached, think_s=[1, 3])
+    summary = summarised(run)
+    assert (summary["offered_rps"], summary["verdict"]) == (4, verdict)
+    assert summary["remarks"] == [
+        "about 40 requests were due in the hold: chance alone may make it 47% fewer"
+    ]
+    if verdict == "fail":
+        assert summary["reasons"] == [f"{reached} requests/s reached of 4 offered"]
+
+
+def test_who_ends_a_run_as_the_hold_begins_is_not_told_that_connections_were_missing(tmp_path: Path) -> None:
+    (reason,) = summarised(write_run(tmp_path, hold_s=0))["reasons"]
+    assert reason == "ended as soon as 1,000 connections were established, before there was a hold"
+
+
 def test_the_sentence_tells_of_the_hold_or_that_there_was_none(tmp_path: Path) -> None:
     held = report.sentence(summarised(write_run(tmp_path / "held")))
     assert held.startswith(

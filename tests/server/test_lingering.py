@@ -141,6 +141,15 @@ def test_a_stopping_server_waits_less(bench: Bench) -> None:
     assert bench.emptied == 1
 
 
+def test_a_server_that_is_started_again_waits_as_long_as_before(bench: Bench) -> None:
+    bench.parking.drain()
+    bench.parking.open()
+    connection, _ = bench.park()
+    bench.parking.linger(connection)
+    bench.pass_time(lingering.HASTY_LINGER_S + 0.1)
+    assert bench.parking.count == 1
+
+
 def test_one_that_cannot_be_emptied_costs_itself_only(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(lingering, "BYTES_A_GO", 1)
     pairs = [bench.park() for _ in range(3)]

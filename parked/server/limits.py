@@ -2,18 +2,29 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+
+from parked.server.arguments import check_bounds
 
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """Bounds on a request; what goes beyond is refused with the status named."""
+    """Bounds on a request; what goes beyond is refused.
 
-    #: Bytes of the request line without its CRLF; 414. RFC 9112, 3 asks for 8,000 at least.
+    :param request_line_bytes: bytes of the request line without its CRLF; longer ones get a 414.
+    :param header_bytes: bytes of all field lines together; more get a 431.
+    :param header_count: number of field lines; more get a 431.
+    :param body_bytes: bytes of the content; more get a 413. 0 for no bound.
+    :raises ValueError: one is negative.
+    """
+
+    # RFC 9112, 3 asks for 8,000 at least.
     request_line_bytes: int = 8192
-    #: Bytes of all field lines together; 431. Browsers send 1-4 KB, single sign-on cookies up to 32 KB.
+    # Browsers send 1-4 KB, single sign-on cookies up to 32 KB.
     header_bytes: int = 65536
-    #: Number of field lines; 431.
     header_count: int = 100
-    #: Bytes of a request's content; 413. 0 sets no bound, since only the application knows what it takes.
+    # Only the application knows what it takes.
     body_bytes: int = 0
+
+    def __post_init__(self) -> None:
+        check_bounds(**asdict(self))

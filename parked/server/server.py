@@ -31,6 +31,7 @@ from greenlet import getcurrent
 from parked.server import unix
 from parked.server.accepting import ACCEPTS_A_WAKEUP, AcceptingServer
 from parked.server.access_format import JSON, line_format
+from parked.server.arguments import check_bounds, check_tls
 from parked.server.certificate_files import OF_CONTEXT, CertificateFiles
 from parked.server.connection import Connection
 from parked.server.dispatch import RequestGreenlets, ties
@@ -93,6 +94,11 @@ class KeepAliveWSGIServer(AcceptingServer):
     :param log_format: the form of the access log's lines, see `parked.server.access_format`; empty for
         pywsgi's.
     :param logs_json: the same as *log_format* json.
+    :param ssl_args: TLS as pywsgi takes it: *certfile*, *keyfile* and others of `gevent.ssl.wrap_socket`, or
+        *ssl_context* and what its `wrap_socket` takes.
+    :raises TypeError: a keyword is none of these.
+    :raises ValueError: a timeout or bound is negative, or there is TLS without a certificate.
+    :raises OSError: the certificate's files are of no use.
     """
 
     handler_class = KeepAliveWSGIHandler
@@ -126,6 +132,15 @@ class KeepAliveWSGIServer(AcceptingServer):
         proxy_allow_from: str = DEFAULT_PEERS,
         **ssl_args: Any,
     ) -> None:
+        check_bounds(
+            idle_timeout=idle_timeout,
+            header_timeout=header_timeout,
+            body_timeout=body_timeout,
+            write_timeout=write_timeout,
+            max_connections=max_connections,
+            max_pending=max_pending,
+        )
+        check_tls(ssl_args, KeepAliveWSGIServer.__init__)
         self.body_timeout = body_timeout
         self.write_timeout = write_timeout
         self.max_connections = max_connections

@@ -1,12 +1,15 @@
 from __future__ import annotations
 
 import dataclasses
+import inspect
 import re
 
 import pytest
+from gevent.ssl import wrap_socket
 
 from parked.prefork import settings
 from parked.prefork.settings import Settings
+from parked.server import KeepAliveWSGIServer, Limits
 from tests.support import CHECKOUT
 
 FIELDS = dataclasses.fields(Settings)
@@ -94,3 +97,29 @@ def test_the_documented_table_is_the_one_in_the_code() -> None:
     """To renew it: `python -m parked.prefork.settings`."""
     document = (CHECKOUT / "docs" / "server.md").read_text()
     assert settings.markdown_table() in document
+
+
+def test_the_documented_keywords_are_the_constructors_own_with_the_defaults_of_the_flags() -> None:
+    document = (CHECKOUT / "docs" / "server.md").read_text()
+    table = document.partition("| flag | keyword |\n| --- | --- |\n")[2].partition("\n\n")[0]
+    rows = [row.strip("| ").split(" | ") for row in table.splitlines()]
+    flags = [re.findall("`--([a-z-]+)`", row[0]) for row in rows]
+    names = [re.findall(r"`([a-z_]+)(?=`|=)", row[1]) for row in rows]
+    defaults = {settings.flag(field)[2:]: getattr(settings.load([], {}), field.name) for field in FIELDS}
+    parameters = inspect.signature(KeepAliveWSGIServer).parameters
+    own = {name for name, each in parameters.items() if each.kind is inspect.Parameter.KEYWORD_ONLY}
+    of_tls = {*inspect.signature(wrap_socket).parameters, "ssl_context", "ssl"}
+    mentioned = {name for row in names for name in row}
+    assert {flag for row in flags for flag in row} <= defaults.keys()
+    assert own <= mentioned <= parameters.keys() | of_tls | {"json"}
+    for row, (name, *others) in zip(flags, names, strict=True):
+        if name in own - {"limits", "log_format"} and not others:
+            assert parameters[name].default == defaults[row[0]], name
+    bounds, of_limits = next(
+        (row, re.findall(r"(\w+)=[,)]", words))
+        for row, (_, words) in zip(flags, rows, strict=True)
+        if "Limits(" in words
+    )
+    assert {name: defaults[flag] for name, flag in zip(of_limits, bounds, strict=True)} == dataclasses.asdict(
+        Limits()
+    )

@@ -174,6 +174,17 @@ def test_a_304_may_say_a_length_and_a_204_none(
             assert client.ask().status == answered
 
 
+@pytest.mark.parametrize("status", ["204 No Content", "304 Not Modified"])
+def test_content_with_a_204_or_304_is_an_error_as_in_pywsgi(status: str) -> None:
+    def talkative(environ: dict[str, Any], start_response: Start) -> list[bytes]:
+        start_response(status, [])
+        return [b"content"]
+
+    with serving(talkative, error_log=None) as server, Client(server) as client:
+        assert client.ask().status == 500
+        assert client.closed()
+
+
 class Fickle:
     """Yields less the next time."""
 

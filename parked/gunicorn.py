@@ -11,6 +11,7 @@ import os
 os.environ.setdefault("GEVENT_TRACK_GREENLET_TREE", "0")  # read once, when gevent is imported
 
 from datetime import timedelta
+from socket import AF_UNIX
 from time import monotonic
 from typing import Any, Final, NamedTuple
 
@@ -23,7 +24,7 @@ from gunicorn.http.wsgi import base_environ
 from gunicorn.sock import ssl_context
 from gunicorn.workers.ggevent import VERSION, GeventWorker
 
-from parked.server import KeepAliveWSGIHandler, KeepAliveWSGIServer, Limits
+from parked.server import KeepAliveWSGIHandler, KeepAliveWSGIServer, Limits, unix
 from parked.server.access_format import content_bytes
 from parked.server.trust import LOCAL, TrustedPeers
 from parked.shared.descriptors import raise_nofile
@@ -84,7 +85,9 @@ class Handler(KeepAliveWSGIHandler):
         if schemes and worker.trusts(self._peer()):
             if len(schemes) > 1:
                 self._refusal = _contradiction
-            environ["wsgi.url_scheme"] = schemes.pop()
+            environ["wsgi.url_scheme"] = scheme = schemes.pop()
+            if self.server.family == AF_UNIX:  # it has no port but that of the scheme
+                environ.update(unix.server(environ.get("HTTP_HOST", ""), scheme))
         if self.server.script_name and not _mount(environ, self.server.script_name):
             self._refusal = _not_mounted
         return environ

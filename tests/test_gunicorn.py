@@ -359,6 +359,33 @@ def test_a_balancer_on_a_unix_socket_may_send_proxy_headers(tmp_path: Path) -> N
             assert client.recv(65536).endswith(b"192.0.2.7 http  /")
 
 
+@pytest.mark.parametrize("proxy_protocol", ["off", "v1"])
+@pytest.mark.parametrize(
+    ("host", "fields", "expected"),
+    [
+        (b"example.org", [b"X-Forwarded-Proto: https"], b"example.org 443 https"),
+        (b"example.org:8443", [b"X-Forwarded-Proto: https"], b"example.org 8443 https"),
+        (b"example.org", [b"X-Forwarded-Proto: http"], b"example.org 80 http"),
+    ],
+)
+def test_the_port_of_a_unix_socket_is_that_of_the_scheme_that_its_proxy_says(
+    tmp_path: Path, proxy_protocol: str, host: bytes, fields: list[bytes], expected: bytes
+) -> None:
+    def named(environ: dict[str, Any], start_response: Callable[..., Any]) -> list[bytes]:
+        start_response("200 OK", [])
+        return [" ".join(environ[key] for key in ("SERVER_NAME", "SERVER_PORT", "wsgi.url_scheme")).encode()]
+
+    path = str(tmp_path / "socket")
+    request = b"\r\n".join([b"GET / HTTP/1.1", b"Host: " + host, *fields, b"", b""])
+    with gevent.socket.socket(socket.AF_UNIX) as listener, gevent.socket.socket(socket.AF_UNIX) as client:
+        listener.bind(path)
+        with worker(named, listener, proxy_protocol=proxy_protocol):
+            client.settimeout(PATIENCE_S)
+            client.connect(path)
+            client.sendall((HEADER if proxy_protocol == "v1" else b"") + request)
+            assert client.recv(65536).partition(b"\r\n\r\n")[2] == expected
+
+
 def test_a_scheme_that_two_proxies_say_is_as_one_says_it() -> None:
     with worker(seen) as (_, server), Client(server) as client:
         for second, scheme in ((b"https", b"https"), (b"http", b"http")):

@@ -257,8 +257,7 @@ class KeepAliveWSGIServer(AcceptingServer):
         super().update_environ()
         if self.proxy_protocol is not None and not self.environ["SERVER_NAME"]:
             # A unix socket whose clients have addresses all the same.
-            ours = unix.ends("", self.environ["wsgi.url_scheme"])
-            self.environ.update(SERVER_NAME=ours["SERVER_NAME"], SERVER_PORT=ours["SERVER_PORT"])
+            self.environ.update(unix.server("", self.environ["wsgi.url_scheme"]))
 
     def serve_forever(self, stop_timeout: float | None = None) -> None:
         """As in pywsgi; in a child that was forked from a started server, serve there too."""

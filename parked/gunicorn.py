@@ -10,6 +10,7 @@ import os
 
 os.environ.setdefault("GEVENT_TRACK_GREENLET_TREE", "0")  # read once, when gevent is imported
 
+from collections.abc import Iterable
 from datetime import timedelta
 from socket import AF_UNIX
 from time import monotonic
@@ -26,6 +27,7 @@ from gunicorn.workers.ggevent import VERSION, GeventWorker
 
 from parked.server import KeepAliveWSGIHandler, KeepAliveWSGIServer, Limits, unix
 from parked.server.access_format import content_bytes
+from parked.server.fields import CONNECTION, CONTENT_LENGTH, TRANSFER_ENCODING, encode_field, field_line
 from parked.server.trust import LOCAL, TrustedPeers
 from parked.shared.descriptors import raise_nofile
 from parked.shared.patching import packages_read_once
@@ -46,6 +48,10 @@ NOTIFY_S: Final = 1.0
 
 #: Of `base_environ`: ours are the same or better.
 _OURS: Final = ("wsgi.file_wrapper", "wsgi.input_terminated")
+
+
+#: RFC 9110, 8.6 and RFC 9112, 6.1: not in an interim response. How the connection goes on is the final one's.
+_NOT_INTERIM: Final = (CONNECTION, CONTENT_LENGTH, TRANSFER_ENCODING)
 
 
 class Request(NamedTuple):
@@ -80,6 +86,7 @@ class Handler(KeepAliveWSGIHandler):
     def get_environ(self) -> dict[str, Any]:
         environ = super().get_environ()
         environ["RAW_URI"] = self.path
+        environ["wsgi.early_hints"] = self.early_hints
         worker = self.server.worker
         schemes = worker.forwarded_schemes(environ)
         if schemes and worker.trusts(self._peer()):
@@ -91,6 +98,28 @@ class Handler(KeepAliveWSGIHandler):
         if self.server.script_name and not _mount(environ, self.server.script_name):
             self._refusal = _not_mounted
         return environ
+
+    def early_hints(self, headers: Iterable[tuple[str | bytes, str | bytes]]) -> None:
+        """`environ["wsgi.early_hints"](headers)`, as in gunicorn: send a 103 (RFC 8297), of `Link` mostly.
+
+        May be called again. Nothing is sent to HTTP/1.0, nor when the response has begun, was left for
+        later, or is over.
+
+        :raises ValueError: a field could not be one of a response.
+        :raises ApplicationError: a field says where a response ends, and this has no content.
+        :raises OSError: the client has left, or does not read.
+        """
+        lines = [b"HTTP/1.1 103 Early Hints\r\n"]
+        for name, value in headers:
+            field, framing = encode_field(_text(name), _text(value).strip(" \t"))
+            if framing in _NOT_INTERIM:
+                raise self.ApplicationError(f"no field of a 103: {_text(name)}")
+            lines.append(field_line(field))
+        has_begun = self.headers_sent or self._is_taken or self._is_over or self.deferred is not None
+        if has_begun or self.request_version != "HTTP/1.1":
+            return
+        self._sendall(b"".join([*lines, b"\r\n"]))
+        self.response_length = 0  # that of the final one
 
     #: Answers in place of the application.
     _refusal: Any = None
@@ -329,6 +358,11 @@ class KeepAliveWorker(GeventWorker):  # type: ignore[misc] # gunicorn has no typ
                 return True
             if left <= 0:
                 return False
+
+
+def _text(part: str | bytes) -> str:
+    """A name or value of a field; gunicorn takes both kinds in hints."""
+    return part.decode("latin-1") if isinstance(part, bytes) else part
 
 
 def _listed(peers: Any) -> str:

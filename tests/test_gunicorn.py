@@ -25,7 +25,7 @@ from gunicorn import config, glogging
 
 from parked.gunicorn import KeepAliveWorker, Server
 from parked.prefork.settings import Settings
-from tests.support import CHECKOUT, GET, PATIENCE_S, Client
+from tests.support import CHECKOUT, GET, PATIENCE_S, Client, eventually
 
 OLDEST = "21.2"
 WORKER = "parked.gunicorn.KeepAliveWorker"
@@ -424,6 +424,103 @@ def test_libraries_find_gevent_by_the_name_of_the_software() -> None:
 
     with worker(application) as (_, server), Client(server) as client:
         assert re.fullmatch(rb"gevent/\S+ gunicorn/\S+", client.ask().body)
+
+
+Hints = Callable[[list[tuple[Any, Any]]], None]
+LINK = "</style.css>; rel=preload; as=style"
+
+
+@contextlib.contextmanager
+def hinting(hint: Callable[[Hints], Any], **settings: Any) -> Iterator[Client]:
+    """A client of an application that gives hints before its response."""
+
+    def application(environ: dict[str, Any], start_response: Callable[..., Any]) -> list[bytes]:
+        hint(environ["wsgi.early_hints"])
+        start_response("200 OK", [("X-Kind", "final"), ("Content-Length", "4")])
+        return [b"last"]
+
+    with worker(application, **settings) as (_, server), Client(server) as client:
+        yield client
+
+
+def test_early_hints_are_sent_before_the_response(capfd: pytest.CaptureFixture[str]) -> None:
+    def hint(hints: Hints) -> None:
+        hints([("Link", LINK), ("Link", " </b.js>; rel=preload ")])
+        hints([(b"Link", b"</c.js>; rel=preload")])
+
+    with hinting(hint, accesslog="-", access_log_format="sent %(B)s") as client:
+        for _ in range(2):  # the connection is kept
+            client.send(GET)
+            assert [client.file.readline() for _ in range(4)] == [
+                b"HTTP/1.1 103 Early Hints\r\n",
+                b"Link: %b\r\n" % LINK.encode(),
+                b"Link: </b.js>; rel=preload\r\n",
+                b"\r\n",
+            ]
+            assert client.file.readline() == b"HTTP/1.1 103 Early Hints\r\n"
+            assert [client.file.readline() for _ in range(2)] == [b"Link: </c.js>; rel=preload\r\n", b"\r\n"]
+            answer = client.answer()
+            assert (answer.status, answer.headers["X-Kind"], answer.body) == (200, "final", b"last")
+    assert capfd.readouterr().out.count("sent 4\n") == 2, "hints are no content"
+
+
+def test_http_1_0_gets_no_early_hints() -> None:
+    with hinting(lambda hints: hints([("Link", LINK)])) as client:
+        assert client.ask(GET.replace(b"1.1", b"1.0")).status == 200
+
+
+@pytest.mark.parametrize(
+    "field",
+    [
+        ("Link", "</a>\r\nSet-Cookie: a=b"),
+        ("Li nk", "</a>"),
+        ("Content-Length", "5"),
+        ("Transfer-Encoding", "chunked"),
+        ("Connection", "close"),
+    ],
+)
+def test_a_field_that_early_hints_cannot_have_sends_nothing(field: tuple[str, str]) -> None:
+    with hinting(lambda hints: hints([("Link", LINK), field])) as client:
+        assert client.ask().status == 500
+
+
+def test_early_hints_behind_the_final_head_are_left_out() -> None:
+    kept: list[Hints] = []
+
+    def application(environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterator[bytes]:
+        kept.append(environ["wsgi.early_hints"])
+        start_response("200 OK", [("Content-Length", "4")])
+        yield b"la"
+        kept[-1]([("Link", LINK)])
+        yield b"st"
+
+    with worker(application) as (_, server), Client(server) as client:
+        assert client.ask().body == b"last"
+        kept[0]([("Link", LINK)])  # nor into the next response
+        assert client.ask().body == b"last"
+
+
+def test_early_hints_to_a_client_that_has_left_are_no_error_of_the_application(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    failed: list[BaseException] = []
+
+    def hint(hints: Hints) -> None:
+        try:
+            for _ in range(1000):
+                gevent.sleep(0.001)
+                hints([("Link", LINK)])
+        except BaseException as error:
+            failed.append(error)
+            raise
+
+    with hinting(hint) as client:
+        client.send(GET)
+        client.sock.close()
+        client.file.close()
+        eventually(lambda: failed)
+    assert isinstance(failed[0], OSError)
+    assert "Error handling request" not in capsys.readouterr().err
 
 
 def test_with_reload_idle_connections_are_not_waited_for() -> None:

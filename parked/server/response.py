@@ -256,7 +256,7 @@ class ResponseWriter(pywsgi.WSGIHandler):  # type: ignore[misc] # gevent has no 
         """The response cannot be sent, for the client has left or does not read."""
         self._send_error = error
         self.status = f"socket error: {error}"
-        if self.code > 0:
+        if self.code is not None and self.code > 0:  # none yet: an interim response
             self.code = -self.code
         self.close_connection = connection.hung_up = True
         if isinstance(error, WriteTimeoutError):

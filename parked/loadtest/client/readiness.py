@@ -75,6 +75,8 @@ class Readiness:
         # Waiting connections by timeout. All entries of one inner dict have the same timeout, so insertion
         # order is the order of their deadlines and a sweep looks at the expired ones only.
         self._deadlines: dict[float, dict[Watched, float]] = {}
+        # How many greenlets are in `wait`. Listeners may have deadlines, too, and would wait as long.
+        self._greenlets = 0
         self._watcher = self._hub.loop.io(self._epoll.fileno(), 1)
         self._watcher.start(self.dispatch)
         # Waits for nothing: an epoll set is never writable. But while one watcher is left, to stop and start
@@ -130,8 +132,8 @@ class Readiness:
 
     @property
     def waiting(self) -> int:
-        """Connections on which a greenlet waits, which is the number of requests in flight."""
-        return sum(map(len, self._deadlines.values()))
+        """Connections on which a greenlet waits, which is the number of requests in flight; no listeners."""
+        return self._greenlets
 
     def wait(self, connection: Watched, timeout_s: float) -> None:
         """Give up the processor until something happened on the connection.
@@ -146,9 +148,11 @@ class Readiness:
             deadlines = self._deadlines[timeout_s] = {}
         deadlines[connection] = time.perf_counter() + timeout_s
         connection.waiter = getcurrent()
+        self._greenlets += 1
         try:
             self._hub.switch()
         finally:
+            self._greenlets -= 1
             connection.waiter = None
             del deadlines[connection]
 
@@ -218,7 +222,7 @@ class Readiness:
                 connection.ready = True
         if len(ready) < EVENTS_A_POLL and self._at_once and self._pause is None and not self._epoll.closed:
             seconds = self.pause_s()
-            if seconds and not self.waiting:
+            if seconds and not self._greenlets:
                 self._rest(seconds)
 
     def _sweep(self) -> None:

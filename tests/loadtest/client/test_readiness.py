@@ -360,6 +360,34 @@ def test_there_is_no_pause_where_a_greenlet_waits(readiness: Readiness) -> None:
     waiting.close()
 
 
+@pytest.mark.parametrize("timeout_s", [None, 60.0])
+def test_there_is_a_pause_where_only_listeners_wait_with_a_timeout_too(
+    readiness: Readiness, timeout_s: float | None
+) -> None:
+    class Told:
+        times = 0
+
+        def switch(self) -> None:
+            self.times += 1
+
+        def throw(self, error: TimedOut) -> None: ...
+
+    pair, told = Pair(readiness).settle(), Told()
+    readiness.listen(pair.connection, told, timeout_s)
+    assert readiness.waiting == 0
+    pauses = iter((60.0,))
+    readiness.pause_s = lambda: next(pauses, 0.0)
+    pair.peer.send(b"x")
+    eventually(lambda: told.times == 1)
+    pair.peer.send(b"y")
+    gevent.sleep(0.02)
+    assert told.times == 1
+    readiness._resume()  # as its timer would
+    eventually(lambda: told.times == 2)
+    readiness.leave(pair.connection, timeout_s)
+    pair.close()
+
+
 def test_a_look_for_events_never_waits_for_one(readiness: Readiness) -> None:
     """The timer of think times looks before each tick, where cores are short."""
     quickest_s = math.inf

@@ -254,6 +254,38 @@ def test_nobody_wakes_while_it_is_paused(woken: Woken) -> None:
     eventually(lambda: woken.all)
 
 
+def test_a_pause_that_comes_amid_a_tick_leaves_the_later_slots_asleep(woken: Woken) -> None:
+    """As when a task ends the test: requests sent now would wait for all that is being closed."""
+
+    def pause(sleeper: Sleeper) -> None:
+        woken.timer.paused = True
+
+    woken.then = pause
+    for number in range(3):
+        woken.timer.sleep(Sleeper(number), (2 + 2 * number) * SLOT_S)
+    assert len(woken.timer._slots) == 3
+    keep_the_loop_busy(10 * SLOT_S)  # one tick finds all of them due
+    eventually(lambda: woken.all)
+    gevent.sleep(5 * SLOT_S)
+    assert [sleeper.name for sleeper, _, _ in woken.all] == [0]
+    woken.then = lambda sleeper: None
+    woken.timer.paused = False
+    eventually(lambda: len(woken.all) == 3)
+    assert [sleeper.name for sleeper, _, _ in woken.all] == [0, 1, 2]
+
+
+def test_after_a_tick_that_took_longer_than_its_slots_the_next_one_is_not_passed_over(woken: Woken) -> None:
+    """Or who became due meanwhile would wait for as many slots again."""
+    together = 8
+    woken.timer.serve_together(together)
+    woken.then = lambda sleeper: keep_the_loop_busy((together + 1) * SLOT_S)
+    woken.timer.sleep(Sleeper(), 0.0)
+    keep_the_loop_busy(2 * SLOT_S)
+    woken.timer._tick()  # as its timer would
+    assert len(woken.all) == 1
+    assert woken.timer._tick_slot <= woken.timer._current(), "it is time for it already"
+
+
 def test_those_who_were_forgotten_meanwhile_are_no_lag(woken: Woken) -> None:
     forgotten = Sleeper()
     woken.timer.paused = True

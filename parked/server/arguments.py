@@ -24,13 +24,13 @@ def check_tls(given: Mapping[str, Any], constructor: Callable[..., None]) -> Non
     """
     if not given:
         return
-    has_context = "ssl_context" in given
-    taken, takes_all = _options(given["ssl_context"].wrap_socket if has_context else wrap_socket)
+    context = given.get("ssl_context")
+    taken, takes_all = _options(wrap_socket if context is None else context.wrap_socket)
     taken.add("ssl_context")
     for name in given:
         if name not in taken and not takes_all:
             raise TypeError(_refusal(name, taken, constructor))
-    if not has_context and not given.get("certfile"):
+    if context is None and not given.get("certfile"):
         raise ValueError("TLS needs certfile or ssl_context")
 
 

@@ -80,7 +80,9 @@ def test_a_context_of_ones_own_says_what_it_takes(certificate: tuple[str, str]) 
         made(ssl_context=Named(), lable="mine")
 
 
-@pytest.mark.parametrize("tls", [{"keyfile": "key.pem"}, {"certfile": None}, {"server_side": True}])
+@pytest.mark.parametrize(
+    "tls", [{"keyfile": "key.pem"}, {"certfile": None}, {"server_side": True}, {"ssl_context": None}]
+)
 def test_tls_without_a_certificate_is_refused(tls: dict[str, Any]) -> None:
     """gevent raises that for each connection."""
     with pytest.raises(ValueError, match="TLS needs certfile or ssl_context"):

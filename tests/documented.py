@@ -187,6 +187,7 @@ UNTRIED = {
     "/opt/parked/bin/parked-server --help": _INSTALL,
     "/opt/parked/bin/parked-loadtest --help": _INSTALL,
     "pip install '.[gunicorn]'": _INSTALL,
+    "pip install redis django flask": "what requirements-dev.txt has: tests/examples/test_notify.py",
     "cp /opt/parked/share/parked/systemd/parked-server.service /etc/systemd/system/": "needs systemd as root",
     "echo PARKED_CONNECTIONS=400000 >/etc/default/parked-server": "needs systemd as root",
     "systemctl daemon-reload && systemctl enable --now parked-server": "needs systemd as root",

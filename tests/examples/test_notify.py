@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import shutil
 import signal
 import socket
 import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,6 +19,7 @@ import pytest
 from tests.loadtest.browser import browser, missing
 from tests.support import GET, PATIENCE_S, Client, ServerProcess, eventually
 
+CHECKOUT = Path(__file__).resolve().parents[2]
 #: Seconds that a reload may take, which tries the new version first.
 RELOAD_S = 60.0
 FRAMEWORKS = ["falcon_app", "flask_app", "django_app"]
@@ -98,6 +101,16 @@ def test_one_worker_tells_streams_and_polls(framework: str) -> None:
         with Client(server.address) as again:
             listen(again, last=0)
             assert heard(again, 2) == [(1, "first é"), (2, "second")]
+
+
+@pytest.mark.parametrize("framework", FRAMEWORKS)
+def test_a_single_worker_needs_no_package_redis(framework: str) -> None:
+    """In an environment that has none: its import fails as if it were not installed."""
+    code = f"import sys; sys.modules['redis'] = None; import docs.examples.notify.{framework}"
+    environment = {name: text for name, text in os.environ.items() if name != "REDIS_URL"}
+    subprocess.run(
+        [sys.executable, "-c", code], cwd=CHECKOUT, env=environment, check=True, timeout=PATIENCE_S
+    )
 
 
 @needs_redis

@@ -1,6 +1,7 @@
 """The same service in Django: `./run_server --app docs.examples.notify.django_app:application --workers 1`.
 
-A whole project in one file; in yours, the views are all that is needed.
+A whole project in one file; in yours, the views are all that is needed. Needs `pip install django`, and with
+REDIS_URL set `pip install redis`.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from django.http import HttpRequest, HttpResponse
 from django.urls import path
 from django.views.decorators.csrf import csrf_exempt
 
-from .shared import open_hub
+from .hub import open_hub
 
 hub = open_hub()
 PAGE = Path(__file__).with_name("page.html").read_bytes()

@@ -1,6 +1,6 @@
 """A notification service: `./run_server --app docs.examples.notify.falcon_app:application --workers 1`.
 
-With REDIS_URL=redis://127.0.0.1 it may have any number of workers.
+With REDIS_URL=redis://127.0.0.1 it may have any number of workers, and needs `pip install redis`.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from pathlib import Path
 
 import falcon
 
-from .shared import open_hub
+from .hub import open_hub
 
 hub = open_hub()
 PAGE = Path(__file__).with_name("page.html").read_bytes()

@@ -1,4 +1,7 @@
-"""The same service in Flask: `./run_server --app docs.examples.notify.flask_app:application --workers 1`."""
+"""The same service in Flask: `./run_server --app docs.examples.notify.flask_app:application --workers 1`.
+
+Needs `pip install flask`, and with REDIS_URL set `pip install redis`.
+"""
 
 from __future__ import annotations
 
@@ -6,7 +9,7 @@ from pathlib import Path
 
 import flask
 
-from .shared import open_hub
+from .hub import open_hub
 
 hub = open_hub()
 application = flask.Flask(__name__)

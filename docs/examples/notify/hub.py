@@ -7,6 +7,7 @@ client which comes back says with `Last-Event-ID` what it has. For many workers 
 from __future__ import annotations
 
 import json
+import os
 from collections import deque
 from typing import Any
 
@@ -88,6 +89,16 @@ class Hub:
         if last is None or not (last.isascii() and last.isdigit()):
             return []
         return [message for message in self._messages if message[0] > int(last)]
+
+
+def open_hub() -> Hub:
+    """One for a single worker, or with REDIS_URL set one of many."""
+    url = os.environ.get("REDIS_URL")
+    if not url:
+        return Hub()
+    from .shared import SharedHub  # here, since a single worker needs no package redis
+
+    return SharedHub(url)
 
 
 def _event(message: tuple[int, str]) -> bytes:

@@ -3,11 +3,11 @@
 A script in Redis numbers, keeps and publishes each message in one step. A worker subscribes first and then
 reads what is kept, so that nothing is lost between the two; what comes twice is told once. When Redis was
 away, it begins anew.
+
+Needs the package redis: `pip install redis`.
 """
 
 from __future__ import annotations
-
-import os
 
 import gevent
 import redis
@@ -75,9 +75,3 @@ class SharedHub(Hub):
         number, _, text = message.partition(" ")
         if int(number) > self._last:
             self._tell(int(number), text)
-
-
-def open_hub() -> Hub:
-    """One for a single worker, or with REDIS_URL set one of many."""
-    url = os.environ.get("REDIS_URL")
-    return SharedHub(url) if url else Hub()

@@ -1,5 +1,5 @@
-"""`./run_server`: the server's command line, with the demo application as its default."""
+"""`./run_server`: the server's command line."""
 
 from parked.prefork.command import main
 
-main(demo="app.wsgi:application")
+main()

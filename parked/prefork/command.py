@@ -12,11 +12,8 @@ if TYPE_CHECKING:
     from typing import NoReturn
 
 
-def main(demo: str = "parked.demo.wsgi:application") -> NoReturn:
-    """Read the settings and run the supervisor; ends the process with the exit code.
-
-    :param demo: served if the settings name no application.
-    """
+def main() -> NoReturn:
+    """Read the settings and run the supervisor; ends the process with the exit code."""
     # Until there is a supervisor, an interrupt just ends this process: no traceback out of the imports below.
     # One that scripts/run has held back, or an image before this one, waits for the supervisor.
     signal.signal(signal.SIGINT, signal.SIG_DFL)
@@ -28,7 +25,7 @@ def main(demo: str = "parked.demo.wsgi:application") -> NoReturn:
     from parked.prefork import again, handover, settings, supervisor, trial
     from parked.prefork.application import StartError
     from parked.prefork.signals import Signals, StopRequested
-    from parked.shared import old_names
+    from parked.shared import old_names, place
     from parked.shared.extras import lacks
 
     signals = None
@@ -42,7 +39,7 @@ def main(demo: str = "parked.demo.wsgi:application") -> NoReturn:
         if not chosen.app:
             if hint := lacks("without --app the demo is served, which", "falcon", "demo"):
                 raise StartError(hint, settings.EXIT_APP)
-            chosen = dataclasses.replace(chosen, app=demo)
+            chosen = dataclasses.replace(chosen, app=place.demo())
         if chosen.check_config:
             code = trial.check(chosen)
         else:

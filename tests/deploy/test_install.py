@@ -295,6 +295,16 @@ def refused(*command: str | Path, cwd: Path) -> subprocess.CompletedProcess[str]
     return commands.run(command, cwd=cwd, env=clean_environment(), timeout=60)
 
 
+def test_an_editable_installation_serves_the_demonstration(
+    tmp_path: Path, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    """`pip install -e '.[demo]'`: the commands are installed, the code lies in the checkout."""
+    folder = tmp_path_factory.mktemp("editable")
+    installed = environment(folder / "venv", "--editable", f"{CHECKOUT}[demo]")
+    with server(installed, "", cwd=tmp_path) as process:
+        assert body(next_address(process))
+
+
 def test_help_and_messages_name_the_installed_command(complete: Path, tmp_path: Path) -> None:
     assert run(complete / "parked-loadtest", "--help", cwd=tmp_path).startswith("usage: parked-loadtest ")
     assert run(complete / "parked-server", "--help", cwd=tmp_path).startswith("usage: parked-server ")

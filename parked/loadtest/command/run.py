@@ -44,6 +44,7 @@ from parked.loadtest.report import report
 from parked.loadtest.report.record import NoRun
 from parked.loadtest.terms import checkout, files, options, values, variables
 from parked.loadtest.terms.console import hand_over, say
+from parked.shared import place
 from parked.shared.descriptors import raise_nofile
 
 if TYPE_CHECKING:
@@ -217,7 +218,7 @@ def _server(settings: Settings, plan: sizing.Plan) -> Iterator[subprocess.Popen[
         "-m",
         "parked.prefork",
         "--app",
-        checkout.demo(),
+        place.demo(),
         "--bind",
         bind,
         "--connections",

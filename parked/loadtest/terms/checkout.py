@@ -1,4 +1,4 @@
-"""Where this code lies, in a checkout or in a Python's site-packages, and what follows from that."""
+"""What follows for the load test from where this code lies, in a checkout or in a Python's site-packages."""
 
 from __future__ import annotations
 
@@ -7,9 +7,7 @@ import os
 import sys
 from pathlib import Path
 
-#: What holds the package `parked`.
-PROJECT = Path(__file__).resolve().parents[3]
-IS_CHECKOUT = (PROJECT / "pyproject.toml").is_file()
+from parked.shared.place import IS_CHECKOUT, PROJECT
 
 #: What a person types: in the project's folder, or anywhere.
 COMMAND = "./run_test" if IS_CHECKOUT else "parked-loadtest"
@@ -42,11 +40,6 @@ WORKLOADS = {"keepalive": "keepalive.py", "longpoll": "long_poll.py", "events": 
 def locustfile(workload: str = "keepalive") -> Path:
     """The built-in locustfile; pyproject.toml says where it is installed."""
     return PROJECT / ("loadtest" if IS_CHECKOUT else "parked/demo") / WORKLOADS[workload]
-
-
-def demo() -> str:
-    """The built-in application, as `parked-server --app` takes it."""
-    return "app.wsgi:application" if IS_CHECKOUT else "parked.demo.wsgi:application"
 
 
 def sysconfig(script: str) -> str:

@@ -114,6 +114,14 @@ def test_a_checkout_and_a_source_distribution_build_the_same_wheel(wheel: Path, 
     assert contents(build("wheel", CHECKOUT, tmp_path)) == contents(wheel)
 
 
+def test_the_tests_of_a_source_distribution_need_no_committed_run(sdist: Path, tmp_path: Path) -> None:
+    run("tar", "-xzf", sdist, cwd=tmp_path)
+    folder = tmp_path / sdist.name.removesuffix(".tar.gz")
+    assert not (folder / "results/reference").exists()
+    run(sys.executable, "-m", "pytest", "-q", "--collect-only", "tests/loadtest/report", cwd=folder)
+    run(sys.executable, "-m", "pytest", "-q", "tests/loadtest/plan/test_measured_run.py", cwd=folder)
+
+
 def test_the_checkers_of_packages_find_nothing(sdist: Path, wheel: Path, tmp_path: Path) -> None:
     run(TOOLS / "twine", "check", "--strict", sdist, wheel, cwd=tmp_path)
     run(TOOLS / "check-wheel-contents", wheel, cwd=CHECKOUT)

@@ -24,6 +24,8 @@ from tests.commands import free_ports
 from tests.conftest import SHARED
 
 PROJECT = Path(__file__).resolve().parents[2]
+#: A source distribution, as packagers have it: without the committed runs.
+IS_SDIST = (PROJECT / "PKG-INFO").is_file()
 #: PYTHONPATH for runs whose pictures nobody looks at.
 NO_PICTURES = f"{PROJECT}:{Path(__file__).with_name('plain_python')}"
 MIB = 1024 * 1024

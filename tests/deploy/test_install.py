@@ -316,6 +316,12 @@ def test_an_editable_installation_serves_the_demonstration(
 def test_help_and_messages_name_the_installed_command(complete: Path, tmp_path: Path) -> None:
     assert run(complete / "parked-loadtest", "--help", cwd=tmp_path).startswith("usage: parked-loadtest ")
     assert run(complete / "parked-server", "--help", cwd=tmp_path).startswith("usage: parked-server ")
+    shown = " ".join(run(complete / "parked-loadtest", "--help", cwd=tmp_path).split())
+    assert "run_test" not in shown
+    assert "run_server" not in shown
+    named = re.search(r"a locustfile \(default: (.+?)\)", shown)
+    assert named
+    assert Path(named[1].replace(" ", "")).is_file()
     wrong = refused(complete / "parked-server", "--app", "app:application", cwd=tmp_path)
     assert wrong.stderr.startswith("parked-server: cannot import app:application: ")
     assert wrong.stderr.count("\n") == 1

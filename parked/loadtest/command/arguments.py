@@ -18,7 +18,7 @@ from parked.loadtest.machine.machine import Machine
 from parked.loadtest.plan import planning
 from parked.loadtest.report.goals import Goal
 from parked.loadtest.terms import checkout, options, values, variables
-from parked.loadtest.terms.checkout import PROGRAM
+from parked.loadtest.terms.checkout import PROGRAM, SERVER
 from parked.loadtest.terms.console import hand_over, say
 from parked.shared import old_names
 from parked.shared.extras import lacks
@@ -114,14 +114,14 @@ def parser() -> argparse.ArgumentParser:
         action="append",
         metavar="URL",
         help="server to test; several (repeated, or with commas) get equal shares of the connections "
-        f"(default: what the classes of -f have as host, else {DEFAULT_HOST}, where run_server is started if "
+        f"(default: what the classes of -f have as host, else {DEFAULT_HOST}, where {SERVER} is started if "
         "nobody listens)",
     )
     made.add_argument("--insecure", action="store_true", help=options.INSECURE)
     made.add_argument(
         "--start-server",
         action="store_true",
-        help="start run_server at a local --host too, if nobody listens there",
+        help=f"start {SERVER} at a local --host too, if nobody listens there",
     )
     made.add_argument(
         "--source-addresses",
@@ -129,7 +129,8 @@ def parser() -> argparse.ArgumentParser:
         type=values.checked(values.source_addresses),
         metavar="LIST",
         help="addresses that this host's connections start from, such as 10.0.0.16/28,10.0.0.40 (default: on "
-        "loopback 127.1.0.0/16, elsewhere those that sysconfig/addresses gave the interface, or its own)",
+        "loopback 127.1.0.0/16, elsewhere those that "
+        f"{_literally(checkout.sysconfig('addresses'))} gave the interface, or its own)",
     )
     made.add_argument(
         "-f",
@@ -137,7 +138,7 @@ def parser() -> argparse.ArgumentParser:
         default=None,
         type=Path,
         metavar="FILE",
-        help="a locustfile (default: loadtest/keepalive.py)",
+        help=f"a locustfile (default: {_literally(str(checkout.locustfile()))})",
     )
     made.add_argument(
         "--processes",
@@ -209,7 +210,7 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument(
         "--print-completion",
         choices=("bash", "zsh"),
-        help='print what completes these options: eval "$(./run_test --print-completion bash)"',
+        help=f'print what completes these options: eval "$({checkout.COMMAND} --print-completion bash)"',
     )
     made.add_argument("--version", action="store_true", help="print the version and exit")
     made.add_argument("--force", action="store_true", help="run even if limits look too low")
@@ -217,10 +218,15 @@ def parser() -> argparse.ArgumentParser:
     return made
 
 
+def _literally(text: str) -> str:
+    """For argparse, to which a percent sign in help means more."""
+    return text.replace("%", "%%")
+
+
 def _add_request(made: argparse.ArgumentParser) -> None:
     """What the built-in locustfile asks for, of a server of any kind."""
     request = made.add_argument_group(
-        "the request of the built-in test (default: GET /?length=N, which run_server answers)"
+        f"the request of the built-in test (default: GET /?length=N, which {SERVER} answers)"
     )
     for option in options.REQUEST:
         option.add_to(request)

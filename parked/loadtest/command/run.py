@@ -204,7 +204,8 @@ def _say_lead(settings: Settings, lead: Lead) -> None:
     hosts = f"{lead.hosts} hosts" if lead.hosts > 1 else "one host"
     say(f"connections  {settings.connections:,} from {hosts} to {', '.join(settings.urls)}")
     address = socket.gethostname() if lead.address == "*" else lead.address
-    say(f"on each of them, within {lead.patience_s} s: ./run_test --join {address}:{settings.master_port}")
+    join = f"{checkout.COMMAND} --join {address}:{settings.master_port}"
+    say(f"on each of them, within {lead.patience_s} s: {join}")
 
 
 @contextlib.contextmanager

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 import gevent
 from prometheus_client.parser import text_string_to_metric_families
 
+from parked.loadtest.terms import checkout
 from parked.loadtest.terms.clock import unix_time_s
 from parked.loadtest.terms.harmless import for_line
 from parked.shared import addresses
@@ -105,7 +106,7 @@ def parse(text: str, unix_time_s: float) -> Reading:
     """A page in Prometheus' text format. Raises :class:`NoMetrics` for another's."""
     lines = [line for line in text.splitlines() if line.startswith("parked_") and len(line) <= LONGEST_LINE]
     if not lines:
-        raise NoMetrics("no metrics of run_server there")
+        raise NoMetrics(f"no metrics of {checkout.SERVER} there")
     page = "\n".join(lines) + "\n"
     if len(page) > MOST_PARSED:
         raise NoMetrics(f"metrics of more than {MOST_PARSED >> 10} KiB")
@@ -171,7 +172,7 @@ def _whole(connected: socket.socket) -> bytes:
 
 
 class ServerMetrics:
-    """The server's metrics at an address as `run_server --metrics` takes it: HOST:PORT or unix:PATH."""
+    """The server's metrics at an address as `parked-server --metrics` takes it: HOST:PORT or unix:PATH."""
 
     def __init__(self, address: str) -> None:
         self.address = address

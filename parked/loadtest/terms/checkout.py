@@ -11,6 +11,8 @@ from parked.shared.place import IS_CHECKOUT, PROJECT
 
 #: What a person types: in the project's folder, or anywhere.
 COMMAND = "./run_test" if IS_CHECKOUT else "parked-loadtest"
+#: ... and the server's command, in a sentence.
+SERVER = "run_server" if IS_CHECKOUT else "parked-server"
 #: What --help and messages call the program: the checkout's script, unless the installed command was called.
 PROGRAM = "parked-loadtest" if Path(sys.argv[0]).name == "parked-loadtest" else "run_test"
 

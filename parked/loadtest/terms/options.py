@@ -8,6 +8,7 @@ import types
 from typing import TYPE_CHECKING, Any
 
 from parked.loadtest.terms import values, variables
+from parked.loadtest.terms.checkout import SERVER
 
 if TYPE_CHECKING:
     import argparse
@@ -112,10 +113,10 @@ TABLE = (
         "--server-metrics",
         values.metrics_address,
         "ADDRESS",
-        "HOST:PORT or unix:/PATH of the server's own counters (run_server --metrics): they become columns of "
+        f"HOST:PORT or unix:/PATH of the server's own counters ({SERVER} --metrics): they become columns of "
         "samples.csv and a witness",
         "",
-        unset="none, or a socket of its own where run_test starts run_server",
+        unset="none, or a socket of its own where the run starts the server",
     ),
     Option(
         "--metrics",

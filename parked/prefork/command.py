@@ -22,7 +22,7 @@ def main() -> NoReturn:
     _guard_output()
     import dataclasses
 
-    from parked.prefork import again, handover, settings, supervisor, trial
+    from parked.prefork import again, handover, misspelt, settings, supervisor, trial
     from parked.prefork.application import StartError
     from parked.prefork.signals import Signals, StopRequested
     from parked.shared import old_names, place
@@ -33,7 +33,8 @@ def main() -> NoReturn:
         tried = trial.wanted(os.environ)
         # Before anything is made that would have to be removed, or that an image before this one has left.
         signals = Signals() if tried < 0 else None
-        for hint in old_names.hints(os.environ) if tried < 0 else []:
+        hints = [*old_names.hints(os.environ), *misspelt.hints(os.environ)] if tried < 0 else []
+        for hint in hints:
             print(f"{settings.PROGRAM}: {hint}", file=sys.stderr)
         chosen = settings.load(sys.argv[1:], os.environ)
         if not chosen.app:

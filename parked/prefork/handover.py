@@ -22,7 +22,7 @@ from typing import Any, Final
 
 from gevent import monkey
 
-_VARIABLE: Final = "PARKED_HANDOVER"
+VARIABLE: Final = "PARKED_HANDOVER"
 _Socket: Any = monkey.get_original("socket", "socket")  # gevent's would make an event loop
 
 
@@ -85,7 +85,7 @@ def is_waiting(environment: Mapping[str, str]) -> bool:
 
 def receive(environment: MutableMapping[str, str]) -> Handover | None:
     """What was left to us, if this is a new image of a running server; taken out of *environment*."""
-    text = environment.pop(_VARIABLE, "")
+    text = environment.pop(VARIABLE, "")
     if not text:
         return None
     try:
@@ -107,13 +107,13 @@ def receive(environment: MutableMapping[str, str]) -> Handover | None:
         RecursionError,
         OSError,
     ) as error:
-        raise HandoverError(f"{_VARIABLE} is not what a server left: {describe(error)}") from error
+        raise HandoverError(f"{VARIABLE} is not what a server left: {describe(error)}") from error
     return handover
 
 
 def leave(handover: Handover, environment: MutableMapping[str, str]) -> None:
     """Put it where the next image of this process will look."""
-    environment[_VARIABLE] = json.dumps({"pid": os.getpid(), **asdict(handover)})
+    environment[VARIABLE] = json.dumps({"pid": os.getpid(), **asdict(handover)})
 
 
 def execute(handover: Handover) -> None:

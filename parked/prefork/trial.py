@@ -26,7 +26,7 @@ from parked.shared import exposition
 from parked.shared.children import cause, end_with_parent
 from parked.shared.descriptors import raise_nofile
 
-_VARIABLE: Final = "PARKED_TRIAL"
+VARIABLE: Final = "PARKED_TRIAL"
 _set_handler: Any = monkey.get_original("signal", "signal")  # gevent's keeps that of SIGCHLD to itself
 _WORDS: Final = {
     EXIT_USAGE: "its settings make no sense",
@@ -42,7 +42,7 @@ def execute(listener: socket, folder: str, parent: int) -> NoReturn:
         os.setpgid(0, 0)  # what it starts goes when it goes
         os.chdir(folder)
         listener.set_inheritable(True)
-        os.execve(sys.executable, sys.orig_argv, {**os.environ, _VARIABLE: str(listener.fileno())})
+        os.execve(sys.executable, sys.orig_argv, {**os.environ, VARIABLE: str(listener.fileno())})
     except OSError as error:
         print(f"cannot try {sys.executable} in {folder}: {error.strerror}", file=sys.stderr, flush=True)
     finally:
@@ -62,11 +62,11 @@ def wanted(environment: os._Environ[str]) -> int:
 
     :raises StartError: the variable is nonsense.
     """
-    text = environment.pop(_VARIABLE, "-1")
+    text = environment.pop(VARIABLE, "-1")
     try:
         return int(text)
     except ValueError:
-        raise StartError(f"{_VARIABLE}={text[:40]!r} is not a descriptor", EXIT_USAGE) from None
+        raise StartError(f"{VARIABLE}={text[:40]!r} is not a descriptor", EXIT_USAGE) from None
 
 
 def run(settings: Settings, fd: int) -> int:
@@ -111,7 +111,7 @@ def _try(settings: Settings, fd: int) -> int:
     try:
         listener = handover.adopt(fd)
     except handover.HandoverError as error:
-        raise StartError(f"{_VARIABLE}={fd}: {error}", EXIT_USAGE) from error
+        raise StartError(f"{VARIABLE}={fd}: {error}", EXIT_USAGE) from error
     nofile, context, found = _read(settings)
     board = Scoreboard()
     if settings.metrics is not None:

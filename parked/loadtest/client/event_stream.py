@@ -53,9 +53,6 @@ class Piece(NamedTuple):
     complete: bool = False  #: the end of the body is in it
 
 
-NOTHING = Piece(())
-
-
 def sent_at(data: bytes) -> float | None:
     """When it was sent, by what it says, `{"sent": 1795600000.5}` in JSON, as the demo application does."""
     found = _TIME.search(data)

@@ -55,8 +55,6 @@ VISITORS = 5
 _STEPS = ("requests", "failures", "reconnects", "received_bytes")
 _GROWING = ("opened", "late_sends", "requests_sent", *_STEPS)
 _SERVER_GROWING = ("server_accepted_total", "server_requests_total", "server_sent_bytes_total")
-#: What Locust counts, and the requests among them that are not ours.
-_IN_LOCUST = {"requests": "others", "failures": "others_failed"}
 _PHASES = ("ramp", "hold", "stop")
 _PERCENTILES = {"p50": 50.0, "p90": 90.0, "p99": 99.0}
 

@@ -101,8 +101,12 @@ class Scoreboard:
         """A process has ended: what counts up stays, its levels are nobody's any more."""
         for row, owner in enumerate(self.column("owner")):
             if owner == pid:
-                self.restart(row)
-                self.set(row, "owner", 0)
+                self.free(row)
+
+    def free(self, row: int) -> None:
+        """The same of a row whose process is known to have ended, or has not begun."""
+        self.restart(row)
+        self.set(row, "owner", 0)
 
     def get(self, row: int, counter: str) -> int:
         return self._cells[_ROW_0 + row * len(COUNTERS) + _PLACES[counter]]

@@ -337,6 +337,8 @@ class Supervisor:
         if slot.pid:
             self._retiring.add(slot.pid)
             kill(slot.pid, signal.SIGHUP)
+        elif slot.row is not None:  # it has died, and its row was kept for a successor
+            self._scoreboard.free(slot.row)
         self._say(f"removing a worker: {len(self._slots)}")
 
     def _replace_one(self) -> None:

@@ -10,7 +10,8 @@ from pathlib import Path
 import psutil
 import pytest
 
-from parked.prefork import settings
+from parked.prefork import settings, supervisor
+from parked.prefork.scoreboard import Scoreboard
 from tests.support import GET, PATIENCE_S, Client, ServerProcess, eventually, run_app
 
 PID_APP = ("--app", "tests.apps:pid")
@@ -241,3 +242,16 @@ def test_ipv6_can_be_listened_on() -> None:
         assert f" and http://[::1]:{port} with " in server.first_line
         with Client(("::1", port)) as client:
             assert client.ask().status == 200
+
+
+def test_a_worker_that_is_removed_while_it_is_dead_leaves_its_row_for_others() -> None:
+    board = Scoreboard()
+    rows = [board.claim(), board.claim()]
+    removing = object.__new__(supervisor.Supervisor)  # what is asked of it needs no sockets and no processes
+    removing._scoreboard, removing._retiring, removing._groups, removing._own = board, set(), [], []
+    removing._slots = [supervisor._Slot([], row=row, pid=pid) for row, pid in zip(rows, (1, 0), strict=True)]
+    for row, pid in zip(rows, (1, 2), strict=True):
+        board.set(row, "owner", pid)
+    removing._remove_worker()
+    assert board.column("owner") == [1, 0]
+    assert board.claim() == rows[1]

@@ -35,7 +35,10 @@ class Statistics:
         self.statuses[status] += 1
 
     def counters(self, figures: Iterable[tuple[str, int]]) -> Iterator[tuple[str, int]]:
-        """All counters of the scoreboard but `ready`; *figures* are the server's own."""
+        """What a worker has counted, as the scoreboard names it; *figures* are the server's own.
+
+        `ready`, `owner`, `turned` and `leaving`, which say what a process is about, are set elsewhere.
+        """
         yield from figures
         yield "sent_bytes", self.sent_bytes
         yield "request_us", int(self.seconds * 1e6)

@@ -16,6 +16,7 @@ from typing import Any, Final
 
 from parked.prefork.scoreboard import STATUSES, TIME_BUCKETS_S, Scoreboard
 from parked.server.pending import REASONS
+from parked.shared.pauses import LOOK_S
 
 _PSS = re.compile(r"^Pss:\s+(\d+) kB", re.MULTILINE)
 #: Seconds for which a worker's memory is not read again: the kernel walks its page tables for it, 0.1-2 ms.
@@ -98,7 +99,9 @@ class WorkersCollector:
         )
         memory = gauge_family("parked_worker_memory_bytes", "PSS of each.", labels=["worker"])
         share = gauge_family("parked_worker_connections", "Client connections.", labels=["worker"])
-        for row, pid in enumerate(self._column("ready")):
+        ready = self._column("ready")
+        self._memory = {pid: kept for pid, kept in self._memory.items() if pid in ready}
+        for row, pid in enumerate(ready):
             if pid:
                 memory.add_metric([str(row)], self._memory_of(pid))
                 share.add_metric([str(row)], self._scoreboard.get(row, "connections"))
@@ -106,7 +109,7 @@ class WorkersCollector:
         yield share
         yield from self._pauses("gc_pause", "collection", "collections", "Garbage collections of all workers")
         yield from self._pauses(
-            "loop_lag", "lag", "lags", "Lateness of the event loops, 4 looks a second each"
+            "loop_lag", "lag", "lags", f"Lateness of the event loops, {1 / LOOK_S:g} looks a second each"
         )
 
     def _pauses(self, name: str, column: str, number: str, text: str) -> Iterator[Any]:

@@ -6,10 +6,12 @@ import re
 import pytest
 from prometheus_client import CollectorRegistry, generate_latest
 
+from parked.prefork import metrics
 from parked.prefork.counts import Statistics
 from parked.prefork.metrics import WorkersCollector
 from parked.prefork.scoreboard import COUNTERS, Scoreboard
 from parked.server import KeepAliveWSGIServer
+from parked.shared import pauses
 from tests.support import Client, serving
 
 
@@ -44,3 +46,26 @@ def test_what_the_server_refuses_and_where_it_fails_is_counted_for_the_operator(
     assert series["parked_refused_total"] == 1
     assert series["parked_faults_total"] == 1
     assert series["parked_failed_handshakes_total"] == 2
+
+
+def test_memory_is_kept_of_workers_that_are_there_alone(
+    scoreboard: Scoreboard, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(metrics, "memory_bytes", lambda pid: pid)
+    collector = WorkersCollector(scoreboard)
+    rows = [scoreboard.claim() or 0 for _ in range(4)]
+    for pid in range(1, 401):  # a server that replaces its workers again and again
+        scoreboard.set(rows[pid % 4], "ready", pid)
+        list(collector.collect())
+    assert sorted(collector._memory) == [397, 398, 399, 400]
+    for row in rows[1:]:
+        scoreboard.restart(row)
+    list(collector.collect())
+    assert list(collector._memory) == [400]
+
+
+def test_the_help_says_how_often_the_loop_is_looked_at(scoreboard: Scoreboard) -> None:
+    registry = CollectorRegistry()
+    registry.register(WorkersCollector(scoreboard))  # type: ignore[arg-type]
+    said = f"Lateness of the event loops, {round(1 / pauses.LOOK_S)} looks a second each."
+    assert f"# HELP parked_loop_lag_seconds {said}" in generate_latest(registry).decode()

@@ -20,17 +20,20 @@ import gevent
 from gevent.event import Event
 from gevent.pool import Pool
 from greenlet import GreenletExit
-from gunicorn import glogging
-from gunicorn.http.wsgi import base_environ
-from gunicorn.sock import ssl_context
-from gunicorn.workers.ggevent import VERSION, GeventWorker
 
 from parked.server import KeepAliveWSGIHandler, KeepAliveWSGIServer, Limits, unix
 from parked.server.access_format import content_bytes
 from parked.server.fields import CONNECTION, CONTENT_LENGTH, TRANSFER_ENCODING, encode_field, field_line
 from parked.server.trust import LOCAL, TrustedPeers
 from parked.shared.descriptors import raise_nofile
+from parked.shared.extras import imported
 from parked.shared.patching import packages_read_once
+
+with imported("parked.gunicorn", ("gunicorn",), "gunicorn"):
+    from gunicorn import glogging
+    from gunicorn.http.wsgi import base_environ
+    from gunicorn.sock import ssl_context
+    from gunicorn.workers.ggevent import VERSION, GeventWorker
 
 __all__ = ["KeepAliveWorker"]
 

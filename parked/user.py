@@ -6,9 +6,12 @@ The first class with tasks that is derived from it installs the plug-in into Loc
 
 from typing import Any
 
-from parked.loadtest.client import events, long_poll, user
-from parked.loadtest.client.errors import RequestFailure, WrongLength
-from parked.loadtest.plugin.install import install
+from parked.shared.extras import imported
+
+with imported("parked.user", ("locust", "httptools", "psutil", "prometheus_client", "hdrh"), "loadtest"):
+    from parked.loadtest.client import events, long_poll, user
+    from parked.loadtest.client.errors import RequestFailure, WrongLength
+    from parked.loadtest.plugin.install import install
 
 __all__ = ["EventsUser", "KeepAliveUser", "LongPollUser", "RequestFailure", "WrongLength"]
 

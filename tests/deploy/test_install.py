@@ -166,6 +166,19 @@ def test_a_command_without_its_extra_says_how_to_get_it(
     assert done.stderr.count("\n") == 1
 
 
+@pytest.mark.parametrize(
+    ("face", "extra"),
+    [("parked.user", "loadtest"), ("parked.gunicorn", "gunicorn")],
+    ids=("user", "gunicorn"),
+)
+def test_a_face_without_its_extra_says_how_to_get_it(
+    bare: Path, tmp_path: Path, face: str, extra: str
+) -> None:
+    said = refused(bare / "python", "-c", f"import {face}", cwd=tmp_path).stderr.splitlines()[-1]
+    assert said.startswith(f"ModuleNotFoundError: {face} needs "), said
+    assert said.endswith(f": pip install 'parked[{extra}]'"), said
+
+
 SHOP = """\
 from flask import Flask
 from parked.server import KeepAliveWSGIServer

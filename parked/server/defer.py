@@ -34,9 +34,17 @@ _UNDONE: Final = ("process_result", "write", "_write", "_write_with_headers", "l
 
 
 def defer(environ: dict[str, Any], **options: Any) -> PendingResponse:
-    """`environ["parked.defer"](**options)`, or a clear word under a server that has none.
+    """`environ["parked.defer"](**options)`, or a clear word under a server that has none. The options:
 
+    :param timeout: seconds until a response that has not begun times out, 0: never (default: 55.0).
+    :param on_timeout: what answers then: `(status, headers, body)`, or a function of the pending response
+        that returns such a tuple or answers by itself (default: None, a 504).
+    :param on_close: a function of the pending response, called once when it has ended (default: None).
+    :param on_shutdown: as `on_timeout`, when the server stops or reloads (default: None: a stream ends in
+        order, what has not begun gets a 503 with Retry-After).
+    :param heartbeat: `(seconds, bytes)`, written into a stream that was silent for so long (default: None).
     :raises RuntimeError: this server has none, or says no.
+    :raises TypeError, ValueError: an option is of another kind than it should be.
     """
     call = environ.get(KEY)
     if call is None:

@@ -95,7 +95,19 @@ class Host(Roads, Protocol):
 
 
 class PendingResponse(Outgoing):
-    """What `environ["parked.defer"]` returns. Slots, because there are many."""
+    """What `environ["parked.defer"]` returns: a response that is still to come, or under way.
+
+    For the application are `send`, or `start`, `write` and `close`; `call_soon_threadsafe` for other threads;
+    `open`, `reason` and `context`. All else is the server's. It ends when its last byte is with the kernel
+    and the application has returned, when the client has left, or when a bound is exceeded; then `on_close`
+    is called.
+
+    :ivar context: the application's own, None at first, so that callbacks need no closures.
+    :ivar reason: None while it is open, then how it has ended: answered, closed, head (the head was all),
+        client, timeout, slow, shutdown, limit or error.
+    """
+
+    # Slots, because there are many.
 
     __slots__ = (
         "__weakref__",

@@ -145,6 +145,12 @@ class EventsUser(WaitingUser):
     time that the server has asked for (`retry:`) or `retry_s`. A 204 ends the user, as it ends an EventSource
     for good. Response time is what the head of a response took.
 
+    A class of a locustfile sets what it needs of these. For a server that says in another way when an event
+    was sent it has its own static method `sent_at(data: bytes) -> float | None`; *data* is the event's.
+
+    :cvar path: what is asked for, with its query (default: /events?every=30, or --path).
+    :cvar name: of these requests in the statistics; None: the path without its query.
+    :cvar fields: header fields of each request, beside `default_headers`.
     :cvar retry_s: seconds before a stream that has ended is opened again.
     :cvar max_event_bytes: of one event, or one line of it; a larger one ends the stream.
     """

@@ -73,7 +73,13 @@ class LongPollUser(WaitingUser):
 
     Response time is what an answer took beyond the seconds that were asked for.
 
-    :cvar path: with `{seconds}` where it says after how many seconds the server is to answer.
+    A class of a locustfile sets what it needs of these. For a server that says in another way when an answer
+    was sent it has its own static method `sent_at(data: bytes) -> float | None`; *data* is the answer's body.
+
+    :cvar path: what is asked for, with `{seconds}` where it says after how many seconds the server is to
+        answer (default: /poll?seconds={seconds}, or --path).
+    :cvar name: of these requests in the statistics; None: the path without its query.
+    :cvar fields: header fields of each request, beside `default_headers`.
     :cvar think_time: fewest and most of these seconds, drawn evenly: --think, unless a class has its own.
     """
 

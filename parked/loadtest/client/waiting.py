@@ -52,8 +52,10 @@ class WaitingUser(KeepAliveUser):
 
     @staticmethod
     def sent_at(data: bytes) -> float | None:
-        """When an event or answer was sent, by what it says: Unix time, None if it does not. A class whose
-        server says it in another way has its own; called once for what many get alike."""
+        """When an event or answer was sent, by what it says: Unix time in seconds, None if it does not.
+
+        A class whose server says it in another way has its own; called once for what many get alike.
+        """
         return sent_at(data)
 
     def first_wait_time(self) -> float:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import re
 import webbrowser
 from typing import TYPE_CHECKING, Any
 
@@ -12,6 +13,7 @@ from parked.loadtest.command import arguments, outcome, run
 from parked.loadtest.command.processes import Stop
 from parked.loadtest.command.settings import Settings
 from parked.loadtest.machine.machine import Machine
+from tests.loadtest.runs import PROJECT
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -30,6 +32,15 @@ def test_quick_is_20000_for_30_s_unless_said_otherwise() -> None:
     assert (quick.connections, quick.hold) == (20_000, "30s")
     smaller = settings("--quick", "-c", "100", "--hold", "1s")
     assert (smaller.connections, smaller.hold) == (100, "1s")
+
+
+def test_every_option_is_in_a_page() -> None:
+    pages = [PROJECT / "README.md", PROJECT / "results/README.md", *(PROJECT / "docs").glob("*.md")]
+    words = set(re.findall(r"(?<![\w-])--?\w[\w-]*", "".join(page.read_text() for page in pages)))
+    actions = arguments.parser()._actions
+    assert [
+        a.option_strings for a in actions if a.dest != "version" and not words & {*a.option_strings}
+    ] == []
 
 
 @pytest.mark.parametrize("shell", ["bash", "zsh"])

@@ -44,6 +44,17 @@ OURS = {
     "--expect-workers": "--expect-hosts",
 }
 
+#: What a host that joins says itself, by its attributes; all else would be passed over in silence.
+OF_WHO_JOINS = {
+    "join",
+    "join_timeout",
+    "processes",
+    "locustfile",
+    "source_addresses",
+    "insecure",
+    "force",
+}
+
 EPILOG = """\
 commands
   report RUN       make summary, page and plots of a run again
@@ -181,7 +192,8 @@ def parser() -> argparse.ArgumentParser:
         default=None,
         type=_master,
         metavar="MASTER[:PORT]",
-        help="take part in the run of the master there, which says all else",
+        help="take part in the run of the master there, which says all but --processes, -f, --join-timeout, "
+        "--source-addresses, --insecure and --force",
     )
     several.add_argument(
         "--join-timeout",
@@ -321,22 +333,11 @@ def _master(text: str) -> tuple[str, int]:
 def _settle(made: argparse.ArgumentParser, chosen: argparse.Namespace) -> None:
     """Refuse what does not go together, and fill in what depends on other options."""
     if chosen.join:
-        of_the_master = (
-            "connections",
-            "workload",
-            "spawn_rate",
-            "hold",
-            "think",
-            "length",
-            "host",
-            "web",
-            "results",
-        )
-        wrong = [
-            name for name in (*of_the_master, "master") if getattr(chosen, name) != made.get_default(name)
-        ]
-        if wrong:
-            made.error(f"--{wrong[0].replace('_', '-')} is for the master to say, not for a host that joins")
+        given = (action for action in made._actions if hasattr(chosen, action.dest))
+        for action in given:
+            if action.dest not in OF_WHO_JOINS and getattr(chosen, action.dest) != action.default:
+                name = max(action.option_strings, key=len)
+                made.error(f"{name} is for the master to say, not for a host that joins")
     if chosen.master and chosen.connections == "auto":
         made.error("--master needs a number of connections, -c N")
     if chosen.master and chosen.processes:
@@ -420,6 +421,7 @@ def main(arguments: list[str] | None = None) -> int:
             patience_s=values.duration(chosen.join_timeout),
             workers=chosen.processes,
             locustfile=chosen.locustfile,
+            insecure=chosen.insecure,
             force=chosen.force,
             machine=Machine.read(),
         )

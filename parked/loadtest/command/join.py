@@ -77,6 +77,7 @@ class Joining:
     patience_s: float  #: for the master's first answer
     workers: int  #: 0: what the master says
     locustfile: Path | None  #: None: the master's
+    insecure: bool  #: whether any certificate will do when it looks at the servers
     force: bool
     machine: Machine
 
@@ -241,7 +242,7 @@ class _Agent:
         except argparse.ArgumentTypeError as error:
             raise Stop(variables.EXIT_HOSTS, f"the master asks for what makes no sense: {error}") from None
         for url in urls:
-            probe = probe_host(url)
+            probe = probe_host(url, verify=not joining.insecure)
             if not probe.ok:
                 raise Stop(HOST, f"{url}: {probe.detail}")
             addresses = _source_addresses(probe.address[0] if probe.address else "")

@@ -105,6 +105,16 @@ def test_a_run_that_has_passed_is_passed_also_if_its_web_page_is_ended_by_an_int
         (("--join", "a:b"), "is not HOST[:PORT]"),
         (("--join", "a", "-c", "5"), "--connections is for the master"),
         (("--join", "a", "--host", "http://b"), "--host is for the master"),
+        (("--join", "a", "--path", "/other"), "--path is for the master"),
+        (("--join", "a", "--header", "a: b"), "--header is for the master"),
+        (("--join", "a", "--quick"), "--quick is for the master"),
+        (("--join", "a", "--plan"), "--plan is for the master"),
+        (("--join", "a", "--fail-if", "hold_rps < 1"), "--fail-if is for the master"),
+        (("--join", "a", "--junit", "x.xml"), "--junit is for the master"),
+        (("--join", "a", "--json"), "--json is for the master"),
+        (("--join", "a", "--metrics", "127.0.0.1:24001"), "--metrics is for the master"),
+        (("--join", "a", "--server-metrics", "127.0.0.1:9"), "--server-metrics is for the master"),
+        (("--join", "a", "--abort-on-fail"), "--abort-on-fail is for the master"),
         (("--master",), "needs a number of connections"),
         (("--expect-hosts", "2"), "goes with --master"),
         (("--web-port", "8090"), "goes with --web"),
@@ -120,3 +130,16 @@ def test_what_makes_no_sense_is_one_line(
         arguments.main([*options])
     assert ended.value.code == 2
     assert wanted in capsys.readouterr().err.splitlines()[-1]
+
+
+def test_every_option_belongs_to_who_joins_or_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
+    """Also those that are still to come."""
+    made = arguments.parser()
+    for action in made._actions:
+        chosen, chosen.of_locust = made.parse_known_args(["--join", "a"])  # type: ignore[misc]
+        if not hasattr(chosen, action.dest) or action.dest in arguments.OF_WHO_JOINS:
+            continue
+        setattr(chosen, action.dest, "other than the default")
+        with pytest.raises(SystemExit):
+            arguments._settle(made, chosen)
+        assert "is for the master to say" in capsys.readouterr().err.splitlines()[-1]

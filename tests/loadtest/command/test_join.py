@@ -8,10 +8,12 @@ from typing import Any
 import pytest
 from locust.exception import RPCError
 
-from parked.loadtest.command import join
+from parked.loadtest.command import arguments, join
 from parked.loadtest.command.processes import Stop
 from parked.loadtest.master.host_report import PROTOCOL
 from parked.loadtest.master.hosts import ANSWER
+from parked.loadtest.plan.probe import Probe
+from parked.loadtest.terms import variables
 from parked.loadtest.terms.clock import Clock
 
 GO = {
@@ -55,3 +57,36 @@ def test_a_part_that_makes_no_sense_is_a_line(asked: dict[str, str]) -> None:
     agent._joining = None
     with pytest.raises(Stop, match="the master asks for what makes no sense"):
         agent._prepare()
+
+
+def test_a_host_that_joins_says_itself_what_is_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[join.Joining] = []
+    monkeypatch.setattr(join, "join", lambda joining: asked.append(joining) or 0)
+    monkeypatch.delenv(variables.SOURCE, raising=False)
+    monkeypatch.setenv("PARKED_THINK", "1:2")  # whoever keeps this set leads some runs and joins others
+    own = ["--processes", "2", "-f", "x.py", "--join-timeout", "3s", "--insecure", "--force"]
+    own += ["--source-addresses", "127.0.0.1"]
+    assert arguments.main(["--join", "a:24002", *own]) == 0
+    monkeypatch.delenv(variables.SOURCE)
+    (it,) = asked
+    assert (it.workers, str(it.locustfile), it.patience_s) == (2, "x.py", 3)
+    assert it.insecure
+    assert it.force
+
+
+@pytest.mark.parametrize("insecure", [False, True])
+def test_a_certificate_need_not_be_valid_for_a_host_that_joins_if_it_says_so(
+    monkeypatch: pytest.MonkeyPatch, insecure: bool
+) -> None:
+    verified: list[bool] = []
+
+    def probed(_url: str, verify: bool = True) -> Probe:
+        verified.append(verify)
+        return Probe("bad_certificate", "seen")
+
+    monkeypatch.setattr(join, "probe_host", probed)
+    agent = agent_that_hears(GO | {"host": "https://127.0.0.1:9"})
+    agent._joining = SimpleNamespace(insecure=insecure)
+    with pytest.raises(Stop, match="seen"):
+        agent._prepare()
+    assert verified == [not insecure]

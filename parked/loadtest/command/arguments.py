@@ -69,7 +69,8 @@ exit codes
   1  fail: the run is complete, summary.json gives the reasons
   2  an option is wrong
   3  this machine's limits are too low for -c (--force tries anyway)
-  4  the host does not resolve, refuses, or is no HTTP server
+  4  the host does not resolve, refuses, or is no HTTP server, or
+     there are no metrics at --server-metrics
   5  the server or Locust could not be started
   6  the results folder cannot be written
   7  several hosts: one did not join or could not do its part, or there is no master

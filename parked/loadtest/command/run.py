@@ -95,6 +95,8 @@ def _run(settings: Settings, started: contextlib.ExitStack, interrupted: Interru
         rehearses = probe.ok and settings.rehearses and settings.lead is None and not settings.force
         if rehearses and (why := _rehearse(settings, url)):
             raise Stop(HOST, f"{url} {why} (--force tries anyway)")
+    if settings.server_metrics and not start_server and not settings.force:
+        _ask_server_metrics(settings.server_metrics)
     local = settings.is_local
     plan = settings.plan(local, start_server).on(settings.machine)
     _say_plan(settings, plan)
@@ -123,6 +125,20 @@ def _rehearse(settings: Settings, url: str) -> str:
         return rehearsal.objection(url, path.replace(options.SECONDS, "0.1"), verify=verify)
     length = None if path else values.length(settings.length)[0]
     return rehearsal.objection(url, path or f"/?length={length}", length, verify=verify)
+
+
+def _ask_server_metrics(address: str) -> None:
+    """A witness that was asked for has to be there: a run without it looks like one that it confirmed."""
+    from parked.loadtest.master import server_metrics  # imports gevent, which few runs need here
+
+    try:
+        server_metrics.ask(address)
+    except server_metrics.NoMetrics as error:
+        raise Stop(
+            HOST,
+            f"--server-metrics {address}: {error}; give what run_server --metrics has there, or leave it out "
+            "(--force tries anyway)",
+        ) from None
 
 
 def _make_folder(settings: Settings) -> None:

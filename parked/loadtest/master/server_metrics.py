@@ -161,14 +161,57 @@ class _Received:
         return io.BytesIO(self._page)
 
 
-def _whole(connected: socket.socket) -> bytes:
-    """All that comes until the other side closes. Raises :class:`NoMetrics` where that is too much."""
+def _whole(connected: socket.socket, deadline: float) -> bytes:
+    """All that comes until the other side closes. Raises :class:`NoMetrics` where that is too much, and
+    TimeoutError where it takes too long: who drips is never quiet for so long."""
     page = bytearray()
-    while data := connected.recv(65536):
+    while True:
+        if (left_s := deadline - time.monotonic()) <= 0:
+            raise TimeoutError
+        connected.settimeout(left_s)
+        if not (data := connected.recv(65536)):
+            return bytes(page)
         page += data
         if len(page) > LARGEST:
             raise NoMetrics(f"more than {LARGEST >> 20} MiB")
-    return bytes(page)
+
+
+def ask(address: str) -> Reading:
+    """Ask now. The time limit is the sockets' own, so it holds without gevent's patches too; resolving a name
+    has the resolver's. Raises :class:`NoMetrics`."""
+    deadline = time.monotonic() + PATIENCE_S
+    try:
+        with _connected(address) as connected:
+            connected.sendall(_ASK)
+            page = _whole(connected, deadline)
+        answer = http.client.HTTPResponse(_Received(page))  # type: ignore[arg-type]
+        if not _FINAL.match(page):
+            raise NoMetrics("no response")
+        answer.begin()
+        if answer.chunked:
+            raise NoMetrics("chunks that were not asked for")
+        text = answer.read().decode()
+    except TimeoutError:
+        raise NoMetrics(f"no answer within {PATIENCE_S:g} s") from None
+    except (OSError, ValueError, http.client.HTTPException) as error:
+        raise NoMetrics(for_line(str(error))[:200] or type(error).__name__) from None
+    if answer.status != http.HTTPStatus.OK:
+        raise NoMetrics(f"status {answer.status}")
+    return parse(text, unix_time_s())
+
+
+def _connected(address: str) -> socket.socket:
+    host, port, path = addresses.parse(address)
+    if path:
+        connected = socket.socket(socket.AF_UNIX)
+        connected.settimeout(PATIENCE_S)
+        try:
+            connected.connect(path)
+        except BaseException:
+            connected.close()
+            raise
+        return connected
+    return socket.create_connection((host, port), PATIENCE_S)
 
 
 class ServerMetrics:
@@ -183,42 +226,15 @@ class ServerMetrics:
 
     def read(self) -> Reading:
         """Ask now. Raises :class:`NoMetrics`."""
-        patience = gevent.Timeout.start_new(PATIENCE_S)  # in all: who drips is never quiet for so long
+        patience = gevent.Timeout.start_new(PATIENCE_S)  # in all, the resolver too
         try:
-            with self._connect() as connected:
-                connected.sendall(_ASK)
-                page = _whole(connected)
-            answer = http.client.HTTPResponse(_Received(page))  # type: ignore[arg-type]
-            if not _FINAL.match(page):
-                raise NoMetrics("no response")
-            answer.begin()
-            if answer.chunked:
-                raise NoMetrics("chunks that were not asked for")
-            text = answer.read().decode()
+            return ask(self.address)
         except gevent.Timeout as timeout:
             if timeout is not patience:
                 raise
             raise NoMetrics(f"no answer within {PATIENCE_S:g} s") from None
-        except (OSError, ValueError, http.client.HTTPException) as error:
-            raise NoMetrics(for_line(str(error))[:200] or type(error).__name__) from None
         finally:
             patience.close()
-        if answer.status != http.HTTPStatus.OK:
-            raise NoMetrics(f"status {answer.status}")
-        return parse(text, unix_time_s())
-
-    def _connect(self) -> socket.socket:
-        host, port, path = addresses.parse(self.address)
-        if path:
-            connected = socket.socket(socket.AF_UNIX)
-            connected.settimeout(PATIENCE_S)
-            try:
-                connected.connect(path)
-            except BaseException:
-                connected.close()
-                raise
-            return connected
-        return socket.create_connection((host, port), PATIENCE_S)
 
     def begin(self) -> None:
         """The run begins: count from now on, and read once a second, in the background. Raises

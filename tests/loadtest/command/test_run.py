@@ -431,6 +431,21 @@ def test_a_host_that_does_not_speak_http_is_exit_code_4(tmp_path: Path) -> None:
     assert "HTTP" in text
 
 
+def test_server_metrics_that_are_not_there_are_exit_code_4_before_anything_is_started(tmp_path: Path) -> None:
+    with Many(("127.0.0.1", 0), Mute) as server:
+        host = f"http://127.0.0.1:{server.server_port}"
+        options = ("-c", "10", "--path", "/", "--host", host, "--hold", "1s")
+        nobody = f"127.0.0.1:{free_ports(1)[0]}"
+        for address, why in ((nobody, "refused"), (f"127.0.0.1:{server.server_port}", "no metrics")):
+            code, text = refusal(tmp_path / "run", *options, "--server-metrics", address)
+            assert code == 4, text
+            assert len(text.splitlines()) == 1
+            assert f"run_test: --server-metrics {address}: " in text
+            assert why in text
+            assert "--force" in text
+    assert not (tmp_path / "run").exists()
+
+
 def test_a_busy_master_port_is_named_before_anything_starts(tmp_path: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as busy:
         port = str(busy.getsockname()[1])

@@ -183,8 +183,11 @@ def test_who_drips_for_ever_is_left_in_time(endless: bytes, monkeypatch: pytest.
             served.sock.sendall(b"x")
             gevent.sleep(0.01)
 
-    with Peer(drip) as peer, pytest.raises(NoMetrics, match=r"within 0\.3 s"):
-        ServerMetrics(f"127.0.0.1:{peer.port}").read()
+    with Peer(drip) as peer:
+        address = f"127.0.0.1:{peer.port}"
+        for read in (ServerMetrics(address).read, lambda: server_metrics.ask(address)):
+            with pytest.raises(NoMetrics, match=r"within 0\.3 s"):
+                read()
 
 
 def test_a_page_without_an_end_is_not_kept(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -363,6 +363,8 @@ def _settle(made: argparse.ArgumentParser, chosen: argparse.Namespace) -> None:
                 "--path, --method, --header, --body and --expect-status are of the built-in test, not of -f"
             )
         chosen.path = chosen.path or ("/" if not waits else None)
+    if chosen.locustfile is not None and (missing := locustfile.missing(chosen.locustfile)):
+        made.error(f"argument -f/--locustfile: {missing}")
     chosen.did_you_mean = _close_to(made, chosen.of_locust)
     if chosen.host is None:
         chosen.host = [_host_of_locustfile(made, chosen) or DEFAULT_HOST]

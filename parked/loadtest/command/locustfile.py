@@ -4,11 +4,11 @@ where its users are not ours."""
 from __future__ import annotations
 
 import ast
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from pathlib import Path
 
 
 def hosts(file: Path) -> list[str]:
@@ -30,6 +30,16 @@ def hosts(file: Path) -> list[str]:
         if isinstance(known, str) and known.startswith(("http://", "https://")):
             found.append(known.rstrip("/"))
     return list(dict.fromkeys(found))
+
+
+def missing(named: Path) -> str:
+    """What Locust would not find of what -f names, files and folders with commas; empty if all is there."""
+    for one in (Path(name.strip()) for name in str(named).split(",")):
+        if not one.exists():
+            return f"cannot read {one}: no such file or folder"
+        if not one.is_dir() and one.suffix != ".py":
+            return f"cannot read {one}: its name does not end in .py"
+    return ""
 
 
 def _assigned(tree: ast.Module, name: str) -> Iterator[ast.expr]:

@@ -28,6 +28,8 @@ PASS, FAIL, USAGE, LIMIT, HOST, START, RESULTS, INTERRUPTED = 0, 1, 2, 3, 4, 5, 
 
 #: The command that is Locust, to which its options are added.
 LOCUST = (sys.executable, "-P", "-m", "parked.loadtest.command.locust")
+#: The command that is Locust, but ends when it has read its options and the locustfile.
+LOOK = (sys.executable, "-P", "-m", "parked.loadtest.command.look")
 
 #: Seconds that a process may take to stop, at least.
 STOP_LEAST_S = 20.0

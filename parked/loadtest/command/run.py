@@ -26,6 +26,7 @@ from parked.loadtest.command.processes import (
     INTERRUPTED,
     LIMIT,
     LOCUST,
+    LOOK,
     PASS,
     RESULTS,
     START,
@@ -166,14 +167,19 @@ def _make_folder(settings: Settings) -> None:
 
 
 def _check_locust_options(settings: Settings, interrupted: Interrupted) -> None:
-    """Have Locust look at the options that are left to it, before anything is started."""
-    if not settings.of_locust:
+    """Have Locust look at the words that are left to it and at the locustfile, before anything is started.
+
+    Where there are none, and no run that would be lost, the run itself is soon enough: a look takes a second.
+    """
+    own = settings.locustfile != checkout.locustfile(settings.workload).resolve()
+    told = settings.of_locust or any(name.startswith("LOCUST_") for name in os.environ)
+    if not (told or (own and settings.overwrite)):
         return
-    locust = [*LOCUST, "-f", str(settings.locustfile), *settings.of_locust]
+    looks = [*LOOK, "-f", str(settings.locustfile), *settings.of_locust]
     deadline = time.monotonic() + LOAD_S
     with (
         tempfile.TemporaryFile() as said,
-        start_process([*locust, "--list"], subprocess.DEVNULL, said) as looking,
+        start_process(looks, subprocess.DEVNULL, said) as looking,
     ):
         while looking.poll() is None:
             if interrupted.is_set:
@@ -184,8 +190,11 @@ def _check_locust_options(settings: Settings, interrupted: Interrupted) -> None:
         if looking.returncode:
             said.seek(0)
             lines = said.read().decode(errors="replace").strip().splitlines()
-            why = lines[-1] if lines else f"Locust ended with code {looking.returncode}"
-            raise Stop(USAGE, settings.did_you_mean or why.removeprefix("locust: error: "))
+            # What is wrong with options may have a line behind it, of what was meant.
+            _, of_options, why = "\n".join(lines).rpartition("locust: error: ")
+            if of_options:
+                raise Stop(USAGE, f"error: {settings.did_you_mean or '; '.join(why.splitlines())}")
+            raise Stop(USAGE, f"error: {lines[-1] if lines else f'Locust ended with {looking.returncode}'}")
 
 
 def _say_plan(settings: Settings, plan: sizing.Plan) -> None:

@@ -16,9 +16,8 @@ from locust import events
 from locust.runners import MasterRunner, WorkerRunner
 
 from parked.loadtest.client.process import Process
-from parked.loadtest.client.waiting import WaitingUser
 from parked.loadtest.master import recorder
-from parked.loadtest.plugin import adjustments, connections_tab, metrics, options, strangers
+from parked.loadtest.plugin import adjustments, connections_tab, metrics, options, strangers, tasks
 from parked.loadtest.terms import options as of_ours
 from parked.loadtest.terms import values, variables
 from parked.shared import old_names
@@ -72,10 +71,10 @@ def install(user_class: type[KeepAliveUser]) -> None:
 
 def _refuse_without_tasks(environment: Any) -> None:
     """A measurement of users that do nothing ends before it begins; Locust would go on with it."""
-    idle = [
-        kind.__name__
-        for kind in environment.user_classes
-        if not kind.tasks and not issubclass(kind, WaitingUser)
-    ]
-    if idle and of_ours.ours(environment.parsed_options).results:
-        sys.exit(f"No tasks defined in {', '.join(idle)}: decorate a method with @task, or set tasks")
+    chosen = environment.parsed_options
+    # A script may have set those of the environment, which win over what was chosen.
+    tags = chosen.tags if environment.tags is None else environment.tags
+    exclude = chosen.exclude_tags if environment.exclude_tags is None else environment.exclude_tags
+    idle = tasks.without(environment.user_classes, tags, exclude)
+    if idle and of_ours.ours(chosen).results:
+        sys.exit(tasks.refusal(idle))

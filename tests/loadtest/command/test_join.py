@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from types import SimpleNamespace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from locust.exception import RPCError
@@ -15,6 +15,9 @@ from parked.loadtest.master.hosts import ANSWER
 from parked.loadtest.plan.probe import Probe
 from parked.loadtest.terms import variables
 from parked.loadtest.terms.clock import Clock
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 GO = {
     "protocol": PROTOCOL, "state": "go", "echo_unix_s": None, "master_unix_s": 5.0, "joined": 1,
@@ -59,17 +62,21 @@ def test_a_part_that_makes_no_sense_is_a_line(asked: dict[str, str]) -> None:
         agent._prepare()
 
 
-def test_a_host_that_joins_says_itself_what_is_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_host_that_joins_says_itself_what_is_its_own(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = tmp_path / "x.py"
+    file.touch()
     asked: list[join.Joining] = []
     monkeypatch.setattr(join, "join", lambda joining: asked.append(joining) or 0)
     monkeypatch.delenv(variables.SOURCE, raising=False)
     monkeypatch.setenv("PARKED_THINK", "1:2")  # whoever keeps this set leads some runs and joins others
-    own = ["--processes", "2", "-f", "x.py", "--join-timeout", "3s", "--insecure", "--force"]
+    own = ["--processes", "2", "-f", str(file), "--join-timeout", "3s", "--insecure", "--force"]
     own += ["--source-addresses", "127.0.0.1"]
     assert arguments.main(["--join", "a:24002", *own]) == 0
     monkeypatch.delenv(variables.SOURCE)
     (it,) = asked
-    assert (it.workers, str(it.locustfile), it.patience_s) == (2, "x.py", 3)
+    assert (it.workers, str(it.locustfile), it.patience_s) == (2, str(file), 3)
     assert it.insecure
     assert it.force
 

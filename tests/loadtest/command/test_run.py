@@ -279,7 +279,9 @@ def test_a_locustfile_that_does_not_load_is_waited_for_until_a_bound_or_an_inter
 ) -> None:
     (tmp_path / "hangs.py").write_text("import time\ntime.sleep(1e6)\n")
     monkeypatch.setattr(run_module, "LOAD_S", within_s)
-    settings: Any = SimpleNamespace(of_locust=["--tags", "x"], locustfile=tmp_path / "hangs.py")
+    settings: Any = SimpleNamespace(
+        of_locust=["--tags", "x"], locustfile=tmp_path / "hangs.py", workload="keepalive"
+    )
     interrupted: Any = SimpleNamespace(is_set=is_set)
     before = children(os.getpid())
     with pytest.raises(Stop) as stopped:
@@ -390,6 +392,36 @@ def test_a_host_that_was_named_and_where_nobody_listens_is_not_replaced_by_our_o
     code, text = refusal(tmp_path / "run", "-c", "10", "--host", f"http://127.0.0.1:{port}")
     assert code == 4, text
     assert "--start-server" in text
+
+
+@pytest.mark.parametrize(
+    ("words", "variables", "wanted"),
+    [
+        (["NoSuchClass"], {}, "Unknown User(s): NoSuchClass"),
+        (["-f", "MISSING.py"], {}, "cannot read MISSING.py: no such file or folder"),
+        (["-f", "BROKEN.py"], {}, "SyntaxError"),
+        (["--tags", "nosuch"], {}, "No tasks defined in KeepAliveConnection"),
+        ([], {"LOCUST_TAGS": "nosuch"}, "No tasks defined in KeepAliveConnection"),
+    ],
+)
+def test_a_wrong_word_costs_no_run_that_was_there(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    words: list[str],
+    variables: dict[str, str],
+    wanted: str,
+) -> None:
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "run.json").write_text("{}")
+    (tmp_path / "BROKEN.py").write_text("class Broken(:\n")
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    words = [str(tmp_path / word) if word == "BROKEN.py" else word for word in words]
+    code, text = refusal(tmp_path / "run", "-c", "10", "--hold", "1s", "--overwrite", *words)
+    assert code == 2, text
+    assert "run_test: error: " in text.splitlines()[-1]
+    assert wanted in text.splitlines()[-1]
+    assert (tmp_path / "run" / "run.json").read_text() == "{}"
 
 
 def test_a_folder_with_something_in_it_is_not_written_to(tmp_path: Path) -> None:

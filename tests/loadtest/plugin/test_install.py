@@ -188,3 +188,17 @@ def test_users_without_tasks_are_named_before_a_run_that_is_recorded(tmp_path: P
     done = run_locust(tmp_path, "-f", str(locustfile), "--headless", "-t", "1s", "--results", "run")
     assert done.returncode != 0
     assert "No tasks defined in Idle" in done.stderr + done.stdout
+
+
+def test_users_that_tags_leave_without_tasks_are_named_before_a_run_that_is_recorded(tmp_path: Path) -> None:
+    locustfile = tmp_path / "tagged.py"
+    locustfile.write_text(
+        "from locust import tag, task\nfrom parked.user import KeepAliveUser\n\n\n"
+        "class Tagged(KeepAliveUser):\n    host = 'http://127.0.0.1:9'\n"
+        "    @tag('one')\n    @task\n    def one(self): pass\n"
+    )
+    options = ["-f", str(locustfile), "--headless", "-t", "1s", "--results", "run", "--exclude-tags", "one"]
+    done = run_locust(tmp_path, *options)
+    assert done.returncode == 1
+    assert "No tasks defined in Tagged" in done.stderr + done.stdout
+    assert not (tmp_path / "run").exists()

@@ -31,6 +31,26 @@ LOCUST = (sys.executable, "-P", "-m", "parked.loadtest.command.locust")
 #: The command that is Locust, but ends when it has read its options and the locustfile.
 LOOK = (sys.executable, "-P", "-m", "parked.loadtest.command.look")
 
+#: Variables that say to Locust what run_test decides: which part a process has, when the test begins, where
+#: its log goes. Options of that kind are refused or given by run_test; variables would be followed unseen.
+MODE_VARIABLES = (
+    "LOCUST_MODE_WORKER",
+    "LOCUST_MODE_MASTER",
+    "LOCUST_MASTER_NODE_HOST",
+    "LOCUST_MASTER_NODE_PORT",
+    "LOCUST_MASTER_BIND_HOST",
+    "LOCUST_MASTER_BIND_PORT",
+    "LOCUST_EXPECT_WORKERS",
+    "LOCUST_EXPECT_WORKERS_MAX_WAIT",
+    "LOCUST_PROCESSES",
+    "LOCUST_HEADLESS",
+    "LOCUST_HEADFUL",
+    "LOCUST_AUTOSTART",
+    "LOCUST_AUTOQUIT",
+    "LOCUST_SKIP_LOG_SETUP",
+    "LOCUST_LOGFILE",
+)
+
 #: Seconds that a process may take to stop, at least.
 STOP_LEAST_S = 20.0
 
@@ -67,6 +87,8 @@ def start_process(
 ) -> Iterator[subprocess.Popen[bytes]]:
     """A process in a session of its own, with `said` in its environment; stopped at the end if need be."""
     environment = checkout.environment() | (said or {})
+    for name in MODE_VARIABLES:
+        environment.pop(name, None)
     process = subprocess.Popen(
         command,
         stdin=subprocess.DEVNULL,

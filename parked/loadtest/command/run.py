@@ -50,6 +50,7 @@ from parked.shared.descriptors import raise_nofile
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from pathlib import Path
 
     from parked.loadtest.command.screen import Screen
     from parked.loadtest.command.settings import Lead, Settings
@@ -61,6 +62,9 @@ _OF_A_RUN = re.compile(
 )
 #: Seconds that Locust is given to end beyond the longest time that the run may take.
 END_S = 300.0
+#: Seconds after an interrupt in which the run has to write something. Locust's CSV files change once a second
+#: while it stops, and nothing for up to 20 s at its end; less could cut off one that has few cores.
+STILL_S = 60.0
 #: Seconds that Locust may take to load a locustfile and look at its options.
 LOAD_S = 120.0
 #: Seconds that the server may take until it answers.
@@ -322,6 +326,7 @@ def _locust(settings: Settings, plan: sizing.Plan, interrupted: Interrupted) -> 
     with files.new(log_path, "xb") as log, start_process(command, out, log, said) as locust:
         _read_ahead()
         asked = 0
+        progress: _Progress | None = None  # of the stop, once it is asked for
         give_up = math.inf
         if settings.web_port is None:
             join_s = settings.lead.patience_s if settings.lead else 0
@@ -335,18 +340,47 @@ def _locust(settings: Settings, plan: sizing.Plan, interrupted: Interrupted) -> 
                         if time.monotonic() > give_up:
                             end_group(locust.pid)
                             continue
+                        if progress is not None and progress.is_over:
+                            text = f"nothing has happened for {STILL_S:.0f} s: ending the test at once"
+                            (screen.say if screen else say)(text)
+                            end_group(locust.pid)
+                            progress = None
+                            continue
                         if watched is not None and not aborted and (aborted := watched.why()):
                             (screen.say if screen else say)(f"ending the test: {aborted}")
                             locust.send_signal(signal.SIGINT)
+                            progress = _Progress(settings.results)
                         if interrupted.count > asked:
                             asked = interrupted.count
                             text = "ending the test" if asked == 1 else "ending the test at once"
                             (screen.say if screen else say)(text)
                             locust.send_signal(signal.SIGINT if asked == 1 else signal.SIGKILL)
+                            progress = _Progress(settings.results)
                         if screen:
                             screen.refresh()
         finally:
             end_group(locust.pid)
+
+
+class _Progress:
+    """Whether a run that is to stop still writes its files; logs are none of it, who waits may complain."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._seen: dict[str, int] = {}
+        self._since_s = time.monotonic()
+
+    @property
+    def is_over(self) -> bool:
+        """Asked again and again: nothing has changed for :data:`STILL_S`."""
+        seen = {}
+        with contextlib.suppress(OSError):  # a file that is replaced just now has changed
+            for file in os.scandir(self._folder):
+                if not file.name.endswith(".log"):
+                    seen[file.name] = file.stat(follow_symlinks=False).st_mtime_ns
+        if seen != self._seen:
+            self._seen, self._since_s = seen, time.monotonic()
+        return time.monotonic() - self._since_s > STILL_S
 
 
 def _new_keys() -> str:

@@ -24,7 +24,7 @@ import psutil
 import pytest
 
 from parked.loadtest.command import run as run_module
-from parked.loadtest.command.processes import LOCUST, Stop
+from parked.loadtest.command.processes import LOCUST, MODE_VARIABLES, Stop
 from parked.loadtest.report import verify
 from tests import commands
 from tests.commands import free_ports
@@ -288,6 +288,53 @@ def test_a_locustfile_that_does_not_load_is_waited_for_until_a_bound_or_an_inter
         run_module._check_locust_options(settings, interrupted)
     assert stopped.value.code == code
     assert children(os.getpid()) == before
+
+
+def test_a_run_that_stops_no_further_after_an_interrupt_is_ended(tmp_path: Path) -> None:
+    (tmp_path / "deaf.py").write_text(
+        "import signal, sys, time\nsignal.signal(signal.SIGINT, signal.SIG_IGN)\n"
+        f"open({str(tmp_path / 'loading')!r}, 'w').close()\n"
+        "while True:\n    time.sleep(0.1)\n    print('waiting', file=sys.stderr, flush=True)\n"
+    )
+    script = (
+        "import sys\nfrom parked.loadtest.command import arguments, run\nrun.STILL_S = 1.0\n"
+        "sys.exit(arguments.main())\n"
+    )
+    with Many(("127.0.0.1", 0), Mute) as server:
+        options = ["-c", "1", "--hold", "5s", "-f", str(tmp_path / "deaf.py"), "--plain"]
+        options += ["--host", f"http://127.0.0.1:{server.server_port}", "--results", str(tmp_path / "run")]
+        options += ["--master-port", str(free_ports(1)[0])]
+        process = subprocess.Popen(
+            [sys.executable, "-c", script, *options], cwd=PROJECT, stdout=subprocess.PIPE, text=True
+        )
+        try:
+            deadline = time.monotonic() + RUN_S
+            while not (tmp_path / "loading").exists():
+                assert time.monotonic() < deadline
+                time.sleep(0.05)
+            process.terminate()
+            said = process.communicate(timeout=30)[0]
+        finally:
+            process.kill()
+            process.wait()
+    assert process.returncode == 130, said
+    assert "nothing has happened for 1 s" in said
+
+
+def test_variables_that_give_locust_another_part_do_not_reach_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in MODE_VARIABLES:
+        monkeypatch.setenv(name, str(tmp_path / "elsewhere.log") if name == "LOCUST_LOGFILE" else "1")
+    with run_test(tmp_path / "run", "-c", "10", "--hold", "1s", "--think", "0.2:0.4", "--plain") as run:
+        run.end_well()
+    assert not (tmp_path / "elsewhere.log").exists()
+    # All of them are Locust's.
+    look = "from locust import argument_parser as it; print(*(a.env_var for a in it.get_parser()._actions))"
+    for name in MODE_VARIABLES:
+        monkeypatch.delenv(name)
+    done = commands.run([sys.executable, "-c", look], timeout=60)
+    assert set(MODE_VARIABLES) <= set(done.stdout.split()), done.stderr
 
 
 def test_results_that_somebody_has_removed_are_not_the_fault_of_locust(tmp_path: Path) -> None:

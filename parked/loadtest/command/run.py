@@ -453,8 +453,10 @@ def _report(settings: Settings, locust_code: int, aborted: str, interrupted: Int
         unwritten = Stop(RESULTS, f"cannot write to {error.filename or settings.results}: {error.strerror}")
     except NoRun as odd:
         unwritten = Stop(RESULTS, str(odd))
+    page = settings.results / "index.html"
     for line in report.lines(summary, settings.results):
-        say(line)
+        if page.exists() or not line.endswith(f" {page}"):  # no way to what a full disk has no place for
+            say(line)
     if settings.as_json and sys.__stdout__ is not None:
         with contextlib.redirect_stdout(sys.__stdout__):
             hand_over(json.dumps(summary, indent=2))

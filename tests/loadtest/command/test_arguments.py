@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import errno
 import re
 import webbrowser
 from typing import TYPE_CHECKING, Any
@@ -83,6 +84,31 @@ def test_a_run_that_has_passed_is_passed_also_if_its_web_page_is_ended_by_an_int
     interrupted = argparse.Namespace(is_set=bool(interrupts), count=interrupts)
     asked = settings("-c", "10", "--results", str(tmp_path), "--web")
     assert run._report(asked, 0, "", interrupted) == code  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("lacks", ["index.html", "junit.xml"])
+def test_a_page_that_a_full_disk_has_no_place_for_is_not_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], lacks: str
+) -> None:
+    def write() -> None:
+        if lacks == "index.html":
+            raise OSError(errno.ENOSPC, "No space left on device", lacks)
+        (tmp_path / "index.html").touch()
+
+    def full(*_: Any) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device", lacks)
+
+    made = argparse.Namespace(summary={"verdict": "pass"}, write=write)
+    monkeypatch.setattr(run.report.Report, "of", lambda *_: made)
+    figures = ["hold         7 requests/s", f"results      {tmp_path / 'index.html'}", "verdict      pass"]
+    monkeypatch.setattr(run.report, "lines", lambda *_: figures)
+    monkeypatch.setattr(outcome, "write_junit", full)
+    asked = settings("-c", "10", "--results", str(tmp_path), "--junit", str(tmp_path / "junit.xml"))
+    with pytest.raises(Stop, match=f"cannot write to {lacks}: No space left") as stopped:
+        run._report(asked, 0, "", argparse.Namespace(is_set=False, count=0))  # type: ignore[arg-type]
+    assert stopped.value.code == 6
+    said = capsys.readouterr().out.splitlines()
+    assert said == [line for line in figures if lacks == "junit.xml" or not line.startswith("results")]
 
 
 @pytest.mark.parametrize(

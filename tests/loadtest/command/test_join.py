@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
@@ -69,12 +70,12 @@ def test_a_host_that_joins_says_itself_what_is_its_own(
     file.touch()
     asked: list[join.Joining] = []
     monkeypatch.setattr(join, "join", lambda joining: asked.append(joining) or 0)
-    monkeypatch.delenv(variables.SOURCE, raising=False)
+    monkeypatch.setenv(variables.SOURCE, "")  # it is set for the processes that are started, and undone here
     monkeypatch.setenv("PARKED_THINK", "1:2")  # whoever keeps this set leads some runs and joins others
     own = ["--processes", "2", "-f", str(file), "--join-timeout", "3s", "--insecure", "--force"]
     own += ["--source-addresses", "127.0.0.1"]
     assert arguments.main(["--join", "a:24002", *own]) == 0
-    monkeypatch.delenv(variables.SOURCE)
+    assert os.environ[variables.SOURCE] == "127.0.0.1"
     (it,) = asked
     assert (it.workers, str(it.locustfile), it.patience_s) == (2, str(file), 3)
     assert it.insecure

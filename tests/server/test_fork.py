@@ -119,6 +119,7 @@ def test_the_parent_goes_on_as_if_there_had_been_no_fork(patched: bool, fork: st
 
 def test_another_event_loop_is_as_little_disturbed_by_a_fork() -> None:
     """libuv takes out of the epoll set at once what it is not to watch any more, and a child has the same."""
+    pytest.importorskip("_cffi_backend", reason="gevent's libuv is made with cffi")
     with running(PARENT, loop="libuv", patched=True, fork=FORK, child="pass") as (parent, port):
         address = ("127.0.0.1", port)
         pid = str(parent.pid).encode()

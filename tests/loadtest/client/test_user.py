@@ -361,27 +361,32 @@ def test_a_single_user_runs_in_a_debugger(peer: Peer, tmp_path: Path) -> None:
 
 def test_a_user_at_rest_takes_little_memory(environment: Environment) -> None:
     """What all have in common is made once: links to the group, the slot; the task set is its turn's."""
-    count = 300
+    count, batches = 300, 3
 
     class Resting(KeepAliveUser):
         think_time = (5000.0, 5000.0)  # none has its first request meanwhile, which would not be answered
 
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
-        listener.listen(count + 10)  # the kernel shakes hands; nobody else in here has anything of it
+        listener.listen(
+            batches * count + 10
+        )  # the kernel shakes hands, and nobody here has any of it
         Resting.host = f"http://127.0.0.1:{listener.getsockname()[1]}"
         group, counters = Group(), Process.of(environment).counters
         Resting(environment).start(group)  # what is there once
         eventually(lambda: counters.connections == 1)
         tracemalloc.start()
         try:
-            before = tracemalloc.get_traced_memory()[0]
-            for _ in range(count):
-                Resting(environment).start(group)
-            eventually(lambda: counters.connections == count + 1)
-            gc.collect()
-            each = (tracemalloc.get_traced_memory()[0] - before) / count
-            assert each < (720 if sys.version_info[:2] == (3, 11) else 1000), "bytes, by objects' sizes"
+            each = []
+            for batch in range(1, batches + 1):
+                before = tracemalloc.get_traced_memory()[0]
+                for _ in range(count):
+                    Resting(environment).start(group)
+                eventually(lambda: counters.connections == batch * count + 1)  # noqa: B023
+                gc.collect()
+                each.append((tracemalloc.get_traced_memory()[0] - before) / count)
+            # The least: what is made each second, such as a sample, may fall into one of them.
+            assert min(each) < (720 if sys.version_info[:2] == (3, 11) else 1000), "bytes, by objects' sizes"
 
         finally:
             tracemalloc.stop()

@@ -368,9 +368,7 @@ def test_a_user_at_rest_takes_little_memory(environment: Environment) -> None:
 
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
-        listener.listen(
-            batches * count + 10
-        )  # the kernel shakes hands, and nobody here has any of it
+        listener.listen(batches * count + 10)  # the kernel shakes hands, and nobody here has any of it
         Resting.host = f"http://127.0.0.1:{listener.getsockname()[1]}"
         group, counters = Group(), Process.of(environment).counters
         Resting(environment).start(group)  # what is there once

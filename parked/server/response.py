@@ -227,17 +227,11 @@ class ResponseWriter(pywsgi.WSGIHandler):  # type: ignore[misc] # gevent has no 
 
     def _sendall(self, data: bytes | bytearray | memoryview) -> None:
         connection = self.connection
-        if connection is None:
-            try:
-                super()._sendall(data)
-            except OSError:
-                raise
-            except BaseException:
-                self._cut()
-                raise
-            return
         size = len(data)
         try:
+            if connection is None:
+                super()._sendall(data)
+                return
             try:  # PERF: the first step of send_all, nearly always the only one; 0.3 us less
                 sent = connection.sock.send(data) if size <= MAX_SENT_BYTES else 0
             except BlockingIOError:
@@ -245,7 +239,8 @@ class ResponseWriter(pywsgi.WSGIHandler):  # type: ignore[misc] # gevent has no 
             if sent != size:
                 send_all(connection, memoryview(data)[sent:], self.server.write_timeout)
         except OSError as error:
-            self._note_lost(connection, error)
+            if connection is not None:  # the base class has noted it
+                self._note_lost(connection, error)
             raise
         except BaseException:  # a timeout of the application's own, say: nobody knows how much of it is out
             self._cut()

@@ -266,9 +266,17 @@ def test_context_variables_and_a_lost_peer_of_the_applications_are_its_own() -> 
     assert "the database's" in stream.getvalue()
 
 
+class Reading(KeepAliveWSGIHandler):
+    """Reads its requests itself, in a greenlet of its connection's own."""
+
+    def read_requestline(self) -> Any:
+        return super().read_requestline()
+
+
+@pytest.mark.parametrize("handler", [KeepAliveWSGIHandler, Reading])
 @pytest.mark.parametrize("framing", [[("Content-Length", "20000006")], []])
 def test_a_response_that_the_applications_own_timeout_cuts_off_is_the_last(
-    framing: list[tuple[str, str]],
+    framing: list[tuple[str, str]], handler: type[KeepAliveWSGIHandler]
 ) -> None:
     def gives_up(environ: dict[str, Any], start_response: Start) -> list[bytes]:
         write = start_response("200 OK", framing)
@@ -277,7 +285,7 @@ def test_a_response_that_the_applications_own_timeout_cuts_off_is_the_last(
             write(b"x" * 20_000_000)
         return []
 
-    with serving(gives_up, error_log=None) as server, Client(server) as client:
+    with serving(gives_up, handler_class=handler, error_log=None) as server, Client(server) as client:
         client.send(GET * 2)
         gevent.sleep(0.3)  # and reads only now
         rest = client.rest()

@@ -188,8 +188,8 @@ class Run:
         return summary.reasons(
             {
                 "target_connections": target,
-                "hold_seconds": counted_s
-                or 1.0,  # there is or will be one; it can be too short at its end only
+                # There is or will be one; only at its end can it be too short.
+                "hold_seconds": counted_s or 1.0,
                 "hold_asked_seconds": None,
                 "min_connections_in_hold": target if least is None else least,
                 "offered_rps": target / mean_s if counted_s and mean_s else None,

@@ -48,6 +48,7 @@ def summarise(record: Record) -> dict[str, Any]:
     in_hold = record.hold()
     known = latencies.get_total_count() > 0
     mean_think_s = sum(facts["think_s"] or ()) / 2
+    offered_rps = facts["target_connections"] / mean_think_s if mean_think_s else None
     hearing = witnesses.hear(record)
     summary: dict[str, Any] = {
         "verdict": "",
@@ -55,7 +56,7 @@ def summarise(record: Record) -> dict[str, Any]:
         "notes": facts["notes"],
         "remarks": [
             *_ended_themselves(facts),
-            *_few_due(facts["target_connections"] / mean_think_s if mean_think_s else None, hold_s),
+            *_few_due(offered_rps, hold_s),
             *hearing.explained,
         ],
         "target_connections": facts["target_connections"],
@@ -74,7 +75,7 @@ def summarise(record: Record) -> dict[str, Any]:
         "connections_closed_by_server": totals.get("closed_by_peer", 0),
         "late_sends": totals.get("late_sends", 0),
         "send_delay_mean_ms": _mean_delay_ms(hold),
-        "offered_rps": round(facts["target_connections"] / mean_think_s, 2) if mean_think_s else None,
+        "offered_rps": _rounded(offered_rps, 2),
         "hold_requests": hold.get("requests", 0),
         "hold_rps": round(hold["requests"] / counted_s, 2) if hold_s else 0.0,
         "hold_mib_per_second": round(hold["received_bytes"] / MIB / counted_s, 2) if hold_s else 0.0,

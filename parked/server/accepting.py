@@ -22,7 +22,7 @@ from gevent.event import Event
 from gevent.socket import socket as gevent_socket
 from gevent.socket import wait_read
 
-from parked.server.connection import Connection, shared_address
+from parked.server.connection import EDGE, Connection, shared_address
 from parked.server.dispatch import RequestGreenlets
 from parked.server.fields import error_response
 from parked.server.handler import KeepAliveWSGIHandler
@@ -331,7 +331,8 @@ class AcceptingServer(pywsgi.WSGIServer):  # type: ignore[misc] # gevent has no 
             sock.close()
             return
         # The first request may have come with the end of the handshake, into OpenSSL where no edge is seen.
-        connection.busy = connection.pending = True
+        connection.busy = True
+        connection.reported = EDGE
         self._serve_soon(connection)
 
     def _secure(self, client: Any) -> TLSSocket | _socket.socket:

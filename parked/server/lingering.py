@@ -33,6 +33,24 @@ GO_S: Final = 0.004
 _RECV_BYTES: Final = 65536
 
 
+class Lingerer:
+    """What holds one of them."""
+
+    __slots__ = ("_connection", "_discard", "read_bytes")
+
+    def __init__(self, connection: Connection, discard: Callable[[Connection, Lingerer], None]) -> None:
+        self._connection = connection
+        self._discard = discard
+        #: Thrown away since it was last found quick enough.
+        self.read_bytes = 0
+
+    def begin(self) -> None:
+        """Nobody else has it."""
+
+    def on_events(self, _: int) -> None:
+        self._discard(self._connection, self)
+
+
 class Lingering:
     """The clients that are not read any more but emptied.
 
@@ -55,7 +73,7 @@ class Lingering:
         self._give_up = give_up
         self._clock = clock
         self._left = BYTES_A_GO
-        self._behind: dict[Connection, None] = {}  # they have sent more, which is not read yet
+        self._behind: dict[Connection, Lingerer] = {}  # they have sent more, which is not read yet
         self._timer: Any = None
         self._is_hasty = False
 
@@ -63,13 +81,12 @@ class Lingering:
         """Take over a connection whose sending side is shut."""
         now = self._clock()
         connection.buffer = b""
-        connection.lingering = 1
-        connection.busy = False
+        connection.busy = lingerer = Lingerer(connection, self._discard)
         connection.since = int(now)
         self.deadlines[connection] = now + (HASTY_LINGER_S if self._is_hasty else LINGER_S)
-        self.discard(connection)
+        self._discard(connection, lingerer)
 
-    def discard(self, connection: Connection) -> None:
+    def _discard(self, connection: Connection, lingerer: Lingerer) -> None:
         """Throw away what has come; close at its end."""
         if connection in self._behind:
             return
@@ -84,7 +101,7 @@ class Lingering:
                     self._close(connection)
                     return
                 self._left -= len(data)
-                connection.lingering += len(data)
+                lingerer.read_bytes += len(data)
                 self._schedule()
         except BlockingIOError:
             pass
@@ -92,10 +109,10 @@ class Lingering:
             self._close(connection)
             return
         else:
-            self._behind[connection] = None
+            self._behind[connection] = lingerer
             self._schedule()
-        if connection.lingering > LINGER_BYTES and not self._is_hasty:
-            connection.lingering = 1
+        if lingerer.read_bytes >= LINGER_BYTES and not self._is_hasty:
+            lingerer.read_bytes = 0
             del self.deadlines[connection]
             self.deadlines[connection] = now + LINGER_S
 
@@ -130,8 +147,8 @@ class Lingering:
         self._end_timer()
         self._left = BYTES_A_GO
         behind, self._behind = self._behind, {}
-        for connection in behind:
+        for connection, lingerer in behind.items():
             try:
-                self.discard(connection)
+                self._discard(connection, lingerer)
             except Exception as error:
                 self._give_up(connection, error)

@@ -6,14 +6,14 @@ A connection is in one of these phases, and this is who holds it:
     parked     `Parking`: no greenlet, no watcher, no buffer; `busy` is false
     queued     the request queue: the kernel reported something; `busy` is true
     served     a request greenlet, until it calls `park` or `close`; `busy` is true
-    lingering  `Lingering`: our side is shut, what the client still sends is thrown away
+    lingering  `Lingering`: our side is shut, what the client still sends is thrown away; `busy` is its holder
 
     accepted -> parked -> queued -> served -> parked | lingering | closed
 
 Each descriptor is registered once, edge-triggered, for its whole life: parking and waking cost no
-`epoll_ctl`. An edge that comes while a connection is busy is remembered in `pending`, and whoever parks a
+`epoll_ctl`. An edge that comes while a connection is busy is remembered in `reported`, and whoever parks a
 connection looks there first, so no edge is lost. That is safe without locks, because only the hub sets
-`pending` and no request greenlet switches to the hub between its last look and `park`.
+it and no request greenlet switches to the hub between its last look and `park`.
 
 What is kept for an idle connection is a `Connection` and its place in a list by descriptor, since
 half a kilobyte per connection is 200 MB at 400,000.
@@ -31,8 +31,8 @@ from typing import Any, Final
 from gevent import monkey
 from gevent.hub import get_hub
 
-from parked.server.connection import Connection, Holder
-from parked.server.lingering import Lingering
+from parked.server.connection import EDGE, HUNG_UP, Connection, Holder
+from parked.server.lingering import Lingerer, Lingering
 from parked.server.request import HeadScan
 from parked.shared.moderation import Moderation
 
@@ -142,7 +142,7 @@ class Parking:
         connection.since = self._now
 
     def park(self, connection: Connection) -> None:
-        """Wait for more from the client; the caller has just seen that nothing is `pending`."""
+        """Wait for more from the client; the caller has just seen that nothing is `reported`."""
         connection.since = self._now
         connection.busy = False
         if connection.buffer and self.header_timeout and connection not in self._half_requests:
@@ -177,8 +177,9 @@ class Parking:
     def _strike(self, connection: Connection) -> None:
         self.count -= 1
         self.head_complete(connection)
-        if connection.lingering:
+        if type(connection.busy) is Lingerer:
             self._lingering.forget(connection)
+            connection.busy = True  # not its holder any more, which refers to it
 
     def _disown(self, connection: Connection) -> None:
         """Somebody else has closed its descriptor, as programs do that close one twice.
@@ -188,7 +189,7 @@ class Parking:
         """
         self._strike(connection)
         connection.sock.detach()
-        connection.hung_up = True
+        connection.reported |= HUNG_UP
         if connection.busy and connection.busy is not True:
             self._tell_holder(connection, connection.busy, EPOLLHUP)
 
@@ -232,7 +233,7 @@ class Parking:
             return
         asking = self._fetch_last()
         for connection in self.connections():
-            if not connection.busy and not connection.lingering and connection not in asking:
+            if not connection.busy and connection not in asking:
                 self.close(connection)
 
     def _fetch_last(self) -> set[Connection]:
@@ -347,16 +348,11 @@ class Parking:
                 self._shed(fd)
                 continue
             if event & _HUNG_UP:
-                connection.hung_up = True
+                connection.reported = EDGE | HUNG_UP
             if connection.busy:
-                connection.pending = True
+                connection.reported |= EDGE
                 if connection.busy is not True:
                     self._tell_holder(connection, connection.busy, event)
-            elif connection.lingering:
-                try:
-                    self._lingering.discard(connection)
-                except Exception as error:
-                    self._give_up(connection, error)
             else:
                 connection.busy = True
                 ready.append(connection)
@@ -429,7 +425,7 @@ class Parking:
         for connection in by_fd[start : self._hand]:
             if connection is None or connection.since >= oldest:
                 continue
-            if not connection.busy and not connection.lingering and not connection.buffer:
+            if not connection.busy and not connection.buffer:
                 self.idle_timed_out += 1
                 self.close(connection)
 

@@ -15,7 +15,7 @@ from gevent import pywsgi
 
 from parked.server.access_format import LineFormat
 from parked.server.body import RequestBody
-from parked.server.connection import Connection
+from parked.server.connection import HUNG_UP, Connection
 from parked.server.fields import (
     CONNECTION,
     CONTENT_LENGTH,
@@ -253,7 +253,8 @@ class ResponseWriter(pywsgi.WSGIHandler):  # type: ignore[misc] # gevent has no 
         self.status = f"socket error: {error}"
         if self.code is not None and self.code > 0:  # none yet: an interim response
             self.code = -self.code
-        self.close_connection = connection.hung_up = True
+        self.close_connection = True
+        connection.reported |= HUNG_UP
         if isinstance(error, WriteTimeoutError):
             self.server.timed_out_writes += 1
         connection.buffer = b""

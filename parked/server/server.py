@@ -33,7 +33,7 @@ from parked.server.accepting import ACCEPTS_A_WAKEUP, AcceptingServer
 from parked.server.access_format import JSON, line_format
 from parked.server.arguments import check_bounds, check_tls
 from parked.server.certificate_files import OF_CONTEXT, CertificateFiles
-from parked.server.connection import Connection
+from parked.server.connection import EDGE, HUNG_UP, Connection
 from parked.server.dispatch import RequestGreenlets, ties
 from parked.server.environ import BaseEnviron, begin, fill
 from parked.server.fields import error_response
@@ -363,7 +363,7 @@ class KeepAliveWSGIServer(AcceptingServer):
             self._on_fault("serving a connection", error)
             getcurrent().gr_context = None
             self.parking.close(connection)
-            connection.hung_up = True
+            connection.reported |= HUNG_UP
             self._finish(connection)  # a pending response has to hear of it
 
     def _serve_requests(self, connection: Connection) -> None:
@@ -372,7 +372,7 @@ class KeepAliveWSGIServer(AcceptingServer):
         sock = connection.sock
         awaited = bool(connection.buffer)
         scan = parking.scans.get(connection) if awaited else None
-        connection.pending = True  # the edge that has brought us here
+        connection.reported |= EDGE  # what has brought us here
         turns = REQUESTS_A_TURN
         me = getcurrent()
         known = ties(me)
@@ -405,24 +405,24 @@ class KeepAliveWSGIServer(AcceptingServer):
                     turns -= 1
                     if turns and not (connection.buffer and self.turns.over()):
                         continue
-                    if connection.buffer or connection.pending:
+                    if connection.buffer or connection.reported & EDGE:
                         self._go_on_later(connection)
                         return
                 elif scan is None:
                     scan = parking.scans[connection] = HeadScan()
-            if not connection.pending and not connection.hung_up:
+            if not connection.reported:
                 if self._evicting:
                     parking.close(connection)
                     return
                 parking.park(connection)
                 return
-            connection.pending = False
+            connection.reported &= HUNG_UP
             try:
                 data = sock.recv(RECV_BYTES)
             except BlockingIOError:
-                connection.hung_up = False
+                connection.reported = 0
                 if type(sock) is TLSSocket and sock.is_behind:
-                    connection.pending = True
+                    connection.reported |= EDGE
                     if self.turns.over():
                         self._go_on_later(connection)
                         return
@@ -434,7 +434,7 @@ class KeepAliveWSGIServer(AcceptingServer):
                 return
             connection.buffer = connection.buffer + data if connection.buffer else data
             if len(data) == RECV_BYTES or (type(sock) is TLSSocket and sock.is_behind):
-                connection.pending = True  # there may be more, and no edge will tell
+                connection.reported |= EDGE  # there may be more, and no edge will tell
                 if self.turns.over():
                     self._go_on_later(connection)
                     return

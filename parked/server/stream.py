@@ -16,7 +16,7 @@ from typing import Any, Final
 
 from gevent.socket import socket, wait_read, wait_write
 
-from parked.server.connection import Connection
+from parked.server.connection import EDGE, HUNG_UP, Connection
 from parked.server.tls import TLSSocket
 from parked.server.turns import Turns, of_hub
 
@@ -103,7 +103,7 @@ def reset_on_close(connection: Connection) -> None:
     """Have the client see that what it got is not all, where only the end of the connection would tell."""
     option = struct.pack("ii", 1, 0)  # socket(7), SO_LINGER: on, no time
     connection.sock.setsockopt(_socket.SOL_SOCKET, _socket.SO_LINGER, option)
-    connection.hung_up = True  # as good as: nothing is to be waited for
+    connection.reported |= HUNG_UP  # as good as: nothing is to be waited for
     connection.buffer = b""
 
 
@@ -211,7 +211,7 @@ class ConnectionReader:
                 self.failure = error
                 raise
         if len(data) == RECV_BYTES or (type(connection.sock) is TLSSocket and connection.sock.is_behind):
-            connection.pending = True  # the edge is used up, though more may be waiting
+            connection.reported |= EDGE  # the edge is used up, though more may be waiting
         connection.buffer = connection.buffer[self.at :] + data
         self.at = 0
         return bool(data)

@@ -231,7 +231,7 @@ class PendingResponses:
             self._parking.close(connection)
         elif not keep or self.stopping:
             self._finish(connection)
-        elif connection.buffer or connection.pending or connection.hung_up:
+        elif connection.buffer or connection.reported:
             self._serve(connection)
         else:
             self._parking.park(connection)

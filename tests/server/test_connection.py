@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import _socket
+import sys
 from typing import Any
 
 import pytest
@@ -17,8 +19,39 @@ def test_addresses_share_their_host() -> None:
 
 @pytest.mark.parametrize(
     "address",
-    [("10.0.0.1", 5), ("10.0.0.1", 0), ("::1", 5, 0, 2), "", "/run/client.sock", b"\0abstract", None],
+    [
+        ("10.0.0.1", 5),
+        ("10.0.0.1", 65535),
+        ("::1", 5, 0, 2),
+        (3, 1 << 31),
+        "",
+        "/run/client.sock",
+        b"\0abstract",
+        None,
+    ],
 )
 def test_a_connection_says_its_peer_as_accept_gave_it(address: Any) -> None:
-    sock: Any = None
-    assert Connection(sock, address).address == address
+    sock = _socket.socket()
+    connection = Connection(sock, address)
+    assert connection.address == address
+    sock.close()
+    assert connection.address == (address if not _is_inet(address) else (address[0], 0))
+
+
+def _is_inet(address: Any) -> bool:
+    return isinstance(address, tuple) and len(address) == 2 and isinstance(address[0], str)
+
+
+def test_ports_are_the_connections_own_whatever_their_descriptors() -> None:
+    sockets = [_socket.socket() for _ in range(40)]
+    connections = [Connection(sock, ("10.0.0.1", 1000 + sock.fileno())) for sock in reversed(sockets)]
+    for connection in connections:
+        assert connection.address == ("10.0.0.1", 1000 + connection.sock.fileno())
+    for sock in sockets:
+        sock.close()
+
+
+def test_a_connection_is_small() -> None:
+    sock = _socket.socket()
+    assert sys.getsizeof(Connection(sock, ("10.0.0.1", 5))) <= 80
+    sock.close()

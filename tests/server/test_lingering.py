@@ -158,17 +158,27 @@ def test_one_that_cannot_be_emptied_costs_itself_only(bench: Bench, monkeypatch:
         bench.parking.linger(connection)
     broken = pairs[1][0]
     emptied = bench.parking._lingering
-    discard = emptied.discard
+    discard = emptied._discard
 
-    def fail(connection: Connection) -> None:
+    def fail(connection: Connection, lingerer: lingering.Lingerer) -> None:
         if connection is broken:
             raise RuntimeError("on purpose")
-        discard(connection)
+        discard(connection, lingerer)
 
-    monkeypatch.setattr(emptied, "discard", fail)
-    emptied._behind = {connection: None for connection, _ in pairs}
+    monkeypatch.setattr(emptied, "_discard", fail)
+    for connection, _ in pairs:
+        assert isinstance(connection.busy, lingering.Lingerer)
+        emptied._behind[connection] = connection.busy
     emptied._schedule()
     eventually(lambda: broken.sock.fileno() < 0)
     for _, peer in (pairs[0], pairs[2]):
         peer.shutdown(socket.SHUT_WR)
     eventually(lambda: bench.parking.count == 0)
+
+
+def test_one_that_has_ended_is_no_garbage_for_the_collector(bench: Bench) -> None:
+    connection, peer = bench.park()
+    bench.parking.linger(connection)
+    peer.close()
+    eventually(lambda: bench.parking.count == 0)
+    assert connection.busy is True

@@ -12,7 +12,7 @@ import gevent
 import pytest
 
 from parked.server import parking
-from parked.server.connection import Connection
+from parked.server.connection import EDGE, Connection
 from parked.server.parking import Parking
 from tests.support import eventually
 
@@ -94,8 +94,8 @@ def test_an_edge_while_busy_is_remembered_and_reported_to_nobody_else(bench: Ben
     peer.send(b"x")
     eventually(lambda: bench.ready)
     peer.send(b"y")
-    eventually(lambda: connection.pending)
-    connection.pending = False
+    eventually(lambda: connection.reported == EDGE)
+    connection.reported = 0
     bench.parking.park(connection)
     assert not connection.busy
     assert bench.ready == [connection]

@@ -19,7 +19,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 
 from parked.server import deadlines
 from parked.server import pending as pending_module
-from parked.server.connection import Connection
+from parked.server.connection import HUNG_UP, Connection
 from parked.server.deadlines import Deadlines
 from parked.server.parking import EPOLLIN, EPOLLOUT, EPOLLRDHUP
 from parked.server.pending import (
@@ -48,6 +48,9 @@ class Wire:
     def __init__(self) -> None:
         self.room: int | None = 1 << 30
         self.sent = b""
+
+    def fileno(self) -> int:
+        return 0
 
     def send(self, data: Any) -> int:
         if self.room is None:
@@ -230,7 +233,8 @@ class Model(RuleBasedStateMachine):
     @rule(happens=rarely, resets=st.booleans())
     def client_leaves(self, happens: bool, resets: bool) -> None:
         if happens and not self.host.fate:
-            self.left = self.connection.hung_up = True
+            self.left = True
+            self.connection.reported |= HUNG_UP
             if resets:
                 self.wire.room = None
             self.pending.on_events(EPOLLRDHUP | (0x18 if resets else 0))

@@ -2,9 +2,10 @@
 
 Fitted with `benchmarks/sizing` to runs of `./run_test` with client and server on one machine: 2 virtual cores
 (AMD EPYC), 24 GiB, Linux 6.18, Python 3.11, Locust 2.47, gevent 26.9, at most 20,000 descriptors per process,
-bodies of 1-10 KB.  On 2026-11-27 to results/reference/*, memory by `--fit`, CPU by a search for the
-least deviation of server, client and sum.  A program of that machine went through the descriptors of all
-processes meanwhile, in the kernel's name: 0.3 cores at 400,000 connections, 0.4 at 1,000,000.
+bodies of 1-10 KB.  On 2026-11-28 to results/reference/*, memory, events and polls by `--fit`, CPU of requests
+by a search for the least deviation of server, client and sum.  A program of that machine went through the
+descriptors of all processes meanwhile, in the kernel's name: 0.3 cores at 400,000 connections, 0.4 at
+1,000,000.
 tests/loadtest/plan/test_measured_run.py compares every one of them with the model.  `benchmarks/sizing` shows
 the deviations, so another machine can be fitted the same way.
 
@@ -26,12 +27,12 @@ KERNEL_BYTES_PER_END: Final = 3_900
 #: Bytes of a server: the supervisor with what all processes share and the process that tells the metrics,
 #: each worker's own part, each connection.
 SERVER_SUPERVISOR_BYTES: Final = 35 * MIB
-SERVER_WORKER_BYTES: Final = 6_640_000
-SERVER_CONNECTION_BYTES: Final = 270
+SERVER_WORKER_BYTES: Final = 7_040_000
+SERVER_CONNECTION_BYTES: Final = 194
 
 #: Bytes of a server's connection whose response is pending: results/reference/events-400000. Of 20,000 each,
 #: event streams of the demo application took 324 bytes more than parked connections, long polls 107 (PSS).
-SERVER_PENDING_BYTES: Final = 500
+SERVER_PENDING_BYTES: Final = 374
 
 #: Bytes of a client: Locust's master with what all processes share, each worker's own part, each user.
 CLIENT_MASTER_BYTES: Final = 64 * MIB
@@ -48,13 +49,13 @@ CLIENT_CPU_S_PER_REQUEST: Final = 42e-6
 
 #: CPU seconds of an event on its way to one client, with its part of the heartbeats between events.
 #: results/reference/events-400000; processes at rest are counted by themselves below.
-SERVER_CPU_S_PER_EVENT: Final = 24e-6
-CLIENT_CPU_S_PER_EVENT: Final = 22e-6
+SERVER_CPU_S_PER_EVENT: Final = 19.5e-6
+CLIENT_CPU_S_PER_EVENT: Final = 15e-6
 
 #: CPU seconds of an answer to a long poll and the next poll: results/reference/longpoll-400000, where those
 #: of a slot of the server's deadlines go out together.
-SERVER_CPU_S_PER_POLL: Final = 47e-6
-CLIENT_CPU_S_PER_POLL: Final = 82e-6
+SERVER_CPU_S_PER_POLL: Final = 43e-6
+CLIENT_CPU_S_PER_POLL: Final = 66e-6
 
 #: CPU seconds more if the request wakes the process on an idle core, instead of being served with others.
 SERVER_CPU_S_PER_WAKE: Final = 150e-6
@@ -69,7 +70,7 @@ SHARED_WAKE_REQUESTS_PER_S: Final = 1_000
 
 #: Cores that a process takes beside its requests: a sample and a heartbeat each second, a look at deadlines.
 SERVER_WORKER_CORES: Final = 0.0047
-CLIENT_WORKER_CORES: Final = 0.0048
+CLIENT_WORKER_CORES: Final = 0.0036
 CLIENT_MASTER_CORES: Final = 0.03
 
 #: What the kernel spends outside of our processes where all cores are busy: CPU seconds of a request, and

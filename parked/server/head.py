@@ -12,8 +12,8 @@ from parked.server.fields import (
     date_field,
     encode_field,
     encode_status,
-    encoded_fields,
     encoded_statuses,
+    known_field,
     says_close,
 )
 
@@ -49,8 +49,8 @@ def encode_head(status: str, headers: Iterable[tuple[str, str]]) -> Head:
     dated = False
     for name, value in headers:
         try:
-            encoded, framing = encoded_fields[name, value]
-        except (KeyError, TypeError):
+            encoded, framing = known_field((name, value)) or encode_field(name, value)
+        except TypeError:  # no text, and no key either
             encoded, framing = encode_field(name, value)
         if framing == CONTENT_LENGTH:
             if length is not None or not (value.isascii() and value.isdigit()):

@@ -19,13 +19,17 @@ from http import HTTPStatus
 from typing import Any, Final
 from urllib.parse import unquote
 
+from parked.server.doorkeeper import Doorkeeper
 from parked.server.limits import Limits
 from parked.shared.private import is_private
 
-#: How many distinct field blocks are remembered, and the longest one worth it, in bytes. At most 1 MB a
-#: process. Beyond the count all are forgotten at once, which costs one miss for each client.
+#: How many distinct field blocks are remembered, and the longest one worth it, in bytes. 2 to 5 KB each with
+#: the environ that begins with them (`parked.server.environ`), so at most 2.5 MB a process. Beyond the count
+#: all are forgotten at once, which costs two misses for each client.
 MAX_REMEMBERED_BLOCKS: Final = 512
 MAX_REMEMBERED_BYTES: Final = 1024
+#: Blocks not remembered that would be if they came again.
+MAX_SEEN_ONCE: Final = 512
 
 #: Empty lines taken before a request line. RFC 9112, 2.2 asks for one at least; old browsers sent one behind
 #: a POST. Without a bound they would pile up in memory, for they count as neither line nor field.
@@ -123,6 +127,7 @@ class RequestHead:
 
 # By their block without its last CRLF.
 _parsed_fields: dict[bytes, Fields] = {}
+_seen_once: Final = Doorkeeper(MAX_SEEN_ONCE)
 
 
 class HeadScan:
@@ -319,7 +324,7 @@ def _read_fields(block: bytes, limits: Limits) -> Fields:
     if transfer_encoding is not None:
         _read_transfer_encoding(fields, transfer_encoding)
     # A block with credentials is nobody else's and is not kept in memory beyond its request.
-    if len(block) <= MAX_REMEMBERED_BYTES and not private:
+    if len(block) <= MAX_REMEMBERED_BYTES and not private and _seen_once.admits(block):
         if len(_parsed_fields) >= MAX_REMEMBERED_BLOCKS:
             _parsed_fields.clear()
         _parsed_fields[block[:-2]] = fields

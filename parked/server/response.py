@@ -23,9 +23,9 @@ from parked.server.fields import (
     date_field,
     encode_field,
     encode_status,
-    encoded_fields,
     encoded_statuses,
     field_line,
+    known_field,
     says_close,
 )
 from parked.server.files import FileWrapper
@@ -120,8 +120,8 @@ class ResponseWriter(pywsgi.WSGIHandler):  # type: ignore[misc] # gevent has no 
         connection = ""
         for field in headers:
             try:
-                encoded, framing = encoded_fields[field]
-            except (KeyError, TypeError):
+                encoded, framing = known_field(field) or encode_field(*field)
+            except TypeError:  # a list, say
                 encoded, framing = encode_field(*field)
             response_headers.append(encoded)
             if framing:

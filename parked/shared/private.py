@@ -18,6 +18,9 @@ _PASSWORD: Final = re.compile(r"(://[^/?#@\s:]*:)[^/?#\s]*(?=@)")
 _FIELD: Final = re.compile(r"((?:--header=)?([!#$%&'*+.^_`|~0-9A-Za-z-]+):\s*)\S.*", re.DOTALL)
 _PARAMETER: Final = re.compile(r"([?&]([^=&#\s]+)=)[^&#\s]*")
 
+#: Characters of a name. A client may send one of 64 KB, and another the next time.
+_LONGEST_REMEMBERED: Final = 64
+
 _WORDS: Final = re.compile(
     "auth|cookie|token|key|secret|passw|passphrase|pwd|credential|session|signature|assertion|jwt|otp|csrf|xsrf"
     "|cert",
@@ -25,10 +28,16 @@ _WORDS: Final = re.compile(
 )
 
 
-@lru_cache(1024)  # clients say the same names again and again
 def is_private(name: str) -> bool:
     """Whether the value of a field of this name is not to be remembered, or handed on."""
+    return _remembered(name) if len(name) <= _LONGEST_REMEMBERED else _has_word(name)
+
+
+def _has_word(name: str) -> bool:
     return _WORDS.search(name) is not None
+
+
+_remembered: Final = lru_cache(1024)(_has_word)  # clients say the same names again and again
 
 
 def masked(word: str) -> str:

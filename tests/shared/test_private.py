@@ -2,7 +2,8 @@ from __future__ import annotations
 
 import pytest
 
-from parked.shared.private import masked
+from parked.shared import private
+from parked.shared.private import is_private, masked
 
 
 @pytest.mark.parametrize(
@@ -22,3 +23,12 @@ from parked.shared.private import masked
 )
 def test_what_is_private_in_a_word_of_a_command_is_not_shown(word: str, shown: str) -> None:
     assert masked(word) == shown
+
+
+def test_long_names_of_fields_are_judged_and_not_kept() -> None:
+    assert is_private("X-Token")
+    kept = private._remembered.cache_info().currsize
+    for number in range(100):
+        assert not is_private(f"X-{number}-" + "y" * 60_000)
+        assert is_private(f"X-{number}-token-" + "y" * 60_000)
+    assert private._remembered.cache_info().currsize == kept

@@ -24,6 +24,7 @@ from parked.server.access_format import ESCAPES
 from parked.server.body import NO_BODY, RequestBody, UpgradeInput
 from parked.server.connection import Connection
 from parked.server.defer import KEY, Deferring
+from parked.server.dispatch import end_with_request
 from parked.server.fields import error_response
 from parked.server.request import RequestHead
 from parked.server.stream import ClientTimeoutError, ConnectionReader, SharingSocket, send_all
@@ -194,8 +195,10 @@ class KeepAliveWSGIHandler(Deferring):
             if self._comes_of_the_client(error):
                 self.close_connection = True  # nobody is left to answer, and nobody to tell
             else:
+                end_with_request()
                 self.handle_error(*sys.exc_info())
         except BaseException:  # GreenletExit and the like are an answer's end too; see _log_error
+            end_with_request()
             self.handle_error(*sys.exc_info())
         if measures:
             self.time_finish = self.time_start + monotonic() - began  # whatever the wall clock did meanwhile

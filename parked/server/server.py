@@ -34,7 +34,7 @@ from parked.server.access_format import JSON, line_format
 from parked.server.arguments import check_bounds, check_tls
 from parked.server.certificate_files import OF_CONTEXT, CertificateFiles
 from parked.server.connection import EDGE, HUNG_UP, Connection
-from parked.server.dispatch import RequestGreenlets, ties
+from parked.server.dispatch import RequestGreenlets, end_with_request, ties
 from parked.server.environ import BaseEnviron, begin, fill
 from parked.server.fields import error_response
 from parked.server.files import FileWrapper
@@ -360,6 +360,7 @@ class KeepAliveWSGIServer(AcceptingServer):
         try:
             self._serve_requests(connection)
         except BaseException as error:
+            end_with_request()
             self._on_fault("serving a connection", error)
             getcurrent().gr_context = None
             self.parking.close(connection)

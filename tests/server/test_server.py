@@ -415,6 +415,32 @@ def test_a_pool_bounds_the_requests_in_flight_and_not_the_connections() -> None:
             client.__exit__()
 
 
+@pytest.mark.parametrize("spawn", ["default", 3])
+@pytest.mark.parametrize("fate", [gevent.GreenletExit, RuntimeError])
+def test_who_kills_the_greenlet_of_a_request_is_not_kept_waiting(
+    fate: type[BaseException], spawn: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """kill() waits for the greenlet's end, in pywsgi as here, and there may be no next request."""
+    monkeypatch.setattr(gevent.get_hub(), "exception_stream", io.StringIO())
+    greenlets: list[Any] = []
+
+    def application(environ: dict[str, Any], start_response: Callable[..., Any]) -> list[bytes]:
+        if environ["PATH_INFO"] == "/block":
+            greenlets.append(gevent.getcurrent())
+            gevent.sleep(60)
+        return hello(environ, start_response)
+
+    with serving(application, spawn=spawn) as server, Client(server) as client, Client(server) as other:
+        client.send(BLOCK)
+        eventually(lambda: greenlets)
+        with gevent.Timeout(10):
+            greenlets[0].kill(fate)
+        assert greenlets[0].dead
+        assert client.answer().status == 500
+        assert other.ask().status == other.ask().status == 200
+        eventually(lambda: server.active == 0)
+
+
 def test_spawn_may_be_a_number() -> None:
     with serving(spawn=3) as server, Client(server) as client:
         assert client.ask().status == 200

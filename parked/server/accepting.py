@@ -68,8 +68,6 @@ class AcceptingServer(pywsgi.WSGIServer):  # type: ignore[misc] # gevent has no 
     """The half of the server that faces the listening socket; `KeepAliveWSGIServer` is the whole."""
 
     _watcher: Any  # pywsgi's
-    log: Any
-    error_log: Any
     parking: Parking
     pending: PendingResponses
     turns: Turns
@@ -91,7 +89,10 @@ class AcceptingServer(pywsgi.WSGIServer):  # type: ignore[misc] # gevent has no 
     _outside: int  # connections in their handshake, or with a handler that reads for itself
     _turned_away: list[Connection]  # refused, and some of them closed by now
     _parks: bool
+    _chosen_for: Any  # the handler's class for which `_parks` holds
     _handshakes: Handshakes
+    _log: Any
+    _error_log: GuardedLog
     _refusals: Reports
     _failures: Reports
     _paused_since: float | None
@@ -111,6 +112,20 @@ class AcceptingServer(pywsgi.WSGIServer):  # type: ignore[misc] # gevent has no 
     def _accept_when_full(self) -> None:
         """The pool bounds the requests in flight; being full is no reason not to accept."""
         self.__dict__.pop("full", None)
+
+    def _choose_way(self) -> None:
+        """Park connections, or leave each to a handler that reads it itself."""
+        self._chosen_for = self.handler_class
+        reader = self._reader()
+        self._parks = reader is None
+        if self._parks:
+            self._accept_when_full()
+            return
+        if hasattr(self.pool, "full"):
+            self.full = self.pool.full
+        self.error_log.write(
+            f"{reader} reads its connections itself: one greenlet per connection, none is parked\n"
+        )
 
     def start_accepting(self) -> None:
         """Accept connections as they come, or at intervals."""
@@ -411,24 +426,44 @@ class AcceptingServer(pywsgi.WSGIServer):  # type: ignore[misc] # gevent has no 
             except Exception as error:  # an application's own way to write the line
                 self._on_fault("logging a refusal", error)
 
-    def _guard_logs(self, error_log: Any) -> None:
-        """From now on no line that cannot be written changes anything.
+    # Both may be set at any time, as in pywsgi, and no line that cannot be written there changes anything.
 
-        :param error_log: as it was given; with a `logging.Logger` what is said of clients has its own level.
-        """
-        errors = self.error_log
+    @property
+    def log(self) -> Any:
+        """Where requests are logged: anything with a `write`; None for nowhere."""
+        return self._log
+
+    @log.setter
+    def log(self, log: Any) -> None:
         # An adapter of pywsgi's stays to be seen; see also `KeepAliveWSGIHandler.log_request`.
-        if self.logs_requests and not isinstance(self.log, (GuardedLog, pywsgi.LoggingLogAdapter)):
-            self.log = GuardedLog(self.log)
-        if not isinstance(errors, GuardedLog):
-            self.error_log = GuardedLog(errors)
-            if self.environ.get("wsgi.errors") is errors:
-                self.environ["wsgi.errors"] = self.error_log
-        of_clients = self.error_log
-        if not hasattr(error_log, "write") and hasattr(error_log, "log"):
-            of_clients = GuardedLog(pywsgi.LoggingLogAdapter(error_log, REFUSAL_LEVEL))
-        self._refusals = Reports(of_clients.write)
-        self._failures = Reports(self.error_log.write)
+        known = (GuardedLog, pywsgi.LoggingLogAdapter, pywsgi._NoopLog)
+        if log is None:
+            log = pywsgi._NoopLog()
+        self._log = log if isinstance(log, known) else GuardedLog(log)
+        self.logs_requests = not isinstance(log, pywsgi._NoopLog) or self._logs_itself()
+
+    @property
+    def error_log(self) -> Any:
+        """Where all else is said: anything with a `write`; None for nowhere."""
+        return self._error_log
+
+    @error_log.setter
+    def error_log(self, log: Any) -> None:
+        if log is None:
+            log = pywsgi._NoopLog()
+        guarded = self._error_log = log if isinstance(log, GuardedLog) else GuardedLog(log)
+        self._refusals = Reports(guarded.write)
+        self._failures = Reports(guarded.write)
+
+    def _note_error_log(self, given: Any) -> None:
+        """What else comes of the error log that the constructor was *given*."""
+        errors = sys.stderr if given == "default" else given
+        if self.environ.get("wsgi.errors") is errors:
+            self.environ["wsgi.errors"] = self.error_log
+        if not hasattr(given, "write") and hasattr(given, "log"):
+            # With a `logging.Logger` what is said of clients has a level of its own.
+            of_clients = GuardedLog(pywsgi.LoggingLogAdapter(given, REFUSAL_LEVEL))
+            self._refusals = Reports(of_clients.write)
 
     def _on_fault(self, what: str, error: BaseException) -> None:
         """Count and tell an exception that must not go any further."""

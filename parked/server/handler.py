@@ -77,6 +77,12 @@ class KeepAliveWSGIHandler(Deferring):
     __slots__ = ("_content", "_has_made", "_is_over", "_is_taken", "connection", "head")
 
     time_finish = 0.0
+    #: The time of a request is taken, be it logged or not: whose subclass this is may look at it.
+    _is_timed = False
+
+    def __init_subclass__(cls, **arguments: Any) -> None:
+        super().__init_subclass__(**arguments)
+        cls._is_timed = True
 
     def __init__(self, sock: Any, address: Any, server: Any, rfile: Any = None) -> None:
         if type(sock) is Connection:
@@ -118,7 +124,7 @@ class KeepAliveWSGIHandler(Deferring):
         taken = self.__dict__.pop("socket")
         if isinstance(self.connection.sock, TLSSocket):
             self.connection.sock.uncooperative()
-        else:
+        elif taken is not None:  # libraries for WebSockets set it to None, as pywsgi may be told
             taken.close()
 
     @_Lazy
@@ -178,7 +184,7 @@ class KeepAliveWSGIHandler(Deferring):
             super().handle_one_response()
             self._is_over = True
             return
-        measures = self.server.logs_requests or self.server.statistics is not None
+        measures = self.server.logs_requests or self.server.statistics is not None or self._is_timed
         began = 0.0
         if measures:
             self.time_start = time.time()

@@ -218,22 +218,16 @@ class KeepAliveWSGIServer(AcceptingServer):
         asks = context.verify_mode if context is not None else CERT_NONE
         #: Whether clients show certificates, whose names the application finds in environ.
         self.names_clients = asks != CERT_NONE
-        #: Whether anybody reads the access log; if not, its lines are not made.
-        self.logs_requests = not isinstance(self.log, pywsgi._NoopLog) or self._logs_itself()
-        self._guard_logs(error_log)
-        reader = self._reader()
-        self._parks = reader is None
-        if self._parks:
-            self._accept_when_full()
-        else:
-            self.error_log.write(
-                f"{reader} reads its connections itself: one greenlet per connection, none is parked\n"
-            )
+        self._note_error_log(error_log)
+        self._choose_way()
         _servers.append(ref(self, _servers.remove))
 
     # -- start and stop
 
     def init_socket(self) -> None:
+        if self.handler_class is not self._chosen_for:  # it was set since
+            self.log = self.log
+            self._choose_way()
         super().init_socket()
         self.socket.setblocking(False)  # a listener that was handed in may block, and so would the hub
         if self.socket.family in (_socket.AF_INET, _socket.AF_INET6):

@@ -683,6 +683,41 @@ def test_a_first_chunk_that_cannot_be_sent_is_a_well_formed_500(quiet: io.String
         assert client.closed()
 
 
+def test_a_handler_of_ones_own_finds_the_time_of_its_request_without_a_log() -> None:
+    took: list[float] = []
+
+    class Timing(KeepAliveWSGIHandler):
+        def handle_one_response(self) -> None:
+            super().handle_one_response()
+            took.append(self.time_finish - self.time_start)
+
+    def application(environ: dict[str, Any], start_response: Callable[..., Any]) -> list[bytes]:
+        gevent.sleep(0.02)
+        return hello(environ, start_response)
+
+    with serving(application, handler_class=Timing) as server, Client(server) as client:
+        assert client.ask().status == 200
+        eventually(lambda: took)
+    assert 0.01 < took[0] < 60
+
+
+def test_a_handler_may_let_go_of_its_socket() -> None:
+    """As ws4py's does, which sets it to None."""
+
+    class Taking(KeepAliveWSGIHandler):
+        def run_application(self) -> None:
+            with self.socket as taken:
+                taken.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n")
+            self.close_connection = True
+            self.socket = None
+            self.rfile.close()
+
+    with serving(handler_class=Taking) as server, Client(server) as client:
+        assert client.ask().status == 200
+        assert client.closed()
+        assert server.faults == 0
+
+
 def test_a_wall_clock_that_is_set_back_makes_no_duration_negative(monkeypatch: pytest.MonkeyPatch) -> None:
     now = 1_700_000_000.0
     monkeypatch.setattr(handler.time, "time", lambda: now)

@@ -492,6 +492,48 @@ def test_a_handler_that_reads_for_itself_works_as_in_pywsgi_and_is_announced() -
         assert "one greenlet per connection" in log.getvalue()
 
 
+def test_a_handler_class_that_is_set_later_counts_from_the_start_on() -> None:
+    class Stock(pywsgi.WSGIHandler):  # type: ignore[misc] # gevent has no type hints
+        def log_request(self) -> None:
+            logged.append("stock")
+
+    class Own(KeepAliveWSGIHandler):
+        def log_request(self) -> None:
+            logged.append("own")
+
+    logged: list[str] = []
+    errors = io.StringIO()
+    server = KeepAliveWSGIServer(
+        ("127.0.0.1", 0), hello, log=None, error_log=errors, spawn=3, environ={"SERVER_NAME": "test"}
+    )
+    for handler_class in (Stock, Own):
+        server.handler_class = handler_class
+        server.start()
+        try:
+            with Client(server) as client:
+                assert client.ask().status == client.ask().status == 200
+        finally:
+            server.stop()
+    assert logged == ["stock", "stock", "own", "own"]
+    assert errors.getvalue().count("Stock reads its connections itself") == 1
+
+
+def test_the_logs_may_be_set_at_any_time() -> None:
+    log, errors = io.StringIO(), io.StringIO()
+    with serving() as server:
+        server.log, server.error_log = log, errors
+        with Client(server) as client:
+            assert client.ask().status == 200
+            assert client.ask(b"nonsense\r\n\r\n").status == 400
+        server.log = None
+        with Client(server) as client:
+            assert client.ask(GET.replace(b"/ ", b"/unseen ")).status == 200
+    assert '"GET / HTTP/1.1" 200' in log.getvalue()
+    assert '"nonsense" 400' in log.getvalue()
+    assert "unseen" not in log.getvalue()
+    assert "refused with 400: 127.0.0.1: malformed request line" in errors.getvalue()
+
+
 def test_draining_waits_for_handlers_that_read_for_themselves_too() -> None:
     application = Blocking()
     options: dict[str, Any] = {"handler_class": pywsgi.WSGIHandler, "error_log": None}

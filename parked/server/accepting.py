@@ -52,8 +52,11 @@ ACCEPT_RETRY_S: Final = 0.1
 PAUSE_LINES_S: Final = 10.0
 #: Refused connections of a process that may linger for their 503 to be read; the rest is closed at once.
 MAX_REFUSED_LINGERING: Final = 16
-#: What is said of refused clients, where the error log is a `logging.Logger`: `logging.WARNING`.
+#: Where the logs are a `logging.Logger`, the levels of requests, of what is said of refused clients, and of
+#: all else: `logging.INFO`, `WARNING` and `ERROR`.
+INFO_LEVEL: Final = 20
 REFUSAL_LEVEL: Final = 30
+ERROR_LEVEL: Final = 40
 
 #: Said of a client whose handshake has had its time when there were too many (`parked.server.handshakes`).
 GAVE_WAY: Final = "it gave way to a newcomer"
@@ -430,40 +433,40 @@ class AcceptingServer(pywsgi.WSGIServer):  # type: ignore[misc] # gevent has no 
 
     @property
     def log(self) -> Any:
-        """Where requests are logged: anything with a `write`; None for nowhere."""
+        """Where requests are logged: a file or a logger; None for nowhere."""
         return self._log
 
     @log.setter
     def log(self, log: Any) -> None:
         # An adapter of pywsgi's stays to be seen; see also `KeepAliveWSGIHandler.log_request`.
         known = (GuardedLog, pywsgi.LoggingLogAdapter, pywsgi._NoopLog)
-        if log is None:
-            log = pywsgi._NoopLog()
+        log = _with_write(log, INFO_LEVEL)
         self._log = log if isinstance(log, known) else GuardedLog(log)
         self.logs_requests = not isinstance(log, pywsgi._NoopLog) or self._logs_itself()
 
     @property
     def error_log(self) -> Any:
-        """Where all else is said: anything with a `write`; None for nowhere."""
+        """Where all else is said: a file or a logger; None for nowhere."""
         return self._error_log
 
     @error_log.setter
     def error_log(self, log: Any) -> None:
-        if log is None:
-            log = pywsgi._NoopLog()
-        guarded = self._error_log = log if isinstance(log, GuardedLog) else GuardedLog(log)
-        self._refusals = Reports(guarded.write)
-        self._failures = Reports(guarded.write)
+        writable = _with_write(log, ERROR_LEVEL)
+        self._error_log = writable if isinstance(writable, GuardedLog) else GuardedLog(writable)
+        self._failures = Reports(self._error_log.write)
+        self._report_refusals(log)
 
     def _note_error_log(self, given: Any) -> None:
         """What else comes of the error log that the constructor was *given*."""
         errors = sys.stderr if given == "default" else given
         if self.environ.get("wsgi.errors") is errors:
             self.environ["wsgi.errors"] = self.error_log
-        if not hasattr(given, "write") and hasattr(given, "log"):
-            # With a `logging.Logger` what is said of clients has a level of its own.
-            of_clients = GuardedLog(pywsgi.LoggingLogAdapter(given, REFUSAL_LEVEL))
-            self._refusals = Reports(of_clients.write)
+        self._report_refusals(given)  # pywsgi has made a file of a logger
+
+    def _report_refusals(self, given: Any) -> None:
+        """What is said of clients has a level of its own, if the error log that was *given* is a logger."""
+        errors = GuardedLog(_with_write(given, REFUSAL_LEVEL)) if _is_logger(given) else self._error_log
+        self._refusals = Reports(errors.write)
 
     def _on_fault(self, what: str, error: BaseException) -> None:
         """Count and tell an exception that must not go any further."""
@@ -500,6 +503,17 @@ def _moved(fd: int) -> int:
         os.close(fd)
         raise
     return moved
+
+
+def _is_logger(log: Any) -> bool:
+    return not hasattr(log, "write") and hasattr(log, "log")
+
+
+def _with_write(log: Any, level: int) -> Any:
+    """What pywsgi's constructor makes of a log."""
+    if log is None:
+        return pywsgi._NoopLog()
+    return pywsgi.LoggingLogAdapter(log, level) if _is_logger(log) else log
 
 
 def shown(address: Any) -> str:

@@ -3,6 +3,7 @@ from __future__ import annotations
 import errno
 import gc
 import io
+import logging
 import os
 import resource
 import socket
@@ -532,6 +533,17 @@ def test_the_logs_may_be_set_at_any_time() -> None:
     assert '"nonsense" 400' in log.getvalue()
     assert "unseen" not in log.getvalue()
     assert "refused with 400: 127.0.0.1: malformed request line" in errors.getvalue()
+
+
+def test_a_log_that_is_set_later_may_be_a_logger(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO)
+    with serving() as server:
+        server.log = server.error_log = logging.getLogger("set.later")
+        with Client(server) as client:
+            assert client.ask().status == 200
+            assert client.ask(b"nonsense\r\n\r\n").status == 400
+        server.error_log.write("something else\n")
+    assert sorted(record.levelname for record in caplog.records) == ["ERROR", "INFO", "INFO", "WARNING"]
 
 
 def test_draining_waits_for_handlers_that_read_for_themselves_too() -> None:

@@ -15,6 +15,7 @@ Nothing here waits; what the socket does not take goes later (`parked.server.out
 
 from __future__ import annotations
 
+import contextlib
 import math
 from collections.abc import Callable, Iterable
 from http import HTTPStatus
@@ -25,6 +26,7 @@ from gevent import monkey
 from parked.server.connection import Connection
 from parked.server.head import Head, encode_head
 from parked.server.outgoing import Outgoing, Roads
+from parked.server.stream import reset_on_close
 
 #: Seconds that a pending response waits by default: less than the minute after which proxies give up.
 TIMEOUT_S: Final = 55.0
@@ -449,6 +451,10 @@ class PendingResponse(Outgoing):
     # -- the end
 
     def _lose(self, reason: Reason) -> None:
+        if self._flags & HTTP_1_0 and self.code and self._connection is not None:
+            # The end of a stream is that of its connection, and this one is not whole.
+            with contextlib.suppress(OSError):  # closed by somebody else
+                reset_on_close(self._connection)
         self._state = FINISHING
         self.reason = reason
         self._flags |= LOST

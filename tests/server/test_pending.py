@@ -168,6 +168,42 @@ def test_a_stream_to_http_1_0_ends_with_its_connection() -> None:
         assert answer.endswith(b"\r\n\r\nraw")
 
 
+@pytest.mark.parametrize("why", ["error", "slow", "timeout", "half-closed"])
+def test_a_stream_to_http_1_0_that_is_not_whole_ends_with_a_reset(why: str) -> None:
+    """Where only the end of the connection would say that it is all, as behind nginx by default."""
+
+    def begin(pending: PendingResponse) -> None:
+        pending.start("200 OK", [])
+        pending.write(b"a part")
+
+    def begin_and_fail(pending: PendingResponse) -> None:
+        begin(pending)
+        raise LookupError("on purpose")
+
+    def application(environ: dict[str, Any], _: Any) -> list[bytes]:
+        begin_and_fail(environ["parked.defer"]())
+        return []
+
+    if why == "error":
+        with serving(application) as server, Client(server) as client:
+            client.send(OLD_POLL)
+            with pytest.raises(ConnectionResetError):
+                client.file.read()
+        return
+    desk = Desk(timeout=0.1 if why == "timeout" else 0, on_timeout=begin_and_fail)
+    with pending_at(desk, OLD_POLL) as (client, pending):
+        if why == "slow":
+            begin(pending)
+            while pending.write(bytes(60_000)):
+                pass
+        elif why == "half-closed":
+            begin(pending)
+            client.sock.shutdown(socket.SHUT_WR)
+        eventually(lambda: pending.reason is not None and desk.ended)
+        with pytest.raises(ConnectionResetError):
+            client.file.read()
+
+
 def test_the_same_chunk_goes_to_each_stream_as_its_protocol_has_it() -> None:
     desk, event = Desk(), b"data: 1\n\n"
     with pending_at(desk) as (client, pending):

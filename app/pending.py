@@ -21,6 +21,8 @@ MAX_SECONDS: Final = 3600.0
 HEARTBEAT: Final = (15.0, b":\n\n")
 #: Events that are repeated at most for a client that comes back.
 MAX_MISSED: Final = 100
+#: Of an event's number; a client may say anything, and Python makes no number of thousands of digits.
+MAX_DIGITS: Final = 18
 #: An event to many comes in turns that are spread over so many seconds: streams in a turn, some 15 us each,
 #: and seconds between two at most. Requests beside it, and clients that hear it, have the cores in between.
 SPREAD_S: Final = 1.0
@@ -72,8 +74,8 @@ class Events:
         broadcast = self._broadcasts.get(every)
         if broadcast is None:
             broadcast = self._broadcasts[every] = Broadcast(every)
-        pending = _defer(request)(on_close=broadcast.on_close, heartbeat=HEARTBEAT)
-        broadcast.add(pending, int(last) if last.isascii() and last.isdigit() else None)
+        known = int(last) if last.isascii() and last.isdigit() and len(last) <= MAX_DIGITS else None
+        broadcast.add(_defer(request)(on_close=broadcast.on_close, heartbeat=HEARTBEAT), known)
 
 
 class Broadcast:

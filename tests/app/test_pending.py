@@ -124,6 +124,14 @@ def test_who_comes_back_gets_what_was_missed_once(server: KeepAliveWSGIServer) -
         assert [number for number, _ in events(client, 5)] == list(range(last + 1, last + 6))
 
 
+@pytest.mark.parametrize("last", [b"9" * 5_000, b"9" * 18, b"-1", b"x", b""])
+def test_who_comes_back_with_nonsense_gets_the_next_event(server: KeepAliveWSGIServer, last: bytes) -> None:
+    with Client(server) as client:
+        client.send(request("/events?every=0.2", b"Last-Event-ID: " + last))
+        numbers = [number for number, _ in events(client, 2)]
+        assert numbers[1] == numbers[0] + 1
+
+
 def test_the_broadcast_ends_with_its_last_stream(server: KeepAliveWSGIServer) -> None:
     for _ in range(2):
         with Client(server) as client:

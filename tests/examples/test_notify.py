@@ -34,9 +34,9 @@ def service(framework: str, workers: int = 1, **environment: str) -> ServerProce
 
 
 @contextlib.contextmanager
-def redis_server(folder: Path) -> Iterator[str]:
+def redis_server(folder: Path, port: int = 0) -> Iterator[str]:
     """The URL of a Redis that keeps nothing on disk."""
-    with socket.create_server(("127.0.0.1", 0)) as free:
+    with socket.create_server(("127.0.0.1", port)) as free:
         port = free.getsockname()[1]
     command = ["redis-server", "--port", str(port), "--bind", "127.0.0.1", "--save", "", "--dir", str(folder)]
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
@@ -104,6 +104,23 @@ def test_one_worker_tells_streams_and_polls(framework: str) -> None:
 
 
 @pytest.mark.parametrize("framework", FRAMEWORKS)
+def test_a_number_that_no_message_has_is_no_error(framework: str) -> None:
+    """Python makes no number of so many digits, and an error behind `defer` leaves the client waiting."""
+    number = "9" * 5_000
+    with service(framework) as server, Client(server.address) as stream, Client(server.address) as poll:
+        listen(stream, int("9" * 4_000))  # as many as it makes
+        stream.file.readline()
+        with Client(server.address) as other:
+            other.send(f"GET /stream HTTP/1.1\r\nHost: x\r\nLast-Event-ID: {number}\r\n\r\n".encode())
+            assert other.file.readline() == b"HTTP/1.1 200 OK\r\n"
+        poll.send(GET.replace(b"/ ", b"/poll?last=%b " % number[:4_500].encode()))
+        time.sleep(0.1)
+        publish(server, "told")
+        assert heard(stream, 1) == [(1, "told")]
+        assert json.loads(poll.answer().body) == [{"id": 1, "text": "told"}]
+
+
+@pytest.mark.parametrize("framework", FRAMEWORKS)
 def test_a_single_worker_needs_no_package_redis(framework: str) -> None:
     """In an environment that has none: its import fails as if it were not installed."""
     code = f"import sys; sys.modules['redis'] = None; import docs.examples.notify.{framework}"
@@ -129,6 +146,36 @@ def test_many_workers_tell_the_same_with_redis_between_them(framework: str, tmp_
         expected = [(number + 1, f"message {number}") for number in range(3)]
         for stream in streams:
             assert heard(stream, 3) == expected
+
+
+@needs_redis
+def test_messages_are_told_when_redis_has_forgotten_its_numbers(tmp_path: Path) -> None:
+    with contextlib.ExitStack() as stack:
+        with redis_server(tmp_path) as url:
+            server = stack.enter_context(service("falcon_app", workers=2, REDIS_URL=url))
+            streams = [stack.enter_context(Client(server.address)) for _ in range(8)]
+            for stream in streams:
+                listen(stream)
+            for text in ("one", "two"):
+                publish(server, text)
+            for stream in streams:
+                assert heard(stream, 2) == [(1, "one"), (2, "two")]
+        port = int(url.rpartition(":")[2])
+        with redis_server(tmp_path, port):
+            eventually(lambda: _listeners(port) == 2, "both workers")
+            _redis(port, "PUBLISH", "notify", "somebody else's")
+            publish(server, "three")
+            for stream in streams:
+                assert heard(stream, 1) == [(3, "three")]
+
+
+def _redis(port: int, *words: str) -> str:
+    command = ["redis-cli", "-p", str(port), *words]
+    return subprocess.run(command, capture_output=True, text=True, check=True, timeout=PATIENCE_S).stdout
+
+
+def _listeners(port: int) -> int:
+    return int(_redis(port, "PUBSUB", "NUMSUB", "notify").split()[1])
 
 
 @needs_redis

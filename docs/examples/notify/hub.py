@@ -18,6 +18,8 @@ from gevent.lock import Semaphore
 KEPT = 1000
 #: Seconds after which a stream in which nothing happens says that it is alive.
 HEARTBEAT = (15.0, b":\n\n")
+#: Of a message's number; a client may say anything, and Python makes no number of thousands of digits.
+MAX_DIGITS = 18
 #: Seconds that a long poll waits.
 POLL_S = 55.0
 #: Clients that are told in one go, and seconds for other requests before the next go. Not 0: from that,
@@ -50,19 +52,20 @@ class Hub:
         :param defer: `environ["parked.defer"]`.
         :param last: the request's Last-Event-ID.
         """
-        pending = defer(on_close=self._forget, heartbeat=HEARTBEAT)
+        missed = b"".join(map(_event, self._since(last)))
+        pending = defer(on_close=self._forget, heartbeat=HEARTBEAT)  # behind all that may fail
         pending.context = "stream"
         pending.start("200 OK", EVENT_STREAM)
-        pending.write(b"retry: 1000\n\n" + b"".join(map(_event, self._since(last))))
+        pending.write(b"retry: 1000\n\n" + missed)
         self._listeners.add(pending)
 
     def poll(self, defer: Any, last: str | None) -> None:
         """A long poll: the messages since *last* as soon as there are any, as JSON; none after `POLL_S`."""
+        messages = self._since(last)
         pending = defer(
             timeout=POLL_S, on_timeout=NOTHING_NEW, on_shutdown=NOTHING_NEW, on_close=self._forget
         )
         pending.context = "poll"
-        messages = self._since(last)
         if messages:
             pending.send("200 OK", JSON, _json(messages))
         else:
@@ -86,9 +89,10 @@ class Hub:
                 gevent.sleep(PAUSE_S)
 
     def _since(self, last: str | None) -> list[tuple[int, str]]:
-        if last is None or not (last.isascii() and last.isdigit()):
+        if last is None or not (last.isascii() and last.isdigit() and len(last) <= MAX_DIGITS):
             return []
-        return [message for message in self._messages if message[0] > int(last)]
+        seen = int(last)
+        return [message for message in self._messages if message[0] > seen]
 
 
 def open_hub() -> Hub:

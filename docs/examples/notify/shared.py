@@ -2,7 +2,8 @@
 
 A script in Redis numbers, keeps and publishes each message in one step. A worker subscribes first and then
 reads what is kept, so that nothing is lost between the two; what comes twice is told once. When Redis was
-away, it begins anew.
+away, it begins anew. If Redis has forgotten all meanwhile, as one that keeps nothing on disk, the numbers go
+on where the workers have seen them: a lower one would be taken for a message that was told already.
 
 Needs the package redis: `pip install redis`.
 """
@@ -21,9 +22,14 @@ READY_S = 5.0
 #: Seconds until Redis is tried again.
 RETRY_S = 1.0
 
-_PUBLISH = f"""
+_REMEMBER = """
+if tonumber(redis.call('GET', KEYS[1] .. ':number') or '0') < tonumber(ARGV[1]) then
+    redis.call('SET', KEYS[1] .. ':number', ARGV[1])
+end
+"""
+_PUBLISH = f"""{_REMEMBER}
 local number = redis.call('INCR', KEYS[1] .. ':number')
-local message = number .. ' ' .. ARGV[1]
+local message = number .. ' ' .. ARGV[2]
 redis.call('RPUSH', KEYS[1] .. ':kept', message)
 redis.call('LTRIM', KEYS[1] .. ':kept', -{KEPT}, -1)
 redis.call('PUBLISH', KEYS[1], message)
@@ -38,6 +44,7 @@ class SharedHub(Hub):
         super().__init__()
         self._redis = redis.Redis.from_url(url, decode_responses=True)
         self._publish = self._redis.register_script(_PUBLISH)
+        self._remember = self._redis.register_script(_REMEMBER)
         self._follower: gevent.Greenlet | None = None
         self._ready = Event()
 
@@ -50,7 +57,8 @@ class SharedHub(Hub):
         super().poll(defer, last)
 
     def publish(self, text: str) -> None:
-        self._publish(keys=[KEY], args=[text])
+        self._follow()  # to know the last number
+        self._publish(keys=[KEY], args=[self._last, text])
 
     def _follow(self) -> None:
         """Begin when the first client comes: the application is imported before its workers are forked."""
@@ -63,15 +71,16 @@ class SharedHub(Hub):
             try:
                 with self._redis.pubsub(ignore_subscribe_messages=True) as channel:
                     channel.subscribe(KEY)
+                    self._remember(keys=[KEY], args=[self._last])
                     for message in self._redis.lrange(f"{KEY}:kept", 0, -1):
                         self._hear(message)
                     self._ready.set()
                     for event in channel.listen():
                         self._hear(event["data"])
-            except redis.ConnectionError:
+            except redis.RedisError:
                 gevent.sleep(RETRY_S)
 
     def _hear(self, message: str) -> None:
         number, _, text = message.partition(" ")
-        if int(number) > self._last:
+        if number.isdigit() and int(number) > self._last:  # others may publish there, too
             self._tell(int(number), text)

@@ -133,9 +133,18 @@ class Outgoing:
 
     def _check_progress(self) -> None:
         """In the hub: bytes wait, and the deadline has passed."""
-        deadlines = self._host.deadlines
-        due = self._touched + deadlines.slots(self._host.write_timeout)
+        deadlines, timeout = self._host.deadlines, self._host.write_timeout
+        if not timeout:
+            return  # it was the deadline of a heartbeat, which has to wait
+        due = self._touched + deadlines.slots(timeout)
         if due >= deadlines.now:
             deadlines.set_slot(self, due)
+            return
+        before = self.sent_bytes
+        self._send_outgoing()  # the kernel reports no room before a third of its buffer is free, or more
+        if not self._outgoing:
+            return
+        if self.sent_bytes != before:
+            deadlines.set(self, timeout)
         else:
             self._lose("slow")

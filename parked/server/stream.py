@@ -43,17 +43,20 @@ def send_all(connection: Connection, data: bytes | bytearray | memoryview, timeo
         *timeout*.
     """
     rest = memoryview(data)
+    in_time = True
     while True:
         piece = rest[:MAX_SENT_BYTES]
         try:
             sent = connection.sock.send(piece)
         except BlockingIOError:
             sent = 0
+        if not (sent or in_time):
+            raise _too_slow()
         rest = rest[sent:]
         if not rest:
             return
         if sent != len(piece):
-            _wait_until_writable(connection, timeout)
+            in_time = _has_room(connection, timeout)
         of_hub().share()
 
 
@@ -69,6 +72,7 @@ def send_file(
     """
     plain = isinstance(connection.sock, _socket.socket)
     left = count
+    in_time = True
     while left:
         try:
             if plain:
@@ -78,7 +82,9 @@ def send_file(
                 send_all(connection, data, timeout)
                 sent = len(data)
         except BlockingIOError:
-            _wait_until_writable(connection, timeout)
+            if not in_time:
+                raise _too_slow() from None
+            in_time = _has_room(connection, timeout)
             continue
         except OSError as error:
             if error.errno != EINVAL or not plain:
@@ -87,6 +93,7 @@ def send_file(
             continue
         if not sent:
             break
+        in_time = True
         offset += sent
         left -= sent
         if left:
@@ -94,9 +101,18 @@ def send_file(
     return count - left
 
 
-def _wait_until_writable(connection: Connection, timeout: float) -> None:
-    too_slow = WriteTimeoutError(ECONNRESET, "the client does not read")
-    wait_write(connection.sock.fileno(), timeout or None, too_slow)
+def _has_room(connection: Connection, timeout: float) -> bool:
+    """Wait for room. False if it is not reported in time, which the kernel does when a third of its buffer is
+    free, or more: a megabyte. Who reads that slowly has made some all the same."""
+    try:
+        wait_write(connection.sock.fileno(), timeout or None, _too_slow())
+    except WriteTimeoutError:
+        return False
+    return True
+
+
+def _too_slow() -> WriteTimeoutError:
+    return WriteTimeoutError(ECONNRESET, "the client does not read")
 
 
 def reset_on_close(connection: Connection) -> None:

@@ -442,6 +442,34 @@ def test_a_client_is_slow_only_if_it_takes_nothing_for_the_write_timeout() -> No
     assert bench.host.heartbeats == 0
 
 
+def test_a_client_that_reads_too_little_for_the_kernel_to_tell_is_not_slow() -> None:
+    bench = Bench()
+    bench.wire.room = 0
+    bench.pending.write(b"0123456789")
+    for _ in range(5):
+        bench.wire.room = 1  # and nothing is reported
+        bench.pass_time(7)
+        assert bench.pending.open
+    bench.pass_time(14)
+    assert bench.pending.reason == "slow"
+
+
+def test_without_a_write_timeout_no_heartbeat_makes_a_client_slow() -> None:
+    bench = Bench((4.0, b"beat"))
+    bench.host.write_timeout = 0
+    bench.pending.write(b"x")
+    bench.wire.room = 0
+    bench.pending.write(b"0123456789")
+    for _ in range(5):
+        bench.pass_time(5)
+    assert bench.pending.open
+    assert bench.host.heartbeats == 0
+    bench.wire.room = 1000
+    bench.pending.on_events(EPOLLOUT)
+    bench.pass_time(5)
+    assert bench.host.heartbeats == 1
+
+
 def test_a_client_that_shuts_its_side_while_it_reads_the_rest_gets_all_of_it() -> None:
     bench = Bench()
     bench.wire.room = 5

@@ -3,7 +3,8 @@ from __future__ import annotations
 import _socket
 import os
 import socket
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -110,6 +111,30 @@ def test_a_client_that_does_not_read_for_too_long_counts_as_gone(pair: Pair) -> 
 
 
 LINES = [b"first\n", b"\n", b"a third one\n", b"the end"]
+
+
+@pytest.mark.parametrize("as_file", [False, True])
+def test_a_client_that_reads_too_little_for_the_kernel_to_tell_is_not_gone(
+    pair: Pair, as_file: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Room is reported when a good part of the buffer is free: a client may read for longer than the timeout
+    until then."""
+    received = 0
+
+    def wait_in_vain(fd: int, timeout: float, error: Exception) -> None:
+        nonlocal received
+        received += len(pair.client.recv(65_536)) if received < 500_000 else 0
+        raise error
+
+    monkeypatch.setattr(stream, "wait_write", wait_in_vain)
+    (tmp_path / "file").write_bytes(bytes(2_000_000))
+    with (tmp_path / "file").open("rb") as file:
+        send: Callable[[], Any] = partial(send_all, pair.connection, bytes(2_000_000), 1)
+        if as_file:
+            send = partial(send_file, pair.connection, of_hub(), file.fileno(), 0, 2_000_000, 1)
+        with pytest.raises(WriteTimeoutError):
+            send()
+    assert received >= 500_000
 
 
 @pytest.mark.parametrize("size", [1, 2, 3, 6, 100])

@@ -54,10 +54,13 @@ def _status(handler: Any) -> str:
 
 def content_bytes(handler: Any) -> int:
     """What was sent of the content: the response less its head; what frames chunks counts."""
+    sent: int = handler.response_length
+    known: int | None = getattr(handler, "head_bytes", None)
+    if known is not None:
+        return max(0, sent - known)
     status = handler._orig_status or str(handler.code or "")
     fields = handler.response_headers or ()
     head = len(f"HTTP/1.1 {status}\r\n\r\n") + sum(len(name) + len(value) + 4 for name, value in fields)
-    sent: int = handler.response_length
     return max(0, sent - head)
 
 

@@ -78,6 +78,8 @@ class Deferring(ResponseWriter):
     environ: Any  # None when the request is over
     head: RequestHead | None = None
     deferred: PendingResponse | None = None
+    #: Of a pending response that is logged: its fields are not kept.
+    head_bytes: int | None = None
 
     def defer(
         self,
@@ -120,7 +122,7 @@ class Deferring(ResponseWriter):
         )
         if self.server.logs_requests:
             known = self.environ.get(request_id.KEY) if self.server.gives_ids else None
-            pending.request = head.line, self.client_address, known
+            pending.request = head.line, self.client_address, known, 0
         self.deferred = pending
         self.close_connection = (
             True  # the server lets go of it as of one that is closed, and the response takes it
@@ -144,7 +146,7 @@ class Deferring(ResponseWriter):
         """Log and count a pending response that has ended, in a handler made for that."""
         line = ""
         if pending.request is not None:
-            line, self.client_address, known = pending.request
+            line, self.client_address, known, self.head_bytes = pending.request
             if known:
                 self.environ = {request_id.KEY: known}
         self.requestline = line

@@ -151,8 +151,9 @@ class PendingResponse(Outgoing):
         self._heartbeat = heartbeat
         self._state = WAITING
         self.code = 0
-        #: For the access log, if there is one: the request's line, its client's address, and its id.
-        self.request: tuple[str, Any, str | None] | None = None
+        #: For the access log, if there is one: the request's line, its client's address, its id, and bytes of
+        #: the response's head.
+        self.request: tuple[str, Any, str | None, int] | None = None
         self.started = 0.0
         #: How it has ended; None while it is open.
         self.reason: Reason | None = None
@@ -416,6 +417,9 @@ class PendingResponse(Outgoing):
             connection = b"Connection: close\r\n"
         elif flags & HTTP_1_0:
             connection = b"Connection: keep-alive\r\n"
+        if self.request is not None:
+            size = len(head.lines) + len(framing) + len(connection) + 2
+            self.request = (*self.request[:3], size)
         return b"%b%b%b\r\n%b" % (head.lines, framing, connection, content)
 
     def _frame(self, data: bytes) -> bytes:

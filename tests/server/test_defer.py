@@ -239,6 +239,26 @@ def test_the_log_in_json_says_the_same() -> None:
         )
 
 
+def test_the_log_tells_content_from_heads() -> None:
+    log = io.StringIO()
+    desk = Desk()
+    with attended(desk, log=log, log_format="%(m)s %(B)s %(b)s") as desk:
+        requests = [POLL, POLL.replace(b"GET", b"HEAD"), POLL]
+        for number, request in enumerate(requests, 1):
+            with Client(desk.server) as client:
+                client.send(request)
+                pending = desk.wait_for(number)
+                if number < 3:
+                    pending.send("200 OK", [("X-Field", "x" * 300)], b"hello")
+                else:
+                    pending.start("200 OK", [])
+                    pending.write(b"hello")
+                    pending.close()
+                client.answer(request.partition(b" ")[0].decode())
+                eventually(lambda number=number: len(desk.ended) == number)
+    assert log.getvalue().splitlines() == ["GET 5 5", "HEAD 0 -", "GET 15 15"]  # 10 of them frame the chunks
+
+
 def test_responses_are_counted_when_they_end() -> None:
     class Counts:
         def __init__(self) -> None:

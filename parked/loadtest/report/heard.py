@@ -73,6 +73,22 @@ def _broadcasts(facts: dict[str, Any]) -> dict[str, Any]:
     }
 
 
+def _of_some(facts: dict[str, Any]) -> str | None:
+    """Events that a part of the streams got. They are of topics, or some streams hear nothing, in whose
+    numbers nothing is missing: it is for the reader to know."""
+    streams = facts["streams_min"]
+    *known, last = sorted(facts["broadcasts"], key=lambda it: it[2]) or [None]
+    if last is not None and last[4] >= BROADCAST_SHARE * streams:
+        known.append(last)  # else it may be under way
+    arrivals = [it[4] for it in known if it[4] < BROADCAST_SHARE * streams]
+    if not arrivals:
+        return None
+    return (
+        f"{len(arrivals):,} of {len(known):,} events of the hold came to a part of the {streams:,} streams, "
+        f"{max(arrivals):,} at most: is each for all of them?"
+    )
+
+
 def reasons(summary: dict[str, Any]) -> list[str]:
     """Why a run has failed, of what was to be heard."""
     heard = summary.get("heard")
@@ -88,10 +104,14 @@ def reasons(summary: dict[str, Any]) -> list[str]:
     return found
 
 
-def remarks(summary: dict[str, Any]) -> list[str]:
+def remarks(record: Record, summary: dict[str, Any]) -> list[str]:
     """What a reader has to know of these figures, and is no failure."""
     heard = summary.get("heard") or {}
     found = []
+    if heard.get("hold_events") == 0:
+        found.append("no event came in the hold")
+    elif "broadcasts" in heard and (said := _of_some(record.facts["heard"])):
+        found.append(said)
     if unnumbered := heard.get("unnumbered"):
         found.append(f"{unnumbered:,} events had no id: whether one was lost or came twice can't be seen")
     if heard.get("hold_events") and not heard["deliveries"]:

@@ -137,7 +137,7 @@ def summarise(record: Record) -> dict[str, Any]:
         summary["workload"]["kind"] = kind
     if (told := heard.summarise(record, counted_s if hold_s else 0.0)) is not None:
         summary["heard"] = told
-        summary["remarks"] = [*summary["remarks"], *heard.remarks(summary)]
+        summary["remarks"] = [*summary["remarks"], *heard.remarks(record, summary)]
     goals = [Goal.parse(text) for text in facts.get("fail_if", ())]
     summary["fail_if"] = [goal.text for goal in goals]
     missed = [why for goal in goals if (why := goal.missed(summary))]

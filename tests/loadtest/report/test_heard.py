@@ -12,6 +12,7 @@ import sys
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -116,6 +117,26 @@ def test_a_record_that_was_changed_is_found_out(name: str, tmp_path: Path) -> No
     summary = report.make(folder)
     assert summary["verdict"] == "fail"
     assert any("witnesses disagree" in reason for reason in summary["reasons"])
+
+
+@pytest.mark.parametrize(
+    ("arrivals", "told"),
+    [
+        ([300, 300], None),
+        ([300, 299], None),  # a reason of its own
+        ([300, 100], None),  # under way at the end
+        ([210, 210, 209], "2 of 2 events of the hold came to a part of the 300 streams, 210 at most"),
+        ([300, 210, 200, 300], "2 of 4 events of the hold came to a part of the 300 streams, 210 at most"),
+        ([], "no event came in the hold"),
+    ],
+)
+def test_streams_that_hear_nothing_are_remarked_on(arrivals: list[int], told: str | None) -> None:
+    """A worker that has lost its broker, say: nothing is missing between two numbers."""
+    came = [[str(number), None, float(number), number + 0.5, some] for number, some in enumerate(arrivals)]
+    record: Any = SimpleNamespace(facts={"heard": {"broadcasts": came, "streams_min": 300}})
+    summary = {"heard": {"hold_events": sum(arrivals), "deliveries": 1, "broadcasts": {}}}
+    found = heard_module.remarks(record, summary)
+    assert [said.partition(":")[0] for said in found] == ([told] if told else [])
 
 
 @pytest.mark.parametrize(

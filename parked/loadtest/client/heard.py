@@ -37,7 +37,7 @@ class HeardByProcess:
     :ivar lost: numbers that were left out between two events of a stream.
     :ivar repeated: events with the number of the one before.
     :ivar disordered: events with a number below that.
-    :ivar unnumbered: events that have no id.
+    :ivar unnumbered: events that have no id, or an empty one.
     """
 
     def __init__(self) -> None:
@@ -90,15 +90,15 @@ class HeardByProcess:
             if (sent := event.sent) is not None:
                 self.delivered(sent, now)
             return event
-        if event.id is None:
+        if not event.id:
             self.unnumbered += 1
         elif last is not None and not self._follows(last, event):
             return last
         now = time.time()
         if event.sent is not None:
             self.delivered(event.sent, now)
-        if event.id is None:
-            return last
+        if not event.id:
+            return last if event.id is None else event  # an empty one: the next request shall say none
         known = self._broadcasts.get(event.id)
         if known is not None:
             known[3] = now

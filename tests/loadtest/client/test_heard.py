@@ -34,6 +34,7 @@ def hear(heard: HeardByProcess, *numbers: int | str | None) -> None:
         ((1, 2, 2, 3), 0, 1, 0, 0),
         ((1, 2, 3, 2, 4), 0, 0, 1, 0),
         ((1, None, 2, None), 0, 0, 0, 2),
+        ((1, "", "", 2), 0, 0, 0, 2),  # none, as an EventSource reads it
         (("a", "b", "b", "c"), 0, 1, 0, 0),
         ((5, 9, 10), 3, 0, 0, 0),  # the gap was there before it was known to be one
         ((1000, 2000, 3500), 0, 0, 0, 0),  # ids that do not count up by one: nothing can be said of gaps

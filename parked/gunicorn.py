@@ -170,7 +170,11 @@ class Handler(KeepAliveWSGIHandler):
         if self.server.logs_requests:
             environ = getattr(self, "environ", None) or self._refused_environ()
             took = timedelta(seconds=self.time_finish - self.time_start)
-            self.server.worker.log.access(self._response(), self._request(), environ, took)
+            log = self.server.worker.log
+            try:
+                log.access(self._response(), self._request(), environ, took)
+            except Exception:  # a logger of somebody's own
+                log.exception("Exception in the access log")
 
     def _request(self) -> Request:
         environ = getattr(self, "environ", None) or {}
@@ -189,7 +193,8 @@ class Handler(KeepAliveWSGIHandler):
         )
 
     def _response(self) -> Response:
-        status = self._orig_status or str(self.code or "")
+        # gunicorn's loggers need a number first. Of a client that has left before there was one it is 000.
+        status = self._orig_status or f"{self.code or 0:03}"
         fields = [
             (name.decode("latin-1"), value.decode("latin-1")) for name, value in self.response_headers or ()
         ]

@@ -22,6 +22,7 @@ import gevent
 import gevent.socket
 import pytest
 from gunicorn import config, glogging
+from gunicorn.instrument.statsd import Statsd
 
 from parked.gunicorn import KeepAliveWorker, Server
 from parked.prefork.settings import Settings
@@ -275,6 +276,54 @@ def test_what_is_no_request_is_refused_and_logged(python: Path, tmp_path: Path) 
     assert '"GET /a HTTP/1.1" 400 ' in line
 
 
+def test_a_client_that_leaves_before_there_is_a_status_is_in_the_log_and_counted(tmp_path: Path) -> None:
+    def application(environ: dict[str, Any], start_response: Callable[..., Any]) -> list[bytes]:
+        environ["wsgi.input"].read()
+        raise AssertionError("it has come after all")
+
+    after: list[str] = []
+    log = tmp_path / "access.log"
+    told = tmp_path / "error.log"
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as statsd:
+        statsd.bind(("127.0.0.1", 0))
+        statsd.settimeout(PATIENCE_S)
+        settings = {
+            "post_request": lambda worker, request, environ, response: after.append(response.status),
+            "statsd_host": f"127.0.0.1:{statsd.getsockname()[1]}",
+            "accesslog": str(log),
+            "errorlog": str(told),
+        }
+        with worker(application, logger=Statsd, **settings) as (made, server), made.log.sock:
+            with Client(server) as client:
+                client.send(b"POST /a HTTP/1.1\r\nHost: x\r\nContent-Length: 9\r\n\r\nabc")
+            eventually(lambda: after)
+            assert server.faults == 0
+        while statsd.recv(4096) != b"gunicorn.request.status.0:1|c|@1.0":
+            pass
+    assert after == ["000"]
+    assert '"POST /a HTTP/1.1" 000 0 ' in log.read_text()
+    assert "Traceback" not in told.read_text()
+
+
+def test_a_logger_that_fails_costs_its_line_alone(tmp_path: Path) -> None:
+    class Failing(glogging.Logger):  # type: ignore[misc] # gunicorn has no type hints
+        def access(self, *_: Any) -> None:
+            raise ValueError("of a logger")
+
+    after: list[str] = []
+    told = tmp_path / "error.log"
+    settings = {
+        "logger_class": Failing,
+        "errorlog": str(told),
+        "post_request": lambda worker, request, environ, response: after.append(response.status),
+    }
+    with worker(seen, logger=Failing, **settings) as (_, server), Client(server) as client:
+        assert client.ask().status == client.ask().status == 200
+        assert server.faults == 0
+    assert after == ["200 OK"] * 2
+    assert told.read_text().count("ValueError: of a logger") == 2
+
+
 def test_connections_of_a_balancer_are_their_clients(python: Path, tmp_path: Path) -> None:
     value = "'auto'" if python == Path(sys.executable) else "True"  # as gunicorn has it now, and had it
     (tmp_path / "proxied.py").write_text(f"proxy_protocol = {value}\nproxy_allow_ips = '127.0.0.0/8,::1'\n")
@@ -287,13 +336,13 @@ def test_connections_of_a_balancer_are_their_clients(python: Path, tmp_path: Pat
 
 @contextlib.contextmanager
 def worker(
-    application: Any, listener: Any = None, **settings: Any
+    application: Any, listener: Any = None, logger: Any = glogging.Logger, **settings: Any
 ) -> Iterator[tuple[KeepAliveWorker, Server]]:
     """One in this process, with its server; of gunicorn are settings, log and base class."""
     cfg = config.Config()
     for name, value in settings.items():
         cfg.set(name, value)
-    made = KeepAliveWorker(1, os.getppid(), [], None, 30, cfg, glogging.Logger(cfg))
+    made = KeepAliveWorker(1, os.getppid(), [], None, 30, cfg, logger(cfg))
     made.wsgi = application
     sock = listener or gevent.socket.socket()
     if listener is None:
@@ -305,6 +354,10 @@ def worker(
     finally:
         server.stop()
         made.tmp.close()
+        for log in (made.log.error_log, made.log.access_log):
+            for handler in log.handlers[:]:
+                log.removeHandler(handler)
+                handler.close()
 
 
 def seen(environ: dict[str, Any], start_response: Callable[..., Any]) -> list[bytes]:

@@ -103,7 +103,8 @@ def run(duty: Duty) -> int:
         server.start()
     if settings.timeout:
         Pulse(duty.scoreboard, duty.row, settings.timeout)
-    gevent.spawn(_report, duty, servers, watch)
+    counted = _Counted(duty, servers)
+    gevent.spawn(_report, duty, counted, watch)
     duty.scoreboard.set(duty.row, "ready", os.getpid())
     gevent.wait([stopping, retiring], count=1)
     if not stopping.is_set():
@@ -113,6 +114,8 @@ def run(duty: Duty) -> int:
         gevent.wait([stopping, gone], timeout=0 if settings.reload else settings.reload_timeout, count=1)
     drains = [gevent.spawn(server.drain, settings.graceful_timeout) for server in servers]
     finished = all(drain.get() for drain in drains)
+    if not watch.is_forked:
+        counted.copy()  # of the last second, too
     if log is not None:
         log.flush()
     return 0 if finished else EXIT_KILLED
@@ -288,19 +291,35 @@ def _make_server(
     return server
 
 
-def _report(duty: Duty, servers: list[KeepAliveWSGIServer], watch: _Watch) -> None:
+class _Counted:
+    """What this worker counts, on its way to the scoreboard."""
+
+    def __init__(self, duty: Duty, servers: list[KeepAliveWSGIServer]) -> None:
+        self._duty = duty
+        self._servers = servers
+        self._base = duty.scoreboard.snapshot(duty.row)
+        self._statistics = Statistics()
+        if duty.settings.metrics is not None:
+            for server in servers:
+                server.statistics = self._statistics
+
+    def requests(self) -> int:
+        """Served so far."""
+        return sum(server.requests for server in self._servers)
+
+    def copy(self) -> None:
+        counters = self._statistics.counters(_figures(self._servers))
+        self._duty.scoreboard.update(self._duty.row, counters, self._base)
+
+
+def _report(duty: Duty, counted: _Counted, watch: _Watch) -> None:
     """Leave our figures on the scoreboard, again and again."""
-    base = duty.scoreboard.snapshot(duty.row)
-    statistics = Statistics()
-    if duty.settings.metrics is not None:
-        for server in servers:
-            server.statistics = statistics
     lifetime = Lifetime(duty.settings)
     leaving = ""
     while not watch.is_forked:
         try:
-            duty.scoreboard.update(duty.row, statistics.counters(_figures(servers)), base)
-            if not leaving and (leaving := lifetime.over(sum(server.requests for server in servers))):
+            counted.copy()
+            if not leaving and (leaving := lifetime.over(counted.requests())):
                 print(f"{PROGRAM}: worker {os.getpid()} wants a successor: {leaving}", file=sys.stderr)
                 duty.scoreboard.set(duty.row, "leaving", 1)
         except Exception:  # said, and tried again: figures that stand still look like a worker that does

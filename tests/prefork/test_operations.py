@@ -378,6 +378,34 @@ def test_metrics_add_up_over_all_workers_and_over_a_replacement() -> None:
         eventually(lambda: metrics()["parked_requests_total200"] > seen["parked_requests_total200"])
 
 
+def test_what_a_worker_has_counted_last_is_in_the_metrics_when_it_has_retired() -> None:
+    parser = pytest.importorskip("prometheus_client.parser")
+    port = free_port()
+
+    def answered() -> float:
+        with Client(("127.0.0.1", port)) as client:
+            text = client.ask(b"GET /metrics HTTP/1.1\r\nHost: x\r\n\r\n").body.decode()
+        return sum(
+            sample.value
+            for family in parser.text_string_to_metric_families(text)
+            for sample in family.samples
+            if sample.name == "parked_requests_total"
+        )
+
+    with ServerProcess("--metrics", f"127.0.0.1:{port}", "--workers", "1", *PID_APP) as server:
+        eventually(lambda: answered() == 0)
+        asked = 0
+        for number in (signal.SIGHUP, signal.SIGTERM):  # one retires, one stops
+            old = int(get(server))
+            for _ in range(20):
+                get(server)
+            asked += 21
+            os.kill(old, number)
+            eventually(lambda: not Path(f"/proc/{old}").exists())  # noqa: B023
+            eventually(lambda: answered() >= asked)  # noqa: B023
+        assert answered() == asked
+
+
 def test_metrics_without_the_client_library_is_one_line(tmp_path: Path) -> None:
     (tmp_path / "prometheus_client.py").write_text("raise ImportError('hidden')")
     ended = run_app("--bind", "127.0.0.1:0", "--metrics", "127.0.0.1:0", PYTHONPATH=f"{tmp_path}:{CHECKOUT}")

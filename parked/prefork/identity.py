@@ -50,8 +50,8 @@ def find(user: str, group: str) -> Identity:
     account = None
     uid = gid = None
     try:
-        if user.isdigit():
-            uid = gid = int(user)
+        if user.isdecimal():
+            uid = gid = _number(user)
             try:
                 account = pwd.getpwuid(uid)
             except KeyError:
@@ -61,7 +61,15 @@ def find(user: str, group: str) -> Identity:
         if account is not None:
             uid, gid = account.pw_uid, account.pw_gid
         if group:
-            gid = int(group) if group.isdigit() else grp.getgrnam(group).gr_gid
-    except (KeyError, OverflowError) as error:
+            gid = _number(group) if group.isdecimal() else grp.getgrnam(group).gr_gid
+    except KeyError as error:
         raise IdentityError(f"unknown user or group: {error.args[0]}") from error
     return Identity(uid, gid, account)
+
+
+def _number(text: str) -> int:
+    """Of a user or a group; the kernel has 32 bits for it, and all of them set mean nobody (chown(2))."""
+    number = int(text[:20])
+    if number >= 2**32 - 1:
+        raise KeyError(text)
+    return number

@@ -64,12 +64,21 @@ def seconds(text: str) -> float:
 
 def count(text: str) -> int:
     """A whole number; 400k and 1M are understood."""
-    matched = re.fullmatch(r"([0-9_,]+)([kKmM]?)", text.strip())
+    matched = re.fullmatch(r"([0-9][0-9_,]{0,40})([kKmM]?)", text.strip())
     if matched is None:
         raise ValueError("needs a whole number such as 20000, 400k or 1M")
-    value = int(matched[1].replace(",", "")) * {"": 1, "k": 1_000, "m": 1_000_000}[matched[2].lower()]
+    digits = matched[1].replace(",", "").replace("_", "")
+    value = int(digits) * {"": 1, "k": 1_000, "m": 1_000_000}[matched[2].lower()]
     if not 0 <= value < 1 << 40:
         raise ValueError("needs a whole number, 0 or more")
+    return value
+
+
+def c_count(text: str) -> int:
+    """A whole number for somebody who has it in an int of C: listen(2), gevent's semaphores."""
+    value = count(text)
+    if value >= 1 << 31:
+        raise ValueError("needs a whole number below 2,147,483,648")
     return value
 
 
@@ -205,7 +214,7 @@ class Settings:
     backlog: int = _setting(
         "0",
         "N",
-        count,
+        c_count,
         "Connections that may wait to be accepted, per worker; 0: the kernel's net.core.somaxconn.",
     )
     idle_timeout: float = _setting(
@@ -264,7 +273,7 @@ class Settings:
         "0", "N", count, "Connections per worker; more get 503; 0: what its open files allow."
     )
     limit_requests: int = _setting(
-        "0", "N", count, "Requests in flight per worker; more wait their turn; 0: any number."
+        "0", "N", c_count, "Requests in flight per worker; more wait their turn; 0: any number."
     )
     limit_pending: int = _setting(
         "0", "N", count, "Pending responses per worker; more get 503; 0: any number."

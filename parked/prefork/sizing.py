@@ -34,8 +34,10 @@ def workers_for(connections: int, nofile: int, cpus: int) -> int:
 def plan(workers: int | None, connections: int | None, nofile: int, cpus: int) -> tuple[int, int]:
     """Complete what the user left open: the numbers of workers and of connections.
 
-    :raises SizingError: if both are given and do not fit.
+    :raises SizingError: both are given and do not fit, or there are too many workers.
     """
+    if workers is not None and workers > MAX_WORKERS:
+        raise SizingError(f"{workers:,} workers are more than the {MAX_WORKERS:,} that there can be")
     if workers is None:
         workers = cpus if connections is None else workers_for(connections, nofile, cpus)
     possible = capacity(workers, nofile)

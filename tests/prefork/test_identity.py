@@ -183,6 +183,8 @@ def test_names_and_numbers_are_found_and_unknown_names_are_not() -> None:
     assert find("root", "")[:2] == (0, 0)
     assert find("0", "7")[:2] == (0, 7)
     assert find("54321", "")[:2] == (54321, 54321)
-    for user, group in (("no-such-user", ""), ("", "no-such-group")):
+    too_high = "4294967295", "99999999999", "9" * 5000
+    unknown = ["no-such-user", "²", *too_high]
+    for user, group in [*((name, "") for name in unknown), *(("", name) for name in unknown)]:
         with pytest.raises(IdentityError, match="unknown"):
             find(user, group)

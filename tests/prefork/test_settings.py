@@ -39,7 +39,10 @@ def test_web_concurrency_sets_the_workers_unless_our_own_variable_does() -> None
         ["--bind", "unix:/" + "x" * 200],
         ["--workers", "0"],
         ["--workers", "many"],
+        ["--workers", "_"],
         ["--connections", "-5"],
+        ["--backlog", "2147483648"],
+        ["--limit-requests", "3000M"],
         ["--idle-timeout", "nan"],
         ["--idle-timeout", "-1"],
         ["--idle-timeout", "1e400"],
@@ -66,6 +69,7 @@ def test_what_makes_no_sense_ends_with_one_line_and_code_2(
     ("argument", "told"),
     [
         ("--idle-timeot=5", "--idle-timeot: did you mean --idle-timeout?"),
+        ("--workers=,", "--workers ',': needs a whole number such as 20000, 400k or 1M"),
         ("--zzz", "unrecognized arguments: --zzz"),
         ("--idle-timeout=soon", "--idle-timeout 'soon': needs a time, 0 or more, such as 30, 30s or 5m"),
     ],

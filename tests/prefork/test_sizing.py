@@ -21,3 +21,9 @@ def test_too_few_workers_are_refused_with_the_number_that_would_do() -> None:
 def test_what_no_number_of_workers_can_hold_is_an_error() -> None:
     with pytest.raises(sizing.SizingError, match="raise the limit"):
         sizing.workers_for(1 << 39, 1024, 2)
+
+
+def test_more_workers_than_there_can_be_are_refused() -> None:
+    assert sizing.plan(listeners.MAX_WORKERS, None, 20_000, 2)[0] == listeners.MAX_WORKERS
+    with pytest.raises(sizing.SizingError, match="1,025 workers are more than the 1,024"):
+        sizing.plan(listeners.MAX_WORKERS + 1, None, 20_000, 2)

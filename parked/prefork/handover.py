@@ -52,11 +52,14 @@ class Handover:
     remover: tuple[int, int] = (0, -1)
     #: The file with the process id, locked.
     pid_fd: int = -1
+    #: Workers that its settings asked for, before TTIN and TTOU; 0 if it has not said.
+    planned: int = 0
 
     def check(self) -> None:
         """:raises ValueError: a part is of another kind than it should be."""
         numbers = [*self.listeners, *self.old, *self.lifelines, *self.remover, self.workers]
         numbers += [self.scoreboard, self.layout, self.pid_fd, -1 if self.metrics is None else self.metrics]
+        numbers.append(self.planned)
         numbers += [number for _, device, inode in self.files for number in (device, inode)]
         texts = [self.folder, *(name for name, _, _ in self.files)]
         if not all(type(number) is int for number in numbers) or not all(type(text) is str for text in texts):

@@ -29,9 +29,11 @@ class Opened:
     files: MadeFiles
     #: Where it was started, with the links in its path as they were written: they may lead elsewhere later.
     folder: str
+    #: As many as there are sockets for, at an address where each has its own.
     workers: int
-    #: Connections.
-    capacity: int
+    #: Workers that the settings ask for, and those of the image before; 0 if it did not say.
+    planned: int
+    planned_before: int
     #: Descriptors that each process may open.
     nofile: int
     #: Of TLS, if it is spoken anywhere.
@@ -51,7 +53,7 @@ def open_all(settings: Settings, left: handover.Handover | None) -> Opened:
     :raises CertificateError: there can be no TLS.
     """
     nofile = raise_nofile()
-    workers, capacity = sizing.plan(settings.workers, settings.connections, nofile, sizing.cpu_count())
+    workers, _ = sizing.plan(settings.workers, settings.connections, nofile, sizing.cpu_count())
     folder = work_in(settings.chdir) if left is None else left.folder
     context = tls_context(settings)
     if left is not None:
@@ -62,7 +64,8 @@ def open_all(settings: Settings, left: handover.Handover | None) -> Opened:
             MadeFiles(left.files, left.remover, left.pid_fd),
             folder,
             left.workers,
-            capacity,
+            workers,
+            left.planned,
             nofile,
             context,
             left.old,
@@ -99,7 +102,9 @@ def open_all(settings: Settings, left: handover.Handover | None) -> Opened:
     except BaseException:
         files.remove()
         raise
-    return Opened(listeners, metrics, Scoreboard(), files, folder, workers, capacity, nofile, context, [], [])
+    return Opened(
+        listeners, metrics, Scoreboard(), files, folder, workers, workers, 0, nofile, context, [], []
+    )
 
 
 def tls_context(settings: Settings) -> Any:

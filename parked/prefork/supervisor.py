@@ -43,7 +43,7 @@ from parked.prefork.watchdog import Watchdog, look_s
 from parked.server.certificates import CertificateError
 from parked.server.server import KeepAliveWSGIServer
 from parked.shared.children import cause
-from parked.shared.listeners import MAX_WORKERS
+from parked.shared.listeners import MAX_WORKERS, capacity
 
 #: Seconds between looks at the scoreboard while workers start.
 _START_POLL_S: Final = 0.02
@@ -113,6 +113,8 @@ class Supervisor:
             _Slot([group[place % len(group)] for group in self._groups]) for place in range(opened.workers)
         ]
         self._scoreboard = opened.scoreboard
+        #: Workers that are there for what settings ask for, before TTIN and TTOU.
+        self._planned = opened.planned_before or opened.planned
         self._metrics = _Slot([opened.metrics]) if opened.metrics else None
         self._watchdog = Watchdog(self._scoreboard, settings.timeout, self._say)
         #: Seconds between two looks at how the workers are.
@@ -141,6 +143,7 @@ class Supervisor:
             self._application = application.load(self.settings.app)
             if self._metrics is not None:
                 trial.load_metrics(self._scoreboard)
+            self._resize()
             for slot in self._slots:
                 self._prepare(slot)
         except StopRequested:
@@ -281,12 +284,13 @@ class Supervisor:
         self._announced = True
         self._start_failures = 0
         workers = len(self._slots)
+        possible = capacity(workers, self._opened.nofile)
+        connections = min(self.settings.connections or possible, possible)
         where = " and ".join(
             place(group[0], secure) for group, secure in zip(self._groups, self._secure, strict=True)
         )
         line = (
-            f"listening on {where} with {workers} worker{'s' * (workers > 1)}"
-            f" for {self._opened.capacity} connections"
+            f"listening on {where} with {workers} worker{'s' * (workers > 1)} for {connections} connections"
         )
         print(line, flush=True)
         notify(READY, line)
@@ -303,6 +307,19 @@ class Supervisor:
         return min([self._look_s, *(max(0.0, due - time.monotonic()) for due in dues)])
 
     # -- more, fewer and new ones
+
+    def _resize(self) -> None:
+        """To what new settings ask for. If that is as many as before, what TTIN and TTOU did stays."""
+        if self._opened.planned == self._planned:
+            return
+        self._planned = self._opened.planned
+        while len(self._slots) > self._planned:
+            self._remove_worker()
+        while len(self._slots) < self._planned:
+            before = len(self._slots)
+            self._add_worker()
+            if len(self._slots) == before:  # it has said why
+                return
 
     def _add_worker(self) -> None:
         """TTIN."""
@@ -416,6 +433,7 @@ class Supervisor:
                     self._opened.files.known,
                     self._opened.files.remover,
                     self._opened.files.pid_fd,
+                    self._planned,
                 )
             )
         except OSError as error:

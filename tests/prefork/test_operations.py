@@ -7,6 +7,7 @@ import grp
 import json
 import os
 import pwd
+import resource
 import signal
 import socket
 import subprocess
@@ -19,6 +20,7 @@ from pathlib import Path
 import pytest
 
 from parked.prefork import settings
+from parked.shared import listeners
 from tests.commands import free_port
 from tests.support import CHECKOUT, GET, PATIENCE_S, Client, ServerProcess, eventually, run_app
 
@@ -166,6 +168,42 @@ def test_ttin_adds_a_worker_and_ttou_retires_one_without_a_failure() -> None:
         eventually(lambda: clients.answered > before + 200)
         server.signal(signal.SIGTTOU)  # the last one stays
         assert get(server).isdigit()
+        assert clients.failures == []
+
+
+def test_another_number_of_workers_comes_with_a_reload_and_what_ttin_did_stays_otherwise(
+    tmp_path: Path,
+) -> None:
+    def listening(workers: int, connections: int | None = None) -> str:
+        _, nofile = resource.getrlimit(resource.RLIMIT_NOFILE)
+        holds = connections or listeners.capacity(workers, nofile)
+        return f"with {workers} worker{'s' * (workers > 1)} for {holds} connections"
+
+    file = tmp_path / "parked.toml"
+    write_app(tmp_path, "same")
+    file.write_text("workers = 1\n")
+    path = tmp_path / "unix"  # which all workers share
+    flags = ("--app", "versioned:app", "--config", str(file), "--bind", f"unix:{path}")
+    with ServerProcess(*flags, cwd=tmp_path) as server, load(server) as clients:
+        assert server.process.stdout is not None
+        for number, text, workers, connections in (
+            (signal.SIGHUP, "workers = 3\n", 3, None),
+            (signal.SIGTTIN, "workers = 3\n", 4, None),
+            (signal.SIGHUP, "workers = 3\n", 4, None),
+            (signal.SIGHUP, "workers = 2\nconnections = 77\n", 2, 77),
+        ):
+            file.write_text(text)
+            server.signal(number)
+            if number == signal.SIGHUP:
+                line, expected = "", listening(workers, connections)
+                while expected not in line:
+                    line = server.process.stdout.readline()
+                    assert line, f"the server ended without {expected}"
+            eventually(lambda: len(server.workers()) == workers)  # noqa: B023
+            assert get(server) == b"same"
+            with socket.socket(socket.AF_UNIX) as client:
+                client.connect(str(path))
+                assert ask(client).startswith(b"HTTP/1.1 200 ")
         assert clients.failures == []
 
 

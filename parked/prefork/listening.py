@@ -38,12 +38,17 @@ def default_backlog() -> int:
         return socket.SOMAXCONN
 
 
+def is_activated(environment: Mapping[str, str]) -> bool:
+    """Whether a service manager has started us with sockets of its own, or may have (sd_listen_fds(3))."""
+    return environment.get("LISTEN_PID") == str(os.getpid())
+
+
 def inherited(environment: Mapping[str, str]) -> list[socket.socket]:
     """The sockets that a service manager made for us (sd_listen_fds(3)); none if it did not.
 
     :raises ListenError: the variables are nonsense, or not of sockets that listen.
     """
-    if environment.get("LISTEN_PID") != str(os.getpid()):
+    if not is_activated(environment):
         return []
     text = environment.get("LISTEN_FDS", "0")
     if not re.fullmatch(r"[0-9]{1,9}", text, re.ASCII):

@@ -21,11 +21,18 @@ from typing import Final
 from parked.prefork import application, changes, forks, handover, sizing, trial, worker
 from parked.prefork.access_log import LogError
 from parked.prefork.application import StartError
-from parked.prefork.binding import which_are_secure
+from parked.prefork.binding import Binding, which_are_secure
 from parked.prefork.changes import Changes
 from parked.prefork.identity import IdentityError
 from parked.prefork.lifetime import is_bounded
-from parked.prefork.listening import ListenError, another, by_address, can_multiply, place
+from parked.prefork.listening import (
+    ListenError,
+    another,
+    by_address,
+    can_multiply,
+    is_activated,
+    place,
+)
 from parked.prefork.notify import READY, STOPPING, notify, reloading
 from parked.prefork.opening import Opened, open_all
 from parked.prefork.processes import bury_orphans, ended, kill, stop
@@ -115,6 +122,9 @@ class Supervisor:
         self._scoreboard = opened.scoreboard
         #: Workers that are there for what settings ask for, before TTIN and TTOU.
         self._planned = opened.planned_before or opened.planned
+        if opened.metrics is not None and settings.metrics is None:  # a reload has turned it off
+            opened.metrics.close()
+            opened.metrics = None
         self._metrics = _Slot([opened.metrics]) if opened.metrics else None
         self._watchdog = Watchdog(self._scoreboard, settings.timeout, self._say)
         #: Seconds between two looks at how the workers are.
@@ -144,6 +154,7 @@ class Supervisor:
             if self._metrics is not None:
                 trial.load_metrics(self._scoreboard)
             self._resize()
+            self._tell_of_addresses()
             for slot in self._slots:
                 self._prepare(slot)
         except StopRequested:
@@ -307,6 +318,20 @@ class Supervisor:
         return min([self._look_s, *(max(0.0, due - time.monotonic()) for due in dues)])
 
     # -- more, fewer and new ones
+
+    def _tell_of_addresses(self) -> None:
+        """A reload keeps its sockets: say it if settings name others."""
+        if not self._retiring:
+            return
+        bindings = [] if is_activated(os.environ) else [("--bind", one) for one in self.settings.bind]
+        if self.settings.metrics is not None:
+            bindings.append(("--metrics", Binding(self.settings.metrics)))
+        there = {"--bind": [group[0].getsockname() for group in self._groups], "--metrics": []}
+        if self._metrics is not None:
+            there["--metrics"].append(self._metrics.listeners[0].getsockname())
+        for flag, binding in bindings:
+            if not any(binding.may_be(name) for name in there[flag]):
+                self._say(f"{flag} {binding.address} takes a restart")
 
     def _resize(self) -> None:
         """To what new settings ask for. If that is as many as before, what TTIN and TTOU did stays."""

@@ -444,6 +444,42 @@ def test_what_a_worker_has_counted_last_is_in_the_metrics_when_it_has_retired() 
         assert answered() == asked
 
 
+def listens(port: int) -> bool:
+    with socket.socket() as sock:
+        return sock.connect_ex(("127.0.0.1", port)) == 0
+
+
+def test_a_reload_says_which_addresses_take_a_restart_and_turns_metrics_off(tmp_path: Path) -> None:
+    pytest.importorskip("prometheus_client")
+    port = free_port()
+    metrics, other = f"metrics = '127.0.0.1:{port}'\n", f"metrics = '127.0.0.1:{free_port()}'\n"
+    file = tmp_path / "parked.toml"
+    file.write_text(metrics)
+    bind = f"unix:{tmp_path}/unix"
+    with started("--config", str(file), "--bind", bind, "--workers", "1", *PID_APP) as process:
+        assert process.stdout is not None
+        process.stdout.readline()
+        for text, told, is_there in (
+            (other, f"run_server: --metrics {other[11:-2]} takes a restart\n", True),
+            ("", "", False),
+            (metrics, f"run_server: --metrics {metrics[11:-2]} takes a restart\n", False),
+        ):
+            file.write_text(text)
+            process.send_signal(signal.SIGHUP)
+            lines = [process.stdout.readline() for _ in range(2 if told else 1)]
+            assert lines[-1].startswith(f"listening on {bind} with 1 worker ")
+            assert "".join(lines[:-1]) == told
+            eventually(lambda: listens(port) == is_there)  # noqa: B023
+    file.write_text(f"bind = ['127.0.0.1:0', 'unix:{tmp_path}/one']\n")
+    with started("--config", str(file), "--workers", "1", *PID_APP) as process:
+        assert process.stdout is not None
+        process.stdout.readline()
+        file.write_text(f"bind = ['127.0.0.1:0', 'unix:{tmp_path}/two']\n")
+        process.send_signal(signal.SIGHUP)
+        assert process.stdout.readline() == f"run_server: --bind unix:{tmp_path}/two takes a restart\n"
+        assert process.stdout.readline().startswith("listening on http://127.0.0.1:")
+
+
 def test_metrics_without_the_client_library_is_one_line(tmp_path: Path) -> None:
     (tmp_path / "prometheus_client.py").write_text("raise ImportError('hidden')")
     ended = run_app("--bind", "127.0.0.1:0", "--metrics", "127.0.0.1:0", PYTHONPATH=f"{tmp_path}:{CHECKOUT}")

@@ -46,7 +46,7 @@ LEAST_HEADER_BYTES: Final = 65536
 #: In place of gunicorn's "no limit": bytes, and as many fields as it takes itself.
 UNLIMITED: Final = 2**20
 MOST_FIELDS: Final = 32768
-#: Seconds between two signs of life to gunicorn's master.
+#: Seconds between two signs of life to gunicorn's master, at most; of a short `timeout` a third.
 NOTIFY_S: Final = 1.0
 
 #: Of `base_environ`: ours are the same or better.
@@ -252,6 +252,7 @@ class KeepAliveWorker(GeventWorker):  # type: ignore[misc] # gunicorn has no typ
             f"HTTP_{name.upper().replace('-', '_')}": value
             for name, value in cfg.secure_scheme_headers.items()
         }
+        self._notify_s = min(NOTIFY_S, cfg.timeout / 3) if cfg.timeout else NOTIFY_S
         allowed = cfg.forwarded_allow_ips
         self._peers = TrustedPeers(f"{_listed(allowed)},{LOCAL}")
 
@@ -268,7 +269,7 @@ class KeepAliveWorker(GeventWorker):  # type: ignore[misc] # gunicorn has no typ
         servers = [self._serve(sock) for sock in self.sockets]
         while self.alive:
             self.notify()
-            self._ending.wait(NOTIFY_S)
+            self._ending.wait(self._notify_s)
         self._end(servers)
 
     def handle_exit(self, sig: int, frame: Any) -> None:
@@ -362,7 +363,7 @@ class KeepAliveWorker(GeventWorker):  # type: ignore[misc] # gunicorn has no typ
         while True:
             self.notify()
             left = deadline - monotonic()
-            if len(gevent.wait(things, timeout=max(0.0, min(left, NOTIFY_S)))) == len(things):
+            if len(gevent.wait(things, timeout=max(0.0, min(left, self._notify_s)))) == len(things):
                 return True
             if left <= 0:
                 return False

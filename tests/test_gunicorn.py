@@ -21,6 +21,7 @@ from typing import Any
 import gevent
 import gevent.socket
 import pytest
+from gevent.event import Event
 from gunicorn import config, glogging
 from gunicorn.instrument.statsd import Statsd
 
@@ -246,6 +247,18 @@ def test_a_worker_whose_loop_stands_still_is_replaced_with_its_stack_in_the_log(
         within(
             lambda: told.search(running.log.read_text()) and len(running.workers()) > 1, running.log.read_text
         )
+
+
+def test_of_a_short_timeout_there_are_several_signs_of_life() -> None:
+    signs: list[float] = []
+    with worker(seen, timeout=1) as (made, _):
+        made.notify = lambda: signs.append(time.monotonic())
+        made._ending = Event()
+        serving = gevent.spawn(made.run)
+        gevent.sleep(1)
+        made.handle_exit(signal.SIGTERM, None)
+        serving.get(timeout=PATIENCE_S)
+    assert len(signs) >= 3  # one a second would be as old as it may be when it is looked at
 
 
 def test_tls_is_gunicorns(python: Path, tmp_path: Path) -> None:

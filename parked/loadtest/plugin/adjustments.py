@@ -25,8 +25,9 @@ import gevent.event
 import locust
 from gevent import monkey
 from locust import argument_parser, main, runners
+from locust import stats as locust_stats
 from locust.runners import STATE_RUNNING, STATE_SPAWNING, MasterRunner, Runner, WorkerRunner
-from locust.stats import StatsCSVFileWriter
+from locust.stats import RequestStats, StatsCSVFileWriter
 
 from parked.loadtest.client.locust_stats import BatchedStatistics
 from parked.loadtest.client.turns import UserHandle
@@ -272,7 +273,8 @@ def write_last_figures() -> None:
 
     Upstream: `StatsCSVFileWriter.stats_writer` writes once a second. At the end the files are only closed, so
     that what workers reported since is in the tables that are printed, but not in them; and if the process
-    lives on for a second, it writes to closed files, which is told as an unhandled exception.
+    lives on for a second, it writes to closed files, which is told as an unhandled exception. Before that,
+    `--json` and `--json-file` clear each line of what they tell, as a worker does that reports to its master.
     """
     close, go_on_writing = StatsCSVFileWriter.close_files, StatsCSVFileWriter.stats_writer
 
@@ -296,6 +298,27 @@ def write_last_figures() -> None:
 
     StatsCSVFileWriter.stats_writer = stats_writer  # type: ignore[assignment,method-assign]
     StatsCSVFileWriter.close_files = close_files  # type: ignore[assignment,method-assign]
+    for name in ("print_stats_json", "save_stats_json"):
+        setattr(locust_stats, name, _of_what_stays(getattr(locust_stats, name)))
+
+
+class _Staying:
+    """Statistics that are as before when they have been told."""
+
+    def __init__(self, stats: RequestStats) -> None:
+        self._stats = stats
+
+    def serialize_stats(self) -> list[Any]:
+        entries = self._stats.entries.values()
+        return [entry.serialize() for entry in entries if entry.num_requests or entry.num_failures]
+
+
+def _of_what_stays(tell: Callable[..., None]) -> Callable[..., None]:
+    @functools.wraps(tell)
+    def told(stats: RequestStats, *where: Any) -> None:
+        tell(_Staying(stats), *where)
+
+    return told
 
 
 def end_with_master() -> None:
@@ -435,6 +458,9 @@ ADJUSTMENTS = (
             "locust.stats:StatsCSV.exceptions_csv",
             "locust.stats:StatsCSVFileWriter.stats_writer",
             "locust.stats:StatsCSVFileWriter.close_files",
+            "locust.stats:RequestStats.serialize_stats",
+            "locust.stats:print_stats_json",
+            "locust.stats:save_stats_json",
         ),
         "CSV files may end without the last second's requests",
     ),

@@ -52,6 +52,9 @@ KNOWN: dict[str, frozenset[str]] = {
         "locust.stats:StatsCSV.exceptions_csv": "ca3f3a964b09",
         "locust.stats:StatsCSVFileWriter.stats_writer": "e17f0d89cc49",
         "locust.stats:StatsCSVFileWriter.close_files": "852af3bd42cb",
+        "locust.stats:RequestStats.serialize_stats": "10c3f866bed0",
+        "locust.stats:print_stats_json": "da35bc5ed032",
+        "locust.stats:save_stats_json": "4b6b8b70ab6c",
         "locust.web:WebUI.auth_required_if_enabled": "0e5be04fc797",
         "locust.web:WebUI.update_template_args": "2bf55963786e bd418fd05014",
     }.items()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import resource
 import signal
@@ -18,6 +19,7 @@ import locust
 import pytest
 from gevent.pool import Group
 from locust import User, argument_parser, constant, runners, task
+from locust import stats as locust_stats
 from locust.env import Environment
 from locust.runners import Runner, WorkerRunner
 from locust.stats import StatsCSVFileWriter
@@ -479,3 +481,18 @@ def test_csv_files_end_with_the_last_figures(
     assert [line.split(",")[:3] for line in lines[1:]] == [["GET", "late", "1"], ["", "Aggregated", "1"]]
     assert "it was" in (tmp_path / "run_failures.csv").read_text()
     assert len((tmp_path / "run_exceptions.csv").read_text().splitlines()) == 1
+
+
+def test_csv_files_have_their_lines_where_json_was_told_before(
+    environment: Environment, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    adjustments.apply()
+    writer = StatsCSVFileWriter(environment, [0.5], str(tmp_path / "run"))
+    environment.stats.log_request("GET", "page", 5.0, 10)
+    locust_stats.print_stats_json(environment.stats)
+    locust_stats.save_stats_json(environment.stats, str(tmp_path / "told"))
+    writer.close_files()
+    lines = (tmp_path / "run_stats.csv").read_text().splitlines()
+    assert [line.split(",")[:3] for line in lines[1:]] == [["GET", "page", "1"], ["", "Aggregated", "1"]]
+    for text in (capsys.readouterr().out, (tmp_path / "told.json").read_text()):
+        assert [(entry["name"], entry["num_requests"]) for entry in json.loads(text)] == [("page", 1)]

@@ -291,6 +291,8 @@ class Run:
                     self._phase = "hold"
                     self.hold.begin(now, self.fleet.counted_unix_s, second, machine)
                     self.fleet.hold_begins()
+            elif self._ended_themselves and not self._wanted and self._hold_asked_s is not None:
+                self.over = "all users have ended themselves, ending the test"
             elif self._stalled(now):
                 self.note(f"the ramp stalled at {established:,} of {self._wanted:,} connections")
                 self.over = "ramp stalled: no new connection for a minute, ending the test"
@@ -371,7 +373,8 @@ class Run:
     def stopping(self) -> None:
         """Locust begins to stop the users."""
         asked = self._hold_asked_s is not None or self._folder is not None  # else it is Locust's run
-        if asked and self._phase == "ramp" and self._runner.state in (STATE_SPAWNING, STATE_RUNNING):
+        is_on_its_way = self._phase == "ramp" and (self._wanted or not self._ended_themselves)
+        if asked and is_on_its_way and self._runner.state in (STATE_SPAWNING, STATE_RUNNING):
             self.note("ended before all connections were established")
         if self._phase == "hold":
             self._name_stuck_workers()

@@ -186,6 +186,8 @@ def reasons(summary: dict[str, Any], disagreements: Sequence[str]) -> list[str]:
         peak = summary["peak_connections"]
         if peak < target:
             found.append(f"only {peak:,} of {target:,} connections were established")
+        elif not target:
+            found.append("no user was left before there was a hold")
         else:
             found.append(f"ended as soon as {target:,} connections were established, before there was a hold")
     else:

@@ -250,6 +250,21 @@ def test_users_of_other_classes_and_users_that_ended_themselves_are_not_waited_f
     assert scene.facts()["users_ended_themselves"] == 1
 
 
+def test_a_run_whose_users_have_all_ended_themselves_ends(scene: Scene) -> None:
+    scene.second(connections=3, users=3)
+    scene.runner.state = STATE_RUNNING
+    for _ in range(int(run.SETTLED_S)):
+        scene.second(connections=0, connections_min=0, users=0, users_ended=10)
+        assert scene.run.over == ""
+    scene.second(connections=0, connections_min=0, users=0, users_ended=10)
+    assert scene.run.over == "all users have ended themselves, ending the test"
+    scene.run.stopping()
+    scene.run.end()
+    made = summary.summarise(Record.read(scene.folder))
+    assert made["reasons"][0] == "no user was left before there was a hold"
+    assert made["notes"] == []
+
+
 def test_users_of_a_worker_that_was_lost_are_still_wanted(
     scene: Scene, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -88,8 +88,16 @@ class Server:
             found = socket.getaddrinfo(self.hostname, self._port, type=socket.SOCK_STREAM)
         except (OSError, UnicodeError) as error:
             raise NoAddress(f"{self.hostname}: {getattr(error, 'strerror', None) or error}") from None
+        addresses, unfit = [], ""
+        for entry in found:
+            try:
+                addresses.append(self._address(entry[0], entry[4]))
+            except ValueError as error:  # no source address is of its version of IP
+                unfit = str(error)
+        if not addresses:
+            raise ConnectFailed(unfit)
         self._refused.clear()
-        self._addresses = tuple(dict.fromkeys(self._address(entry[0], entry[4]) for entry in found))
+        self._addresses = tuple(dict.fromkeys(addresses))
         is_literal = [str(self._addresses[0].socket_address[0])] == [self.hostname]
         self._stale_at = float("inf") if is_literal else time.perf_counter() + RESOLVED_FOR_S
 

@@ -20,6 +20,7 @@ from parked.loadtest.report.goals import Goal
 from parked.loadtest.terms import checkout, options, values, variables
 from parked.loadtest.terms.checkout import PROGRAM, SERVER
 from parked.loadtest.terms.console import hand_over, say
+from parked.loadtest.terms.harmless import for_line
 from parked.shared import old_names
 from parked.shared.extras import lacks
 from parked.shared.private import masked
@@ -382,6 +383,11 @@ def _settle(made: argparse.ArgumentParser, chosen: argparse.Namespace) -> None:
         made.error(f"unrecognized arguments: {' '.join(chosen.of_locust)}")
     if chosen.source_addresses:
         os.environ[variables.SOURCE] = chosen.source_addresses
+    elif named := os.environ.get(variables.SOURCE):
+        try:
+            values.source_addresses(named)
+        except argparse.ArgumentTypeError as error:
+            made.error(f"{variables.SOURCE}: {error}")
 
 
 def _host_of_locustfile(made: argparse.ArgumentParser, chosen: argparse.Namespace) -> str:
@@ -431,6 +437,11 @@ def main(arguments: list[str] | None = None) -> int:
         return join.join(joining)
     command = shlex.join(["./run_test" if PROGRAM == "run_test" else PROGRAM, *map(masked, words)])
     settings = Settings.of(chosen, chosen.machine or Machine.read(), command, time.time())
+    for text in (str(settings.results), str(settings.locustfile), settings.host, *settings.of_locust):
+        try:
+            text.encode()
+        except UnicodeEncodeError:  # Locust's master could not send it to its workers
+            options_of_ours.error(f"{for_line(text)} is no text in UTF-8")
     if chosen.plan:
         return _plan(settings, chosen.json)
     from parked.loadtest.command import run

@@ -98,7 +98,7 @@ class _Agent:
         self._joining = joining
         self._interrupted = interrupted
         try:
-            socket.getaddrinfo(joining.master, joining.port)
+            found = socket.getaddrinfo(joining.master, joining.port, type=socket.SOCK_STREAM)
         except OSError as error:
             raise Stop(HOST, f"{joining.master} does not resolve: {error.strerror}") from None
         raise_nofile()
@@ -112,7 +112,7 @@ class _Agent:
         self._answered = 0.0
         self._problem, self._left = "", False
         self._locust: subprocess.Popen[bytes] | None = None
-        self._facts = _facts(joining)
+        self._facts = _facts(joining, str(found[0][4][0]))
         gevent.spawn(self._listen)
 
     def run(self) -> None:
@@ -303,7 +303,7 @@ class _Agent:
                     end_group(locust.pid)
 
 
-def _facts(joining: Joining) -> dict[str, Any]:
+def _facts(joining: Joining, master: str) -> dict[str, Any]:
     machine = joining.machine
     return {
         "cpu_count": machine.cpu_count,
@@ -314,7 +314,7 @@ def _facts(joining: Joining) -> dict[str, Any]:
         "namespace_id": Path("/proc/self/ns/net").stat().st_ino,
         "memory_total_bytes": machine.memory_total_bytes,
         "nofile_hard": machine.nofile_hard,
-        "addresses": _source_addresses(socket.gethostbyname(joining.master)),
+        "addresses": _source_addresses(master),
         "workers": joining.workers,
     }
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import webbrowser
 from typing import TYPE_CHECKING, Any
@@ -39,6 +40,15 @@ def junit(summary: dict[str, Any], goals: tuple[str, ...]) -> str:
 def write_junit(path: Path, summary: dict[str, Any], goals: tuple[str, ...]) -> None:
     """Raises OSError."""
     files.replace(path, junit(summary, goals))
+
+
+def unwritable(path: Path) -> str:
+    """Why a file could not be written there after a run, as far as one can tell before; "" if it could."""
+    if path.is_dir():
+        return os.strerror(errno.EISDIR)
+    if not path.parent.is_dir():
+        return "there is no such folder"
+    return "" if os.access(path.parent, os.W_OK | os.X_OK) else os.strerror(errno.EACCES)
 
 
 def point_latest_to(folder: Path) -> None:

@@ -106,6 +106,8 @@ def _run(settings: Settings, started: contextlib.ExitStack, interrupted: Interru
     plan = settings.plan(local, start_server).on(settings.machine)
     _say_plan(settings, plan)
     _make_folder(settings)
+    if settings.junit is not None and (wrong := outcome.unwritable(settings.junit)):
+        raise Stop(RESULTS, f"cannot write {settings.junit}: {wrong}")
     if start_server:
         if not settings.server_metrics:
             folder = started.enter_context(tempfile.TemporaryDirectory(prefix="parked-"))

@@ -7,6 +7,7 @@ import ipaddress
 import re
 from decimal import Decimal
 from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
 
 from parked.shared import addresses
 from parked.shared.addresses import Address
@@ -73,6 +74,10 @@ def hosts(text: str) -> list[str]:
     """URLs with commas between, without the slash at their end. A path in one goes before each request's."""
     urls = [url.strip().rstrip("/") for url in text.split(",")]
     for url in urls:
+        try:
+            _ = urlsplit(url).port
+        except ValueError as error:  # brackets that are not closed, a port that is none
+            raise argparse.ArgumentTypeError(f"{url!r} is no URL: {error}") from None
         if "?" in url or "#" in url:
             raise argparse.ArgumentTypeError(
                 f"{url!r} has a query or fragment, which belongs to a request: --path '/?...' asks for it"

@@ -166,6 +166,19 @@ def test_where_one_address_refuses_the_next_is_tried(
         assert process.counters.connections == 2
 
 
+def test_addresses_of_another_version_of_ip_than_the_sources_are_left_out(
+    new_session: NewSession, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PARKED_SOURCE", "127.3.0.1")
+    with Peer(answering(OK), host="127.0.0.1") as peer:
+        resolving(monkeypatch, "::1", "127.0.0.1")
+        assert new_session(f"http://both.test:{peer.port}").get("/").text == "ok"
+        resolving(monkeypatch, "::1")
+        failed = new_session(f"http://six.test:{peer.port}").get("/")
+        assert isinstance(failed.error, ConnectFailed)
+        assert str(failed.error) == "PARKED_SOURCE=127.3.0.1 has IPv4, the server's address is IPv6"
+
+
 def test_a_name_is_looked_up_again_when_a_connection_is_opened_later(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

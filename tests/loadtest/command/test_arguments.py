@@ -127,6 +127,11 @@ def test_a_page_that_a_full_disk_has_no_place_for_is_not_named(
         (("--path", "/", "-f", "x.py"), "of the built-in test"),
         (("--header", "no field"), "is no field"),
         (("--host", "http://127.0.0.1/x?y=1"), "has a query"),
+        (("--host", "http://[::1"), "is no URL: Invalid IPv6 URL"),
+        (("--host", "http://127.0.0.1:99999"), "is no URL: Port out of range"),
+        # What is sent to Locust's workers.
+        (("-c", "1", "--results", "r\udce9sultats"), "\\udce9sultats is no text in UTF-8"),
+        (("-c", "1", "--path", "/\udce9"), "/\\udce9 is no text in UTF-8"),
         # Of several hosts.
         (("--join", "a:b"), "is not HOST[:PORT]"),
         (("--join", "a", "-c", "5"), "--connections is for the master"),
@@ -156,6 +161,16 @@ def test_what_makes_no_sense_is_one_line(
         arguments.main([*options])
     assert ended.value.code == 2
     assert wanted in capsys.readouterr().err.splitlines()[-1]
+
+
+def test_source_addresses_of_the_environment_are_checked_too(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PARKED_SOURCE", "10.0.0.0/40")
+    with pytest.raises(SystemExit) as ended:
+        arguments.main(["-c", "1"])
+    assert ended.value.code == 2
+    assert "PARKED_SOURCE: '10.0.0.0/40'" in capsys.readouterr().err.splitlines()[-1]
 
 
 def test_every_option_belongs_to_who_joins_or_is_refused(capsys: pytest.CaptureFixture[str]) -> None:

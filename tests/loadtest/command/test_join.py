@@ -11,11 +11,13 @@ from locust.exception import RPCError
 
 from parked.loadtest.command import arguments, join
 from parked.loadtest.command.processes import Stop
+from parked.loadtest.machine.machine import Machine
 from parked.loadtest.master.host_report import PROTOCOL
 from parked.loadtest.master.hosts import ANSWER
 from parked.loadtest.plan.probe import Probe
 from parked.loadtest.terms import variables
 from parked.loadtest.terms.clock import Clock
+from tests.commands import free_port
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -80,6 +82,14 @@ def test_a_host_that_joins_says_itself_what_is_its_own(
     assert (it.workers, str(it.locustfile), it.patience_s) == (2, str(file), 3)
     assert it.insecure
     assert it.force
+
+
+@pytest.mark.parametrize("master", ["127.0.0.1", "::1"])
+def test_a_master_that_is_not_there_is_a_line(master: str, capsys: pytest.CaptureFixture[str]) -> None:
+    port = free_port()
+    asked = join.Joining(master, port, 0.2, 0, None, False, False, Machine.read())
+    assert join.join(asked) == variables.EXIT_HOSTS
+    assert f"no master answered at {master}:{port}" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("insecure", [False, True])

@@ -41,3 +41,9 @@ def test_the_last_runs_have_names(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     assert [checkout.run_folder(word) for word in ("last", "previous", "b")] == [*folders[::-1], Path("b")]
     outcome.point_latest_to(tmp_path.parent)  # kept elsewhere
     assert (tmp_path / "latest").resolve() == folders[1].resolve()
+
+
+def test_a_place_where_the_verdict_could_not_be_written_is_told_before_the_run(tmp_path: Path) -> None:
+    assert outcome.unwritable(tmp_path / "junit.xml") == ""
+    assert outcome.unwritable(tmp_path) == "Is a directory"
+    assert outcome.unwritable(tmp_path / "none" / "junit.xml") == "there is no such folder"

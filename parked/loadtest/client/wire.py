@@ -215,7 +215,8 @@ class Incoming:
         received = len(data)
         for _ in range(MAX_INTERIM + 1):
             while (head_end := data.find(b"\r\n\r\n")) < 0:
-                if not b"HTTP/".startswith(data[:5]):
+                # With bare line feeds the end of the head would be waited for, and never come.
+                if not b"HTTP/".startswith(data[:5]) or data.count(b"\n") > data.count(b"\r\n"):
                     raise BadResponse("not an HTTP/1 response")
                 if len(data) > MAX_HEAD_BYTES:
                     raise BadResponse("header section too large")

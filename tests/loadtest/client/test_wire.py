@@ -229,3 +229,11 @@ def test_framing_without_an_end_is_given_up(flood: bytes) -> None:
     pieces = [CHUNKED + b"2\r\nok\r\n" + flood, *[b"x" * 65536] * (MAX_HEAD_BYTES // 65536 + 1)]
     with pytest.raises(BadResponse, match="too large"):
         read(*pieces)
+
+
+@pytest.mark.parametrize("head", [b"HTTP/1.1 200 OK\n", OK + b"Content-Length: 2\n", OK + b"A: b\r\n\n"])
+def test_a_head_with_bare_line_feeds_is_refused_at_once(head: bytes) -> None:
+    for pieces in ([head], [head[place : place + 1] for place in range(len(head))]):
+        wire = Wire(*pieces, end=CutOff)  # what is waited for never comes
+        with pytest.raises(BadResponse, match="not an HTTP/1 response"):
+            read_response(wire, 1.0)  # type: ignore[arg-type]

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import gevent
 from locust.event import EventHook
-from locust.runners import WorkerRunner
+from locust.runners import STATE_MISSING, MasterRunner, WorkerRunner
 
 from parked.loadtest.master.fleet import Fleet
 from parked.loadtest.master.hosts import Hosts
@@ -165,8 +165,16 @@ class Recorder:
         if self._run is not None:
             self._run.end()
             self.seconds.fire(run=self._run)
+        if self._run is not None and self._run.has_an_end and self._has_lost_all():
+            gevent.spawn(self._end)
         if self._environment.host and getattr(self._environment.parsed_options, "headless", False):
             self._environment.host = masked(self._environment.host)  # Locust's own report shows it
+
+    def _has_lost_all(self) -> bool:
+        """Whether the test has stopped for want of workers; Locust waits on for its run time."""
+        clients = self._runner.clients.values() if isinstance(self._runner, MasterRunner) else ()
+        headless = getattr(self._environment.parsed_options, "headless", False)
+        return bool(headless and clients) and all(node.state == STATE_MISSING for node in clients)
 
     def _quitting(self, **_: Any) -> None:
         run = self._run

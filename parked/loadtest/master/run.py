@@ -157,6 +157,11 @@ class Run:
             self._server = metrics
 
     @property
+    def has_an_end(self) -> bool:
+        """Whether it is over after its hold, and not when Locust says."""
+        return self._hold_asked_s is not None
+
+    @property
     def folder(self) -> Path | None:
         """Where the results are written; None if they are not."""
         return None if self._folder is None else self._folder.path

@@ -161,7 +161,8 @@ def _phases(record: Record, hearing: Hearing) -> None:
     first, last = number(begin, "counted_unix_s"), number(hold[-1], "counted_unix_s")
     if first is not None and last is not None:
         hearing.equal("seconds that the hold's counts are of", 0.01, run=counted_s, samples=last - first)
-    hearing.equal("seconds of hold and of its counts", SAMPLES_S, run=facts["hold_s"], workers=counted_s)
+    if not (facts["workers"] and all(worker.get("lost") for worker in facts["workers"])):  # none counts on
+        hearing.equal("seconds of hold and of its counts", SAMPLES_S, run=facts["hold_s"], workers=counted_s)
     least = min([*numbers([begin], "connections"), *numbers(hold, "connections_min")], default=None)
     hearing.equal("fewest connections in the hold", run=facts["min_connections_in_hold"], samples=least)
     burst = max(numbers(hold, "burst_10ms_max"), default=None)

@@ -384,6 +384,20 @@ def test_a_killed_locust_worker_is_named_and_the_run_ends_by_itself(tmp_path: Pa
     assert run.summary()["min_connections_in_hold"] == 200
 
 
+def test_a_run_without_a_worker_left_ends(tmp_path: Path) -> None:
+    with run_test(tmp_path / "run", "-c", "100", "--hold", "60s") as run:
+        run.await_text("hold 100%")
+        killed = time.monotonic()
+        master = next(process for process in run.family() if LOCUST[-1] in process.cmdline())
+        (worker,) = master.children()
+        worker.kill()
+        assert run.end() == 1
+    assert time.monotonic() - killed < 45  # neither the rest of the hold nor Locust's run time of minutes
+    reasons = cast("list[str]", run.summary()["reasons"])
+    assert any(re.search(r"pid \d+ ended at \d+ s with 100 connections", text) for text in reasons)
+    assert not [text for text in reasons if "witnesses" in text]
+
+
 def test_a_killed_server_worker_shows_as_lost_connections(tmp_path: Path) -> None:
     with run_test(tmp_path / "run", "-c", "400", "--think", "1:2", "--hold", "6s") as run:
         run.await_text("| hold")

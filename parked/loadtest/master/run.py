@@ -122,8 +122,9 @@ class Run:
         #: Most connections, of the whole run and since it was last asked for others; when there was one more.
         self._peak = self._most = 0
         self._progress_at = 0.0
-        #: When the facts were written last.
+        #: When the facts were written last, and in which phase.
         self._facts_at = 0.0
+        self._facts_phase = ""
         #: Seconds by which the wall clock was found to be off; told once each time that it changes.
         self._step_s = 0.0
         self._server_processes_lost = 0
@@ -352,8 +353,10 @@ class Run:
             return
         console.say(console.line(self.row))
         self._folder.write_row(self.row, of_hosts)
-        if not self._facts_at or time.monotonic() - self._facts_at >= FACTS_S:
-            self._facts_at = time.monotonic()
+        due = not self._facts_at or time.monotonic() - self._facts_at >= FACTS_S
+        # Also as the hold begins: who is killed then has established all connections, and is not to say less.
+        if due or self._phase != self._facts_phase:
+            self._facts_at, self._facts_phase = time.monotonic(), self._phase
             self._folder.write_facts(self._facts())
         if self._folder.filled_up():
             self._tell(f"results: the disk is full ({self.folder}); what was kept back for this is in use")

@@ -250,6 +250,15 @@ def test_users_of_other_classes_and_users_that_ended_themselves_are_not_waited_f
     assert scene.facts()["users_ended_themselves"] == 1
 
 
+def test_the_facts_know_of_all_connections_as_soon_as_these_are_held(scene: Scene) -> None:
+    scene.second(connections=3)
+    scene.second(connections=5)
+    assert scene.facts()["peak_connections"] == 3, "they are written every few seconds"
+    scene.runner.state = STATE_RUNNING
+    scene.second(connections=10)
+    assert (scene.facts()["peak_connections"], scene.facts()["rows"]) == (10, 3)
+
+
 def test_a_run_whose_users_have_all_ended_themselves_ends(scene: Scene) -> None:
     scene.second(connections=3, users=3)
     scene.runner.state = STATE_RUNNING

@@ -78,7 +78,7 @@ class Deferring(ResponseWriter):
     environ: Any  # None when the request is over
     head: RequestHead | None = None
     deferred: PendingResponse | None = None
-    #: Of a pending response that is logged: its fields are not kept.
+    #: Of a response whose fields are not known: a pending one that is logged, or one of the server's own.
     head_bytes: int | None = None
 
     def defer(

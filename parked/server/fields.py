@@ -73,9 +73,14 @@ def _remember_line(field: tuple[bytes, bytes]) -> None:
     _field_lines[field] = b"%b: %b\r\n" % field
 
 
+def error_text(status: HTTPStatus) -> bytes:
+    """The content of `error_response`."""
+    return f"{status.phrase}\n".encode("ascii")
+
+
 def error_response(status: HTTPStatus) -> bytes:
     """A complete response that ends the connection; with a Date as any other (RFC 9110, 6.6.1)."""
-    text = f"{status.phrase}\n".encode("ascii")
+    text = error_text(status)
     return (
         f"HTTP/1.1 {status.value} {status.phrase}\r\nDate: {date_field()[1].decode('ascii')}\r\n"
         f"Content-Type: text/plain\r\nContent-Length: {len(text)}\r\nConnection: close\r\n\r\n"

@@ -25,7 +25,7 @@ from parked.server.body import NO_BODY, RequestBody, UpgradeInput
 from parked.server.connection import Connection
 from parked.server.defer import KEY, Deferring
 from parked.server.dispatch import end_with_request
-from parked.server.fields import error_response
+from parked.server.fields import error_response, error_text
 from parked.server.request import RequestHead
 from parked.server.stream import ClientTimeoutError, ConnectionReader, SharingSocket, send_all
 from parked.server.tls import TLSSocket
@@ -74,7 +74,7 @@ class KeepAliveWSGIHandler(Deferring):
 
     # PERF: instances of a class share a table of 30 names at most, and one with more attributes has a
     # dictionary of its own, for 5 % of the time of a request. With pywsgi's there were 31.
-    __slots__ = ("_content", "_has_made", "_is_over", "_is_taken", "connection", "head")
+    __slots__ = ("_content", "_has_made", "_is_over", "_is_taken", "connection", "head", "head_bytes")
 
     time_finish = 0.0
     #: The time of a request is taken, be it logged or not: whose subclass this is may look at it.
@@ -330,8 +330,10 @@ class KeepAliveWSGIHandler(Deferring):
         self.headers_sent = True
         self.code = status.value
         self._orig_status = f"{status.value} {status.phrase}"
+        response = error_response(status)
+        self.head_bytes = len(response) - len(error_text(status))
         try:
-            self._sendall(error_response(status))
+            self._sendall(response)
         except OSError:
             pass  # it is gone, and with it the one who would have read this
 
@@ -357,6 +359,7 @@ class KeepAliveWSGIHandler(Deferring):
         self.code = status.value
         self._orig_status = f"{status.value} {status.phrase}"
         self.response_length = size
+        self.head_bytes = size - len(error_text(status))
         self.time_start = self.time_finish = time.time()
         self.log_request()
 

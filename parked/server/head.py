@@ -53,6 +53,8 @@ def encode_head(status: str, headers: Iterable[tuple[str, str]]) -> Head:
         except TypeError:  # no text, and no key either
             encoded, framing = encode_field(name, value)
         if framing == CONTENT_LENGTH:
+            if code == 204 and value == "0":
+                continue  # frameworks say so; RFC 9110, 8.6: none at all
             if length is not None or not (value.isascii() and value.isdigit()):
                 raise ValueError(f"repeated or malformed Content-Length: {value!r}")
             length = int(value)

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from parked.server.access_format import line_format
+from parked.server.limits import Limits
 from tests.support import Client, eventually, serving
 
 
@@ -51,6 +52,21 @@ def test_atoms_are_filled_in(form: str, line: str) -> None:
 def test_what_was_no_request_has_a_line_too() -> None:
     line = logged('%(h)s "%(r)s" %(s)s %(a)s %({x-b}o)s', b"GET /\x01 HTTP/1.1\r\n\r\n")
     assert line == '127.0.0.1 "GET /\\x01 HTTP/1.1" 400 - -\n'
+
+
+def test_of_the_servers_own_answers_the_head_does_not_count() -> None:
+    assert logged("%(s)s %(B)s", b"GET /\x01 HTTP/1.1\r\n\r\n") == "400 12\n"  # Bad Request and a line feed
+    log = StringIO()
+    bounded = serving(reads, log=log, log_format="%(s)s %(B)s", limits=Limits(body_bytes=10))
+    with bounded as server, Client(server) as client:
+        head = b"POST / HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n"
+        refused = client.ask(head + b"14\r\n" + b"x" * 20 + b"\r\n0\r\n\r\n")
+        assert eventually(log.getvalue) == f"413 {len(refused.body)}\n"
+
+
+def reads(environ: dict[str, Any], start_response: Callable[..., Any]) -> list[bytes]:
+    environ["wsgi.input"].read()
+    return answers(environ, start_response)
 
 
 @pytest.mark.parametrize("form", ["%(x)s", "%(hh)s", "%({a}x)s", "%(h)d", "%s", "%"])

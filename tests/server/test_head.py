@@ -26,6 +26,13 @@ def test_these_have_no_content(code: int) -> None:
     assert not encode_head(f"{code} X", []).has_content
 
 
+def test_a_204_says_no_length() -> None:
+    head = encode_head("204 No Content", [("Content-Length", "0"), ("A", "b")])
+    assert head.length is None
+    assert b"Content-Length" not in head.lines
+    assert b"A: b\r\n" in head.lines
+
+
 @pytest.mark.parametrize(
     ("status", "field"),
     [

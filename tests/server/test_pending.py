@@ -384,7 +384,7 @@ def test_a_client_that_left_while_the_application_ran_is_noticed_when_it_returns
         ("200 OK", [("Content-Length", "5")], b"four", ValueError),
         ("200 OK", [("Content-Length", "4"), ("Content-Length", "4")], b"four", ValueError),
         ("200 OK", [("Content-Length", "+4")], b"four", ValueError),
-        ("204 No Content", [("Content-Length", "0")], b"", ValueError),
+        ("204 No Content", [("Content-Length", "5")], b"", ValueError),
         ("200 OK", [("X", 1)], b"", ValueError),
         ("200 OK", [], "text", TypeError),
         ("200 OK", [], 5, TypeError),

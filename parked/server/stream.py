@@ -55,8 +55,7 @@ def send_all(connection: Connection, data: bytes | bytearray | memoryview, timeo
         rest = rest[sent:]
         if not rest:
             return
-        if sent != len(piece):
-            in_time = _has_room(connection, timeout)
+        in_time = sent == len(piece) or _has_room(connection, timeout)
         of_hub().share()
 
 

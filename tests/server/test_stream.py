@@ -110,6 +110,26 @@ def test_a_client_that_does_not_read_for_too_long_counts_as_gone(pair: Pair) -> 
         send_all(pair.connection, b"x" * (8 << 20), 0.05)
 
 
+def test_room_for_a_whole_piece_that_was_not_told_in_time_leaves_time_for_the_next(
+    pair: Pair, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told: list[str] = []
+    received = 0
+
+    def wait(fd: int, timeout: float, error: Exception) -> None:
+        nonlocal received
+        received += len(pair.client.recv(65_536))
+        told.append("room" if len(told) % 2 else "in vain")
+        if told[-1] == "in vain":
+            raise error
+
+    monkeypatch.setattr(stream, "wait_write", wait)
+    monkeypatch.setattr(stream, "MAX_SENT_BYTES", 1_000)
+    send_all(pair.connection, bytes(2_000_000), 1)
+    assert len(told) > 2
+    assert received + len(pair.received()) == 2_000_000
+
+
 LINES = [b"first\n", b"\n", b"a third one\n", b"the end"]
 
 

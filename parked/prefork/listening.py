@@ -149,7 +149,10 @@ def _bound_unix(path: str, mode: int | None) -> socket.socket:
 
 
 def _resolve(address: Address) -> tuple[int, tuple[str, int] | tuple[str, int, int, int]]:
-    found = socket.getaddrinfo(address.host, address.port, type=socket.SOCK_STREAM)
+    try:
+        found = socket.getaddrinfo(address.host, address.port, type=socket.SOCK_STREAM)
+    except UnicodeError:  # an empty or too long part of it
+        raise socket.gaierror(socket.EAI_NONAME, "this is no name of a host") from None
     family, _, _, _, resolved = found[0]
     return family, resolved  # type: ignore[return-value]
 

@@ -32,6 +32,12 @@ def test_another_of_our_own_servers_keeps_the_address_for_itself() -> None:
     close(sockets)
 
 
+@pytest.mark.parametrize("name", ["a..b", "a" * 64])
+def test_a_name_that_no_host_can_have_is_refused(name: str) -> None:
+    with pytest.raises(ListenError, match=r"cannot listen on a.*:80: this is no name of a host"):
+        listen(Address(name, 80), 1, 0)
+
+
 def test_a_unix_socket_whose_server_is_too_busy_to_accept_is_in_use(tmp_path: Path) -> None:
     address = Address("", 0, str(tmp_path / "socket"))
     sockets = listen(address, 1, 1)

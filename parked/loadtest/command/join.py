@@ -98,9 +98,11 @@ class _Agent:
         self._joining = joining
         self._interrupted = interrupted
         try:
+            joining.master.encode("idna")  # in the resolver's thread gevent would tell of a name that is none
             found = socket.getaddrinfo(joining.master, joining.port, type=socket.SOCK_STREAM)
-        except OSError as error:
-            raise Stop(HOST, f"{joining.master} does not resolve: {error.strerror}") from None
+        except (OSError, UnicodeError) as error:
+            why = getattr(error, "strerror", None) or error
+            raise Stop(HOST, f"{joining.master} does not resolve: {why}") from None
         raise_nofile()
         self._id = f"agent_{uuid4().hex}"
         self._clock = Clock()

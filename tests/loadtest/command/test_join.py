@@ -96,6 +96,13 @@ def test_a_master_that_is_not_there_is_a_line(
     assert f"no master answered at {master}:{port}" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize("master", ["a..b", "a" * 64])
+def test_a_name_that_no_master_can_have_is_a_line(master: str, capsys: pytest.CaptureFixture[str]) -> None:
+    asked = join.Joining(master, 5557, 0.2, 0, None, False, False, Machine.read())
+    assert join.join(asked) == join.HOST
+    assert f"{master} does not resolve: " in capsys.readouterr().out
+
+
 @pytest.mark.parametrize("insecure", [False, True])
 def test_a_certificate_need_not_be_valid_for_a_host_that_joins_if_it_says_so(
     monkeypatch: pytest.MonkeyPatch, insecure: bool

@@ -60,6 +60,8 @@ _OF_A_RUN = re.compile(
     r"(run|summary)\.json|(samples|hosts)\.csv|latencies\.hdr|logfile|server\.log|index\.html|junit\.xml"
     r"|(connections|throughput|latency|cpu|memory)\.png|locust(\.log|\.html|_\w+\.csv)"
 )
+#: The last line of Locust's log where a file that it was asked for had no place: that of a traceback.
+_LOST_FILE = re.compile(r"^\w*Error: \[Errno \d+\] (.+)")
 #: Seconds that Locust is given to end beyond the longest time that the run may take.
 END_S = 300.0
 #: Seconds after an interrupt in which the run has to write something. Locust's CSV files change once a second
@@ -105,9 +107,8 @@ def _run(settings: Settings, started: contextlib.ExitStack, interrupted: Interru
     local = settings.is_local
     plan = settings.plan(local, start_server).on(settings.machine)
     _say_plan(settings, plan)
+    _check_junit(settings)  # before an earlier run is replaced
     _make_folder(settings)
-    if settings.junit is not None and (wrong := outcome.unwritable(settings.junit)):
-        raise Stop(RESULTS, f"cannot write {settings.junit}: {wrong}")
     if start_server:
         if not settings.server_metrics:
             folder = started.enter_context(tempfile.TemporaryDirectory(prefix="parked-"))
@@ -146,6 +147,14 @@ def _ask_server_metrics(address: str) -> None:
             f"--server-metrics {address}: {error}; give what run_server --metrics has there, or leave it out "
             "(--force tries anyway)",
         ) from None
+
+
+def _check_junit(settings: Settings) -> None:
+    path, folder = settings.junit, settings.results
+    if path is None or (not folder.exists() and path.resolve().parent == folder.resolve()):  # is made next
+        return
+    if wrong := outcome.unwritable(path):
+        raise Stop(RESULTS, f"cannot write {path}: {wrong}")
 
 
 def _make_folder(settings: Settings) -> None:
@@ -225,7 +234,7 @@ def _say_plan(settings: Settings, plan: sizing.Plan) -> None:
     blocking = [finding for finding in findings if finding.severity == "blocks"]
     if blocking and not settings.force:
         if any(finding.setting == "results folder" for finding in blocking):
-            raise Stop(RESULTS, "nothing could be written; choose another folder with --results DIR")
+            raise Stop(RESULTS, "the results could not be kept; choose another folder with --results DIR")
         raise Stop(
             LIMIT, "not started: fix what is named above, ask for fewer connections, or try with --force"
         )
@@ -446,15 +455,23 @@ def _report(settings: Settings, locust_code: int, aborted: str, interrupted: Int
             raise Stop(RESULTS, f"the run has ended, and its results are gone: {lost}") from None
         why = locustfile.explained(settings.locustfile, tail(settings.results / "locust.log"))
         raise Stop(START, f"Locust ended with code {locust_code}: {why}") from None
-    summary, unwritten = made.summary, None
+    summary, log = made.summary, settings.results / "locust.log"
+    unwritten: Stop | None = None
     try:
         made.write()
-        if settings.junit is not None:
-            outcome.write_junit(settings.junit, summary, settings.fail_if)
     except OSError as error:  # told behind the figures, which are there all the same
         unwritten = Stop(RESULTS, f"cannot write to {error.filename or settings.results}: {error.strerror}")
     except NoRun as odd:
         unwritten = Stop(RESULTS, str(odd))
+    if settings.junit is not None:  # also if the folder is full: it may be on another disk
+        try:
+            outcome.write_junit(settings.junit, summary, settings.fail_if)
+        except OSError as error:
+            unwritten = unwritten or Stop(RESULTS, f"cannot write to {settings.junit}: {error.strerror}")
+    if locust_code and settings.wants_locust_files and (lost_file := _LOST_FILE.match(tail(log))):
+        unwritten = unwritten or Stop(
+            RESULTS, f"Locust could not write a file that it was asked for: {lost_file[1]}; see {log}"
+        )
     page = settings.results / "index.html"
     for line in report.lines(summary, settings.results):
         if page.exists() or not line.endswith(f" {page}"):  # no way to what a full disk has no place for

@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 LOCAL_HOSTS = ("127.0.0.1", "localhost", "::1")
 #: Connections opened a second and core at the beginning of a ramp that adapts.
 SPAWN_PER_S_A_CORE = 2500
+#: Options with which Locust writes files of its own at the end.
+LOCUST_FILES = ("--csv", "--html", "--json-file")
 #: Seconds of a run beside its ramp and hold: workers that start, a ramp that stalls for a minute.
 SPARE_S = 300
 
@@ -136,7 +138,12 @@ class Settings:
     @property
     def verifies(self) -> bool:
         """Whether certificates are looked at before the run; a locustfile of one's own may say otherwise."""
-        return not self.insecure and self.locustfile == checkout.locustfile().resolve()
+        return not self.insecure and self._is_built_in
+
+    @property
+    def wants_locust_files(self) -> bool:
+        """Whether Locust writes files of its own to places of somebody's choice."""
+        return any(word.partition("=")[0] in LOCUST_FILES for word in self.of_locust)
 
     @property
     def is_local(self) -> bool:

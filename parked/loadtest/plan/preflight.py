@@ -35,6 +35,9 @@ WIDEST_PORT_RANGE = (1024, 65535)
 #: Above this share of what is free, an estimate that fits is worth a warning.
 MEMORY_WARN_SHARE = resources.MEMORY_SHARE
 
+#: Bytes of a small run's folder: Locust's page is half of it, then there are ours, the rows and five plots.
+RESULTS_BYTES = 2 * MIB
+
 Severity = Literal["blocks", "warns"]
 
 
@@ -290,6 +293,17 @@ def _results(folder: Path) -> Iterator[Finding]:
     while not nearest.exists() and nearest != nearest.parent:
         nearest = nearest.parent
     if nearest.is_dir() and os.access(nearest, os.W_OK | os.X_OK):
+        disk = os.statvfs(nearest)
+        free = disk.f_bavail * disk.f_frsize
+        if disk.f_blocks and free < RESULTS_BYTES:  # some file systems don't say
+            yield Finding(
+                "blocks",
+                "results folder",
+                f"on a disk with {free // 1024:,} KiB free",
+                size(RESULTS_BYTES),
+                "what is measured could not be kept",
+                "room on it, or another --results",
+            )
         return
     yield Finding(
         "blocks",

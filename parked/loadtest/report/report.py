@@ -251,8 +251,10 @@ def main(arguments: list[str] | None = None) -> int:
         unwritten = f"report: cannot write to {folder}: {error.strerror}"
     except NoRun as error:
         unwritten = f"report: {error}"
+    page = folder / "index.html"
     for line in lines(made.summary, folder):
-        say(line)
+        if page.exists() or not line.endswith(f" {page}"):  # as after a run: no way to what is not there
+            say(line)
     if unwritten:
         print(for_line(unwritten), file=sys.stderr)
         return 2

@@ -98,17 +98,100 @@ def test_a_page_that_a_full_disk_has_no_place_for_is_not_named(
     def full(*_: Any) -> None:
         raise OSError(errno.ENOSPC, "No space left on device", lacks)
 
-    made = argparse.Namespace(summary={"verdict": "pass"}, write=write)
+    summary = {
+        "verdict": "pass",
+        "reasons": [],
+        "target_connections": 10,
+        "workload": {"host": "http://a"},
+        "ramp_seconds": 1.0,
+        "hold_seconds": 1.0,
+    }
+    made = argparse.Namespace(summary=summary, write=write)
     monkeypatch.setattr(run.report.Report, "of", lambda *_: made)
     figures = ["hold         7 requests/s", f"results      {tmp_path / 'index.html'}", "verdict      pass"]
     monkeypatch.setattr(run.report, "lines", lambda *_: figures)
     monkeypatch.setattr(outcome, "write_junit", full)
     asked = settings("-c", "10", "--results", str(tmp_path), "--junit", str(tmp_path / "junit.xml"))
-    with pytest.raises(Stop, match=f"cannot write to {lacks}: No space left") as stopped:
+    with pytest.raises(Stop, match=f"cannot write to .*{lacks}: No space left") as stopped:
         run._report(asked, 0, "", argparse.Namespace(is_set=False, count=0))  # type: ignore[arg-type]
     assert stopped.value.code == 6
     said = capsys.readouterr().out.splitlines()
     assert said == [line for line in figures if lacks == "junit.xml" or not line.startswith("results")]
+
+
+def _ended(asked: Settings, monkeypatch: pytest.MonkeyPatch, write: Any, code: int = 0) -> int:
+    summary = {
+        "verdict": "pass",
+        "reasons": [],
+        "target_connections": 10,
+        "workload": {"host": "http://a"},
+        "ramp_seconds": 1.0,
+        "hold_seconds": 1.0,
+    }
+    made = argparse.Namespace(summary=summary, write=write)
+    monkeypatch.setattr(run.report.Report, "of", lambda *_: made)
+    monkeypatch.setattr(run.report, "lines", lambda *_: [])
+    return run._report(asked, code, "", argparse.Namespace(is_set=False, count=0))  # type: ignore[arg-type]
+
+
+def _full(*_: Any) -> None:
+    raise OSError(errno.ENOSPC, "No space left on device")
+
+
+def test_a_full_disk_is_named_by_what_is_on_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    junit = tmp_path / "elsewhere.xml"
+    asked = settings("-c", "10", "--results", str(tmp_path / "run"), "--junit", str(junit))
+    monkeypatch.setattr(outcome.files, "replace", _full)
+    with pytest.raises(Stop, match=f"^cannot write to {junit}: No space left on device$"):
+        _ended(asked, monkeypatch, write=lambda: None)
+
+
+def test_the_verdict_is_written_for_a_build_server_also_if_the_folder_is_full(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    written: list[Any] = []
+    monkeypatch.setattr(outcome, "write_junit", lambda path, *_: written.append(path))
+    asked = settings("-c", "10", "--results", str(tmp_path / "run"), "--junit", str(tmp_path / "j.xml"))
+    with pytest.raises(Stop, match=f"^cannot write to {tmp_path}/run: No space left on device$"):
+        _ended(asked, monkeypatch, write=_full)
+    assert written == [tmp_path / "j.xml"]
+
+
+@pytest.mark.parametrize("options", [("--html", "/mnt/page.html"), ("--json-file=/mnt/page",), ()])
+def test_a_file_that_locust_was_asked_for_and_could_not_write_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, options: tuple[str, ...]
+) -> None:
+    log = tmp_path / "locust.log"
+    log.write_text(
+        "Traceback (most recent call last):\nOSError: [Errno 30] Read-only file system: '/mnt/p'\n"
+    )
+    asked = settings("-c", "10", "--results", str(tmp_path), *options)
+    if not options:  # its page in our folder: a run is complete without it
+        assert _ended(asked, monkeypatch, write=lambda: None, code=1) == 0
+        return
+    with pytest.raises(Stop, match="asked for: Read-only file system: '/mnt/p'; see ") as stopped:
+        _ended(asked, monkeypatch, write=lambda: None, code=1)
+    assert stopped.value.code == 6
+
+
+def test_an_earlier_run_is_there_still_if_the_next_one_is_refused_for_its_junit(tmp_path: Path) -> None:
+    (tmp_path / "summary.json").touch()
+    asked = ("-c", "10", "--results", str(tmp_path), "--overwrite", "--junit")
+    with pytest.raises(Stop, match="there is no such folder"):
+        run._check_junit(settings(*asked, str(tmp_path / "none" / "junit.xml")))
+    run._check_junit(
+        settings("-c", "10", "--results", str(tmp_path / "new"), "--junit", f"{tmp_path}/new/j.xml")
+    )
+    assert (tmp_path / "summary.json").exists()
+
+
+@pytest.mark.parametrize("workload", ["keepalive", "longpoll", "events"])
+def test_a_certificate_is_looked_at_before_any_of_the_built_in_tests(workload: str, tmp_path: Path) -> None:
+    own = tmp_path / "locustfile.py"
+    own.touch()
+    assert settings("--workload", workload).verifies
+    assert not settings("--workload", workload, "--insecure").verifies
+    assert not settings("-f", str(own)).verifies
 
 
 @pytest.mark.parametrize(

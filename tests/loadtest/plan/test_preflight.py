@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import random
 import socket
 from dataclasses import replace
@@ -11,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from parked.loadtest.machine.machine import Machine
-from parked.loadtest.plan.preflight import Finding, check, plan_lines
+from parked.loadtest.plan.preflight import RESULTS_BYTES, Finding, check, plan_lines
 from parked.loadtest.plan.sizing import Plan, estimate
 
 #: As many ports as the kernel's default range has, below those that these tests listen on.
@@ -186,6 +187,26 @@ def test_a_results_folder_below_a_file_blocks(plan: Plan, tmp_path: Path) -> Non
     (tmp_path / "file").touch()
     found = _only(check(machine(), replace(plan, results=tmp_path / "file" / "results")))
     assert (found.severity, found.setting) == ("blocks", "results folder")
+
+
+@pytest.mark.parametrize(
+    ("free", "blocks"), [(0, True), (RESULTS_BYTES // 4096 - 1, True), (RESULTS_BYTES // 4096, False)]
+)
+def test_a_full_disk_blocks(
+    plan: Plan, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, free: int, blocks: bool
+) -> None:
+    disk = os.statvfs_result((4096, 4096, 1 << 20, free, free, 0, 0, 0, 0, 255))
+    monkeypatch.setattr(os, "statvfs", lambda _: disk)
+    found = check(machine(), replace(plan, results=tmp_path / "new"))
+    assert [(it.severity, it.setting) for it in found] == [("blocks", "results folder")] * blocks
+    assert not blocks or str(found[0]).startswith(f"results folder is on a disk with {free * 4:,} KiB free")
+
+
+def test_a_disk_that_does_not_say_its_size_is_not_full(
+    plan: Plan, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(os, "statvfs", lambda _: os.statvfs_result((4096, 4096, 0, 0, 0, 0, 0, 0, 0, 255)))
+    assert check(machine(), replace(plan, results=tmp_path)) == []
 
 
 def test_the_plan_is_aligned_and_names_its_figures(plan: Plan) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import errno
 import json
 import re
 from pathlib import Path
@@ -191,6 +192,21 @@ def test_figures_are_told_and_what_can_be_is_written_where_a_file_can_not_be(
     assert "verdict      pass" in told.out
     assert told.err.splitlines() == [f"report: cannot write to {run}: Is a directory"]
     assert (run / "latencies.hdr").exists()
+
+
+def test_a_page_that_a_full_disk_has_no_place_for_is_not_named(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: Any) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    run = write_run(tmp_path)
+    monkeypatch.setattr(report.files, "replace", full)
+    assert report.main([str(run)]) == 2
+    told = capsys.readouterr()
+    assert "verdict      pass" in told.out
+    assert "index.html" not in told.out
+    assert told.err.splitlines() == [f"report: cannot write to {run}: No space left on device"]
 
 
 @pytest.mark.parametrize("content", [None, "", "not json", "[]", "{}"])

@@ -92,7 +92,8 @@ def test_what_is_to_be_changed_is_enough_once_it_is_changed() -> None:
     assert report(replace(machine, cpu_count=int(cores)), plan).fits
     assert not report(replace(machine, cpu_count=int(cores) - 1), plan).fits
     assert report(machine, replace(plan, think_s=(least, most))).fits
-    assert not report(machine, replace(plan, think_s=(least * 0.95, most * 0.95))).fits
+    # Whole seconds are said.
+    assert not report(machine, replace(plan, think_s=(least * 0.9, most * 0.9))).fits
 
     machine, plan, said = change("descriptors")
     nofile = int(_numbers(said)[0])

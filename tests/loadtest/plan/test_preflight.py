@@ -78,7 +78,7 @@ def test_400_000_fit_the_default_port_range_since_each_process_has_its_own_addre
         ({}, {"server_workers": 3}, "blocks", "RLIMIT_NOFILE (hard)", "more server processes"),
         ({"nr_open": 20_000}, {"client_workers": 2}, "blocks", "RLIMIT_NOFILE (hard)", "fs.nr_open=50500"),
         ({"file_max": 150_000}, {}, "blocks", "fs.file-max", "sysctl -w fs.file-max=20"),
-        ({"memory_available_bytes": 2**30}, {}, "blocks", "available memory", "-c"),
+        ({"memory_available_bytes": 2**29}, {}, "blocks", "available memory", "-c"),
         (
             {"tcp_mem_pages": (1, 2, 3)},
             {},

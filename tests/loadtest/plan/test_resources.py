@@ -69,7 +69,7 @@ def test_a_machine_without_memory_fits_nothing_and_says_so() -> None:
 
 def test_one_think_time_is_said_to_fit_by_the_preflight_and_by_the_plan() -> None:
     small = machine(nofile_hard=1 << 20)
-    plan = Plan(1_500_000)
+    plan = Plan(2_000_000)
     fits = resources.think_that_fits(small, plan)
     said = [
         finding.fix

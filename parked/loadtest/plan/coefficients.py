@@ -49,8 +49,8 @@ CLIENT_CPU_S_PER_REQUEST: Final = 30e-6
 
 #: CPU seconds of an event on its way to one client, with its part of the heartbeats between events.
 #: results/reference/events-400000; processes at rest are counted by themselves below.
-SERVER_CPU_S_PER_EVENT: Final = 25e-6
-CLIENT_CPU_S_PER_EVENT: Final = 21e-6
+SERVER_CPU_S_PER_EVENT: Final = 24e-6
+CLIENT_CPU_S_PER_EVENT: Final = 18.5e-6
 
 #: CPU seconds of an answer to a long poll and the next poll: results/reference/longpoll-400000, where those
 #: of a slot of the server's deadlines go out together.

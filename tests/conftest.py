@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import hashlib
 import os
+import signal
+from collections.abc import Iterator
 from itertools import zip_longest
 from pathlib import Path
 
@@ -48,6 +50,19 @@ class Unread(pytest.File):
     def collect(self) -> list[pytest.Item]:
         self.config.stash[FOUND].append(self)
         return []
+
+
+#: What a command takes for itself when it is called here, as if the process were its own.
+SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGQUIT, signal.SIGHUP)
+
+
+@pytest.fixture(autouse=True)
+def signals_as_before() -> Iterator[None]:
+    before = {number: signal.getsignal(number) for number in SIGNALS}
+    yield
+    for number, handler in before.items():
+        if handler is not None and signal.getsignal(number) is not handler:
+            signal.signal(number, handler)
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

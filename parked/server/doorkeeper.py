@@ -13,7 +13,7 @@ from collections.abc import Hashable
 class Doorkeeper:
     """Knows who has come once.
 
-    :param size: how many; beyond it all are forgotten at once. 60 bytes each.
+    :param size: how many; beyond it all are forgotten at once. 70 to 100 bytes each.
     """
 
     def __init__(self, size: int) -> None:

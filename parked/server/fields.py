@@ -19,7 +19,7 @@ from parked.server.doorkeeper import Doorkeeper
 from parked.shared.private import is_private
 
 #: Response header fields remembered in encoded form: how many, and the longest name or value worth it.
-#: Beyond the count all are forgotten at once. 0.6 KB each.
+#: Beyond the count all are forgotten at once. Half a KB each.
 MAX_REMEMBERED_FIELDS: Final = 1024
 MAX_REMEMBERED_CHARACTERS: Final = 64
 #: Fields not remembered that would be if they came again.

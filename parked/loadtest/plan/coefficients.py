@@ -2,10 +2,10 @@
 
 Fitted with `benchmarks/sizing` to runs of `./run_test` with client and server on one machine: 2 virtual cores
 (AMD EPYC), 24 GiB, Linux 6.18, Python 3.11, Locust 2.47, gevent 26.9, at most 20,000 descriptors per process,
-bodies of 1-10 KB.  On 2026-11-28 to results/reference/*, memory, events and polls by `--fit`, CPU of requests
-by a search for the least deviation of server, client and sum.  A program of that machine went through the
-descriptors of all processes meanwhile, in the kernel's name: 0.2 cores at 400,000 connections, 0.4 at
-1,000,000.
+bodies of 1-10 KB.  On 2026-11-28 to results/reference/*, memory by `--fit`, CPU of requests by a search for
+the least deviation of server, client and sum, that of events and polls by what is left.  A program of that
+machine went through the descriptors of all processes meanwhile, in the kernel's name: 0.2 cores at 400,000
+connections, 0.4 at 1,000,000.
 tests/loadtest/plan/test_measured_run.py compares every one of them with the model.  `benchmarks/sizing` shows
 the deviations, so another machine can be fitted the same way.
 
